@@ -1,0 +1,89 @@
+"""What happened: drops by reason and protocol counts. Plain uint64 words, written only by the stack that owns them."""
+
+from libc.stdint cimport uint64_t
+
+
+cpdef enum DropReason:
+    DROP_NONE = 0              # not dropped
+    DROP_LINK_MALFORMED        # record or frame too short for its link header, or headers split over head and body
+    DROP_LINK_TYPE             # an ethertype or link record we do not speak
+    DROP_LINK_NOT_OURS         # Ethernet destination is neither us nor broadcast/multicast
+    DROP_ARP_MALFORMED
+    DROP_ARP_UNSOLICITED       # ARP reply nobody asked for
+    DROP_ARP_ON_CHANNEL        # ARP on a medium that has none
+    DROP_NEIGHBOR_QUEUE        # queue while resolving was full
+    DROP_NEIGHBOR_UNREACHABLE  # resolution failed
+    DROP_IP_VERSION
+    DROP_IP_HEADER_LENGTH
+    DROP_IP_TOTAL_LENGTH
+    DROP_IP_CHECKSUM
+    DROP_IP_OPTIONS            # source routes and malformed options
+    DROP_IP_FRAGMENT           # fragments are refused
+    DROP_IP_SOURCE             # martian source, or our own address from outside
+    DROP_IP_DESTINATION        # not an address of this stack
+    DROP_IP_PROTOCOL           # no such protocol here
+    DROP_IP_NO_ROUTE
+    DROP_IP_TTL
+    DROP_ICMP_LENGTH
+    DROP_ICMP_CHECKSUM
+    DROP_ICMP_TYPE
+    DROP_ICMP_EMBEDDED         # the embedded packet does not belong to anything of ours
+    DROP_ICMP_RATE
+    DROP_UDP_LENGTH
+    DROP_UDP_CHECKSUM
+    DROP_UDP_NO_PORT
+    DROP_UDP_BUFFER_FULL
+    DROP_TCP_LENGTH            # data offset below 5 or beyond the segment
+    DROP_TCP_CHECKSUM
+    DROP_TCP_NO_PORT           # no connection and no listener: answered by RST
+    DROP_TCP_FLAGS             # a combination that no state accepts
+    DROP_TCP_BACKLOG           # listen queue full
+    DROP_TCP_SEQUENCE          # outside the window
+    DROP_TCP_ACK               # acknowledgement outside what RFC 5961 section 5 allows
+    DROP_TCP_PAWS              # timestamp older than the last (RFC 7323 section 5)
+    DROP_TCP_DUPLICATE         # only data that was received before
+    DROP_TCP_OUT_OF_MEMORY
+    DROP_TCP_OOO_LIMIT         # out-of-order queue at its cap
+    DROP_TCP_CLOSED            # data for a connection whose application closed
+    DROP_NO_MEMORY
+    DROP_TX_FULL               # a datagram that found the link full
+    DROP_REASONS               # how many there are
+
+
+cdef struct counters_t:
+    uint64_t packets_in
+    uint64_t packets_out
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t ip_delivered
+    uint64_t icmp_in
+    uint64_t icmp_out
+    uint64_t udp_in
+    uint64_t udp_out
+    uint64_t tcp_segments_in
+    uint64_t tcp_segments_out
+    uint64_t tcp_payload_in       # bytes delivered in order
+    uint64_t tcp_payload_out      # bytes sent for the first time
+    uint64_t tcp_retransmits      # segments sent again
+    uint64_t tcp_timeouts         # RTO expiries
+    uint64_t tcp_fast_retransmits
+    uint64_t tcp_fast_path        # segments taken by header prediction
+    uint64_t tcp_out_of_order
+    uint64_t tcp_resets_in
+    uint64_t tcp_resets_out
+    uint64_t tcp_challenge_acks
+    uint64_t tcp_active_opens
+    uint64_t tcp_passive_opens
+    uint64_t tcp_attempt_fails
+    uint64_t tcp_established_resets
+    uint64_t tcp_time_wait
+    uint64_t drops[64]            # by DropReason
+
+
+cdef inline DropReason drop(counters_t *c, DropReason reason) noexcept nogil:
+    """Count a drop and return its reason, so that callers can write ``return drop(...)``."""
+    c.drops[<int> reason] += 1
+    return reason
+
+
+cdef dict counters_as_dict(const counters_t *c)

@@ -1,0 +1,30 @@
+"""Counters as Python sees them: one flat dictionary, drops under ``drop_*``."""
+
+REASON_NAMES = {int(v): k.lower() for k, v in DropReason.__members__.items()}
+
+
+cdef dict counters_as_dict(const counters_t *c):
+    """All counters of one stack by name; drops that never happened are left out."""
+    cdef dict out = {
+        "packets_in": c.packets_in, "packets_out": c.packets_out,
+        "bytes_in": c.bytes_in, "bytes_out": c.bytes_out,
+        "ip_delivered": c.ip_delivered,
+        "icmp_in": c.icmp_in, "icmp_out": c.icmp_out,
+        "udp_in": c.udp_in, "udp_out": c.udp_out,
+        "tcp_segments_in": c.tcp_segments_in, "tcp_segments_out": c.tcp_segments_out,
+        "tcp_payload_in": c.tcp_payload_in, "tcp_payload_out": c.tcp_payload_out,
+        "tcp_retransmits": c.tcp_retransmits, "tcp_timeouts": c.tcp_timeouts,
+        "tcp_fast_retransmits": c.tcp_fast_retransmits, "tcp_fast_path": c.tcp_fast_path,
+        "tcp_out_of_order": c.tcp_out_of_order,
+        "tcp_resets_in": c.tcp_resets_in, "tcp_resets_out": c.tcp_resets_out,
+        "tcp_challenge_acks": c.tcp_challenge_acks,
+        "tcp_active_opens": c.tcp_active_opens, "tcp_passive_opens": c.tcp_passive_opens,
+        "tcp_attempt_fails": c.tcp_attempt_fails,
+        "tcp_established_resets": c.tcp_established_resets,
+        "tcp_time_wait": c.tcp_time_wait,
+    }
+    cdef int i
+    for i in range(1, DROP_REASONS):
+        if c.drops[i]:
+            out[REASON_NAMES[i]] = c.drops[i]
+    return out

@@ -1,0 +1,39 @@
+"""Exceptions: each is a `NetstackError` and the built-in that callers already catch."""
+
+from __future__ import annotations
+
+
+class NetstackError(Exception):
+    """Base of all exceptions of this package."""
+
+
+class ConfigError(NetstackError, ValueError):
+    """A setting that cannot be."""
+
+
+class LinkError(NetstackError, OSError):
+    """A link could not be opened, or is gone."""
+
+
+class RouterError(NetstackError, OSError):
+    """The router refused, or a request to it failed."""
+
+
+class NoRouterError(RouterError, ConnectionRefusedError):
+    """No router runs under that name."""
+
+
+class AddressTakenError(RouterError):
+    """The address asked for belongs to another attachment."""
+
+
+class PoolEmptyError(RouterError):
+    """The router has no free address left."""
+
+
+class ForkedError(NetstackError, OSError):
+    """A socket or host made before ``fork`` was used in the child."""
+
+
+class SnapshotError(NetstackError, ValueError):
+    """Bytes that are no snapshot, or of a version this stack does not read."""

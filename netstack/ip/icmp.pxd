@@ -1,0 +1,36 @@
+"""ICMP for IPv4 (RFC 792, 1122 section 3.2.2): echo answered, errors made under a rate limit, errors read."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from netstack.address cimport address_t
+from netstack.counters cimport DropReason
+from netstack.ip.interface cimport interface_t, packet_in_t
+
+
+cdef struct icmp_message_t:
+    uint8_t type
+    uint8_t code
+    # of an echo reply: what a ping socket wants
+    uint16_t identifier
+    uint16_t sequence
+    const uint8_t *payload       # private copy or link memory; read once
+    uint32_t payload_length
+    # of an error: the packet that caused it, as we sent it
+    uint8_t is_error
+    uint8_t embedded_protocol
+    uint16_t embedded_sport
+    uint16_t embedded_dport
+    uint32_t embedded_seq        # TCP sequence number, host order; 0 for others
+    address_t embedded_src
+    address_t embedded_dst
+    uint32_t mtu                 # of "fragmentation needed", else 0
+
+
+# Checks the message; answers echo requests itself (out.type = 8 then, nothing more to do). DROP_NONE or why it was dropped.
+cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *out) noexcept nogil
+# Destination unreachable (type 3) about a received packet; keeps silent where RFC 1122 says so; rate limited.
+cdef void icmp_send_unreachable(packet_in_t *about, uint8_t code, int64_t now_ns) noexcept nogil
+# Echo request from a ping socket; 0 or a CLAIM_* number.
+cdef int icmp_send_echo(interface_t *ifc, const address_t *src, const address_t *dst, const address_t *next_hop,
+                        uint16_t identifier, uint16_t sequence, const uint8_t *payload, uint32_t length,
+                        uint8_t ttl, int64_t now_ns) noexcept nogil

@@ -1,0 +1,89 @@
+"""An interface of a stack: a link, its addresses, its neighbours; the way of one IP packet in and out."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from netstack.address cimport address_t
+from netstack.counters cimport counters_t, DropReason
+from netstack.ip.neighbor cimport neighbor_table_t
+from netstack.link.link cimport frame_t, link_t
+
+cdef enum:
+    INTERFACE_ADDRESSES = 8      # at most, per interface
+    HEADER_COPY = 128            # bytes of a received packet that are copied before anything is believed
+
+cdef enum:                       # what interface_claim returns
+    CLAIM_OK = 0
+    CLAIM_FULL = -1              # the link has no room: try again after it drained (backpressure)
+    CLAIM_UNREACHABLE = -2       # the next hop does not answer: EHOSTUNREACH
+    CLAIM_DROPPED = -3           # neighbour queue or memory full: counted, the packet is lost as on any link
+
+
+cdef struct interface_t:
+    link_t *link
+    counters_t *counters
+    uint32_t index
+    uint32_t mtu                 # largest IP packet, bytes
+    uint16_t link_header         # 14 on Ethernet, 0 on IP media
+    uint8_t media
+    uint8_t loopback
+    uint8_t mac[6]
+    uint8_t address_count
+    uint8_t prefix_lengths[INTERFACE_ADDRESSES]   # of the 16-byte form: IPv4 /24 is 120
+    address_t addresses[INTERFACE_ADDRESSES]
+    uint16_t ip_id               # counter for datagrams that may be fragmented; TCP sends DF and id 0 (RFC 6864)
+    uint8_t flushed              # 0: packets were committed since the last flush
+    neighbor_table_t neighbors
+    int64_t icmp_tokens_ns       # rate limit of ICMP errors: virtual time of the bucket
+    void *context                # for the callback
+    # a packet that waited for a neighbour in vain: the IP packet, its length
+    void (*on_unreachable)(void *context, const uint8_t *packet, uint32_t length) noexcept nogil
+
+
+cdef struct packet_in_t:
+    # A received IP packet: headers copied and checked, payload still in the link's memory.
+    interface_t *interface
+    const frame_t *frame
+    uint8_t header[HEADER_COPY]  # private copy, from the IP header on
+    uint32_t header_bytes        # how many bytes of it were copied
+    uint32_t header_length       # of the IP header
+    uint32_t length              # of the IP packet (total length), bytes
+    uint8_t protocol
+    uint8_t ttl
+    uint8_t tos
+    uint8_t broadcast            # destination is broadcast or multicast, by link or by IP
+    address_t src
+    address_t dst
+
+
+cdef struct packet_out_t:
+    # A claimed place for one outgoing IP packet.
+    interface_t *interface
+    uint8_t *ip                  # where the IP header goes; the transport header follows it
+    uint8_t *body                # where the payload goes
+    void *pending                # not NULL: a buffer of the neighbour table instead of the link's memory
+
+
+# Fill *out* from a frame: link header, ARP (answered here), IP header, destination ours? DROP_NONE when there is a
+# packet for a transport; ARP and other consumed frames return DROP_NONE with out.protocol = 255.
+cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t now_ns, packet_in_t *out) noexcept nogil
+
+# Where the payload lies behind a transport header of transport_header_length bytes, in the link's memory. False: the
+# record is malformed (headers split over head and body).
+cdef bint packet_payload(const packet_in_t *packet, uint32_t transport_header_length,
+                         const uint8_t **payload, uint32_t *length) noexcept nogil
+
+# header_length: IP plus transport header. Writes the link header; the caller writes IP header on, then commits.
+cdef int interface_claim(interface_t *ifc, const address_t *next_hop, uint32_t header_length, uint32_t body_length,
+                         int64_t now_ns, packet_out_t *out) noexcept nogil
+cdef void interface_commit(packet_out_t *out, int64_t now_ns) noexcept nogil
+cdef void interface_flush(interface_t *ifc) noexcept nogil
+
+cdef bint interface_has_address(const interface_t *ifc, const address_t *a) noexcept nogil
+cdef bint interface_on_link(const interface_t *ifc, const address_t *a) noexcept nogil    # within one of its prefixes
+cdef int interface_add_address(interface_t *ifc, const address_t *a, uint8_t prefix_length) noexcept nogil  # 0, -errno
+cdef int interface_remove_address(interface_t *ifc, const address_t *a) noexcept nogil
+cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counters_t *counters) noexcept nogil
+cdef void interface_free(interface_t *ifc) noexcept nogil
+cdef int64_t interface_next_deadline(interface_t *ifc) noexcept nogil
+cdef void interface_advance(interface_t *ifc, int64_t now_ns) noexcept nogil               # ARP retries and expiry
+cdef void interface_announce(interface_t *ifc, const address_t *a, int64_t now_ns) noexcept nogil  # gratuitous ARP

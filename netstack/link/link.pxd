@@ -1,0 +1,66 @@
+"""What a stack asks of a link: a struct of functions over a state. Links that wrap links look the same from outside.
+
+A link moves *frames* (media Ethernet) or *packets* (media IP). The stack writes only through ``claim`` and ``commit``,
+straight into the link's memory, and reads only what ``receive`` shows until ``release``.
+
+The memory behind a received frame may belong to another process and may change under us: copy the headers first,
+and read payload bytes once (checksum-and-copy).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+cdef enum:
+    MEDIA_IP = 0
+    MEDIA_ETHERNET = 1
+
+cdef enum:                       # capabilities
+    LINK_CHECKSUM_TRUSTED = 1    # the link vouches for checksums: they may be left unverified
+    LINK_NO_CHECKSUM = 2         # checksums need not be written either (an explicit choice, never the default)
+
+cdef enum:                       # how a driver sleeps on a link: the kind of the sleep word
+    BELL_LEADER = 1              # the leader, or any plain sleeper
+    BELL_SERVICE = 2             # the service thread
+
+cdef int64_t NEVER               # a deadline that does not come (INT64_MAX)
+
+
+cdef struct frame_t:
+    # One received frame: head, then body. The body is empty, or it starts exactly behind the transport header.
+    const uint8_t *head
+    const uint8_t *body
+    uint32_t head_length         # bytes
+    uint32_t body_length         # bytes
+
+
+cdef struct link_t:
+    void *state
+    uint32_t mtu                 # largest IP packet, bytes, at most 65535
+    uint8_t media                # MEDIA_IP or MEDIA_ETHERNET
+    uint8_t capabilities
+    uint8_t dead                 # the other side is gone for good; set by the link
+    # --- output. claim: 0, or -1 when there is no room now (backpressure); the claim is dropped when not committed.
+    int (*claim)(link_t *self, uint32_t head_length, uint32_t body_length, uint8_t **head, uint8_t **body) noexcept nogil
+    void (*commit)(link_t *self, int64_t now_ns) noexcept nogil
+    void (*flush)(link_t *self) noexcept nogil       # make committed frames visible, ring the doorbell at most once
+    # --- input. receive: how many frames it shows (at most n); they stay valid until release.
+    int (*receive)(link_t *self, frame_t *frames, int n) noexcept nogil
+    void (*release)(link_t *self) noexcept nogil
+    # --- time, for links that hold frames themselves (emulation, WireGuard)
+    int64_t (*next_deadline)(link_t *self) noexcept nogil
+    void (*advance)(link_t *self, int64_t now_ns) noexcept nogil
+    # --- sleeping. arm: 1 when input (or room, after a failed claim) is there already, and then nothing is armed.
+    int (*arm)(link_t *self, uint32_t kind) noexcept nogil
+    void (*disarm)(link_t *self) noexcept nogil
+    int (*poll_fd)(link_t *self, uint32_t kind) noexcept nogil   # readable when armed and rung; -1: none (simulated links)
+    void (*drain_fd)(link_t *self, uint32_t kind) noexcept nogil # swallow the ring of the bell after waking
+    int (*has_input)(link_t *self) noexcept nogil                # cheap look, for spinning
+    uint32_t (*peer_cpu)(link_t *self) noexcept nogil            # CPU the peer last flushed on, or 0xffffffff
+
+
+cdef void link_init(link_t *link) noexcept nogil
+
+
+cdef class Link:
+    """Owner of a :c:type:`link_t`. Concrete links subclass it and fill the functions they have."""
+    cdef link_t link
+    cdef object __weakref__

@@ -1,0 +1,95 @@
+"""The base of all links: defaults for what a link does not need."""
+
+from libc.string cimport memset
+
+cdef int64_t NEVER = 0x7fffffffffffffff
+
+
+cdef int no_claim(link_t *self, uint32_t head_length, uint32_t body_length,
+                  uint8_t **head, uint8_t **body) noexcept nogil:
+    return -1
+
+
+cdef void no_commit(link_t *self, int64_t now_ns) noexcept nogil:
+    pass
+
+
+cdef void nothing(link_t *self) noexcept nogil:
+    pass
+
+
+cdef int no_receive(link_t *self, frame_t *frames, int n) noexcept nogil:
+    return 0
+
+
+cdef int64_t no_deadline(link_t *self) noexcept nogil:
+    return NEVER
+
+
+cdef void no_advance(link_t *self, int64_t now_ns) noexcept nogil:
+    pass
+
+
+cdef int no_arm(link_t *self, uint32_t kind) noexcept nogil:
+    return 0
+
+
+cdef int no_fd(link_t *self, uint32_t kind) noexcept nogil:
+    return -1
+
+
+cdef void no_drain(link_t *self, uint32_t kind) noexcept nogil:
+    pass
+
+
+cdef int no_input(link_t *self) noexcept nogil:
+    return 0
+
+
+cdef uint32_t no_cpu(link_t *self) noexcept nogil:
+    return 0xffffffff
+
+
+cdef void link_init(link_t *link) noexcept nogil:
+    """Fill a link with functions that do nothing; the concrete link replaces what it has."""
+    memset(link, 0, sizeof(link_t))
+    link.claim = no_claim
+    link.commit = no_commit
+    link.flush = nothing
+    link.receive = no_receive
+    link.release = nothing
+    link.next_deadline = no_deadline
+    link.advance = no_advance
+    link.arm = no_arm
+    link.disarm = nothing
+    link.poll_fd = no_fd
+    link.drain_fd = no_drain
+    link.has_input = no_input
+    link.peer_cpu = no_cpu
+    link.mtu = 1500
+
+
+cdef class Link:
+    """Base of all links: something that moves frames for a stack.
+
+    Attributes
+    ----------
+    mtu : int
+        Largest IP packet in bytes.
+    media : str
+        ``"ip"`` or ``"ethernet"``.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        link_init(&self.link)
+
+    @property
+    def mtu(self):
+        return self.link.mtu
+
+    @property
+    def media(self):
+        return "ethernet" if self.link.media == MEDIA_ETHERNET else "ip"
+
+    def close(self):
+        """Give back what the link holds. Closing twice is allowed."""
