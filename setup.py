@@ -3,34 +3,40 @@
 Everything else stands in ``pyproject.toml``. Environment:
 
 ``NETSTACK_SANITIZE=address|thread``
-    build with ASan+UBSan, or with TSan (see CONTRIBUTING.md for how to run such a build);
+    build with ASan+UBSan, or with TSan (``ci/sanitize`` does it and runs tests on it);
 ``NETSTACK_DEBUG=1``
     build with the debug checks (``check_invariants``);
 ``NETSTACK_COVERAGE=1``
-    build with gcov counters and Cython line tracing off the packet path;
+    build with gcov counters;
 ``NETSTACK_CFLAGS``
-    more compiler flags, appended.
+    more compiler flags, appended;
+``NETSTACK_BUILD_JOBS``
+    how many files are translated and compiled at a time (the number of cores).
+
+A changed flag builds everything anew: the flags are part of what a module depends on.
 """
 
 import os
 import pathlib
 import shlex
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).resolve().parent
 os.chdir(ROOT)
 
-JOBS = int(os.environ.get("NETSTACK_BUILD_JOBS", os.cpu_count() or 1))
+JOBS = int(os.environ.get("NETSTACK_BUILD_JOBS") or os.cpu_count() or 1)
 
 CFLAGS = [
     "-std=gnu11", "-O3", "-g1", "-fno-strict-aliasing", "-fno-plt",
     "-Wall", "-Wextra",
+    # Cython writes converters of enums and structs into every module that could need them.
+    "-Wno-unused-function",
     "-fstack-protector-strong", "-fvisibility=hidden",
 ]
 LDFLAGS = ["-Wl,-z,relro", "-Wl,-z,now"]
-MACROS = [("CYTHON_USE_TYPE_SPECS", "0")]
+MACROS = []
 
 sanitize = os.environ.get("NETSTACK_SANITIZE", "")
 if sanitize == "address":
@@ -51,7 +57,8 @@ if os.environ.get("NETSTACK_DEBUG") == "1":
     MACROS.append(("NETSTACK_DEBUG", "1"))
 CFLAGS += shlex.split(os.environ.get("NETSTACK_CFLAGS", ""))
 
-HEADERS = [str(p) for d in ("netstack/include", "rings/include") for p in pathlib.Path(d).rglob("*.h")]
+HEADERS = sorted(str(p) for d in ("netstack/include", "rings/include") for p in pathlib.Path(d).rglob("*.h"))
+FLAGS_FILE = pathlib.Path("build/cython/flags")
 
 
 def extensions():
@@ -65,23 +72,35 @@ def extensions():
                 define_macros=MACROS,
                 extra_compile_args=CFLAGS,
                 extra_link_args=LDFLAGS,
-                depends=HEADERS,
+                depends=[*HEADERS, str(FLAGS_FILE)],
             )
 
 
-setup(
-    ext_modules=cythonize(
-        list(extensions()),
-        build_dir="build/cython",
-        nthreads=JOBS if JOBS > 1 else 0,
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-            "embedsignature": True,
-        },
-    ),
-    options={"build_ext": {"parallel": JOBS}},
-)
+class BuildExtensions(build_ext):
+    """Translate all modules with Cython, then compile them, several at a time."""
+
+    def finalize_options(self):
+        from Cython.Build import cythonize   # here: metadata alone needs no Cython
+
+        FLAGS_FILE.parent.mkdir(parents=True, exist_ok=True)
+        said = repr((CFLAGS, LDFLAGS, MACROS))
+        if not FLAGS_FILE.exists() or FLAGS_FILE.read_text() != said:
+            FLAGS_FILE.write_text(said)
+        self.distribution.ext_modules = cythonize(
+            self.distribution.ext_modules,
+            build_dir="build/cython",
+            nthreads=JOBS if JOBS > 1 else 0,
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": False,
+                "wraparound": False,
+                "cdivision": True,
+                "initializedcheck": False,
+                "embedsignature": True,
+            },
+        )
+        super().finalize_options()
+        self.parallel = self.parallel or JOBS
+
+
+setup(ext_modules=list(extensions()), cmdclass={"build_ext": BuildExtensions})

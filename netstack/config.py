@@ -57,7 +57,7 @@ class StackConfig:
     interfaces : tuple of InterfaceConfig
         Several interfaces; the short form above is left out then.
     seed : bytes, int or None
-        Where secrets and randomness come from. None takes 32 bytes from the operating system when the stack is made;
+        Where secrets and randomness come from. None takes 32 bytes from the operating system;
         anything else makes the stack repeatable.
     sysctl : mapping
         Settings by full Linux name, ``{"net.ipv4.tcp_timestamps": 0}``; see `netstack.stack.Stack.set`.

@@ -24,7 +24,7 @@ cdef dict counters_as_dict(const counters_t *c):
         "tcp_time_wait": c.tcp_time_wait,
     }
     cdef int i
-    for i in range(1, DROP_REASONS):
+    for i in range(1, <int>DROP_REASONS):
         if c.drops[i]:
             out[REASON_NAMES[i]] = c.drops[i]
     return out

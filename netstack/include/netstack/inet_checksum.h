@@ -22,6 +22,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "byte_order.h"
@@ -391,7 +392,18 @@ static inline int checksum_select(int level)
 
 static inline int checksum_level(void) { return checksum_ops_->level; }
 
-__attribute__((constructor)) static void checksum_init_(void) { checksum_select(CHECKSUM_LEVEL_BEST); }
+/* When the module is loaded: the best level, or what NETSTACK_CPU caps it to (baseline,
+ * avx2 or avx512: measurements, and tests of each level on one machine). */
+__attribute__((constructor)) static void checksum_init_(void)
+{
+    const char *cap = getenv("NETSTACK_CPU");
+    int level = CHECKSUM_LEVEL_BEST;
+    if (cap && !strcmp(cap, "baseline"))
+        level = CHECKSUM_LEVEL_PLAIN;
+    else if (cap && !strcmp(cap, "avx2"))
+        level = CHECKSUM_LEVEL_AVX2;
+    checksum_select(level);
+}
 
 /* ---- what others call ----------------------------------------------------- */
 
