@@ -37,3 +37,13 @@ class ForkedError(NetstackError, OSError):
 
 class SnapshotError(NetstackError, ValueError):
     """Bytes that are no snapshot, or of a version this stack does not read."""
+
+
+class PacketError(NetstackError, ValueError):
+    """Bytes that are no such packet; ``reason`` is the `netstack.counters.DropReason`."""
+
+    def __init__(self, reason: object):
+        from netstack.counters import DropReason
+
+        self.reason = DropReason(reason)
+        super().__init__(self.reason.name)
