@@ -1,1 +1,37 @@
+"""Links: what moves the frames of a stack. Names load on first use; importing the package stays cheap.
 
+`Wire` joins two stacks of one process, `channel_pair` two processes over shared memory, `Tap` and `Tun`
+reach the kernel. `FaultInjector`, `PcapWriter` and `Tracer` wrap any link.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from netstack.link.fault_injector import FaultInjector
+    from netstack.link.link import Link
+    from netstack.link.wire import Wire, WireEnd
+
+_MODULES = {
+    "FaultInjector": "fault_injector",
+    "Link": "link",
+    "Wire": "wire",
+    "WireEnd": "wire",
+}
+
+__all__ = ["FaultInjector", "Link", "Wire", "WireEnd"]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

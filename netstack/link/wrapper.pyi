@@ -1,0 +1,6 @@
+from netstack.link.link import Link
+
+class Wrapper(Link):
+    @property
+    def inner(self) -> Link: ...
+    def close(self) -> None: ...
