@@ -18,6 +18,7 @@
 #endif
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -184,6 +185,53 @@ static inline bool doorbell_spin_for_data(doorbell_spin_t *s, ring_consumer_t *c
 	} while (!hit && doorbell_now_ns() < until);
 	doorbell_spin_end(s, budget, hit);
 	return hit;
+}
+
+/* Spins until the record that was refused last would fit; true = it would, or claim has news. */
+static inline bool doorbell_spin_for_space(doorbell_spin_t *s, ring_producer_t *p)
+{
+	int64_t budget = doorbell_spin_begin(s), until = doorbell_now_ns() + budget;
+	bool hit = false;
+
+	do {
+		for (int i = 0; i < 16; i++) {
+			if ((hit = ring_free_bytes(p) >= p->wanted || p->state != RING_OK))
+				break;
+			cpu_relax();
+		}
+	} while (!hit && budget && doorbell_now_ns() < until);
+	doorbell_spin_end(s, budget, hit);
+	return hit;
+}
+
+/* ---------------------------------------------------------------- sleeping on file descriptors */
+
+enum { DOORBELL_RUNG = 1, DOORBELL_OTHER = 2 };
+
+/* Sleeps until fd (an eventfd, drained before return) or `other` (a pidfd or socket, -1 none) is
+ * readable, or until the monotonic time until_ns. Returns a set of DOORBELL_RUNG and DOORBELL_OTHER,
+ * 0 after the time or a signal, or -errno. */
+static inline int doorbell_poll(int fd, int other, int64_t until_ns)
+{
+	struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = other, .events = POLLIN}};
+	int64_t left = until_ns - doorbell_now_ns();
+	struct timespec t = {0, 0};
+	int n, result = 0;
+
+	if (left > 0) {
+		t.tv_sec = left / 1000000000;
+		t.tv_nsec = left % 1000000000;
+	}
+	n = ppoll(p, 2, &t, NULL);
+	if (n < 0)
+		return errno == EINTR ? 0 : -errno;
+	if (p[0].revents) {
+		doorbell_drain(fd);
+		result |= DOORBELL_RUNG;
+	}
+	if (p[1].revents)
+		result |= DOORBELL_OTHER;
+	return result;
 }
 
 #endif

@@ -783,6 +783,26 @@ static inline bool ring_producer_closed(const ring_consumer_t *c)
 	return atomic_load_explicit(&c->theirs->words.closed, memory_order_relaxed) != 0;
 }
 
+/* Who holds an end, so that the peer can watch its process. A hint between processes of one owner:
+ * strangers watch the socket that the fds came through. */
+static inline void ring_set_owner(ring_region_t *mine, uint32_t pid, uint64_t start, uint64_t pid_namespace)
+{
+	atomic_store_explicit(&mine->words.owner_pid, 0, memory_order_release);
+	atomic_store_explicit(&mine->words.owner_start, start, memory_order_release);
+	atomic_store_explicit(&mine->words.owner_namespace, pid_namespace, memory_order_release);
+	/* Release: whoever sees the pid sees the two words that belong to it. */
+	atomic_store_explicit(&mine->words.owner_pid, pid, memory_order_release);
+}
+
+static inline uint32_t ring_owner(const ring_region_t *region, uint64_t *start, uint64_t *pid_namespace)
+{
+	uint32_t pid = atomic_load_explicit(&region->words.owner_pid, memory_order_acquire);
+
+	*start = atomic_load_explicit(&region->words.owner_start, memory_order_acquire);
+	*pid_namespace = atomic_load_explicit(&region->words.owner_namespace, memory_order_acquire);
+	return pid;
+}
+
 /* The CPU on which the producer last flushed, -1 unknown. A hint for spinning, never checked. */
 static inline int ring_peer_cpu(const ring_consumer_t *c)
 {
