@@ -18,6 +18,7 @@ segments whose holders all died.
 import errno
 import fcntl
 import os
+import re
 import secrets
 import time
 
@@ -26,6 +27,7 @@ from rings.mapping import Mapping
 
 BACKENDS = ("posix", "memfd")
 NAME_PREFIX = "ns-"
+NAME = re.compile(NAME_PREFIX + "[0-9a-f]{32}")
 SHM_FOLDER = "/dev/shm"
 
 MFD_NOEXEC_SEAL = 0x0008  # Linux 6.3; older kernels refuse it and get a plain memfd
@@ -241,8 +243,7 @@ def sweep(min_age_s=2.0):
     except FileNotFoundError:
         return removed
     for entry in entries:
-        tail = entry.name[len(NAME_PREFIX) :]
-        if not entry.name.startswith(NAME_PREFIX) or len(tail) != 32 or not set(tail) <= set("0123456789abcdef"):
+        if not NAME.fullmatch(entry.name):
             continue
         try:
             fd = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -313,7 +314,7 @@ def _check_seals(fd, single_writer):
     try:
         seals = fcntl.fcntl(fd, F_GET_SEALS)
     except OSError as error:
-        raise RegionMismatch(error.errno, "shared memory that cannot be sealed was offered as a memfd") from None
+        raise RegionMismatch(error.errno, "memory without seals was offered as a memfd") from None
     found = seals & ~F_SEAL_EXEC
     if single_writer is None:
         good = found & ~F_SEAL_FUTURE_WRITE == SEALS

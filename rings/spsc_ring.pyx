@@ -230,6 +230,20 @@ cdef class ProducerRing:
         ring_flush_needs_kick(&self.ring, &kind)
         return kind
 
+    def shut(self):
+        """Publish, and say that nothing follows. Returns the kind of sleeper to kick now, or 0."""
+        cdef uint32_t kind = 0
+        self.check()
+        self._views.clear()
+        ring_producer_close(&self.ring, &kind)
+        return kind
+
+    def drop(self):
+        """Let go of the memory, which goes with its last view. C users must have finished."""
+        self._attached = False
+        self._mine = self._theirs = None
+        self._views = []
+
 
 cdef class ConsumerRing:
     """The consuming end of a ring.
@@ -340,3 +354,16 @@ cdef class ConsumerRing:
         ring_release_now(&self.ring)
         ring_space_needs_kick(&self.ring, &kind)
         return kind
+
+    def shut(self):
+        """Say that nothing is taken any more. Returns the kind of producer to kick now, or 0."""
+        cdef uint32_t kind = 0
+        self.check()
+        ring_consumer_close(&self.ring, &kind)
+        return kind
+
+    def drop(self):
+        """Let go of the memory, which goes with its last view. C users must have finished."""
+        self._attached = False
+        self._mine = self._theirs = None
+        self._views = []
