@@ -80,7 +80,7 @@ class BuildExtensions(build_ext):
     """Translate all modules with Cython, then compile them, several at a time."""
 
     def finalize_options(self):
-        from Cython.Build import cythonize   # here: metadata alone needs no Cython
+        from Cython.Build import cythonize  # here: metadata alone needs no Cython
 
         FLAGS_FILE.parent.mkdir(parents=True, exist_ok=True)
         said = repr((CFLAGS, LDFLAGS, MACROS))

@@ -26,8 +26,8 @@ def compile_c(source: str | os.PathLike, out_dir: str | os.PathLike, *flags: str
     source = ROOT / source
     out = pathlib.Path(out_dir) / (name or source.stem)
     compiler = compiler or os.environ.get("CC", "cc").split()[0]
-    command = [compiler, "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", *INCLUDE, *flags, str(source),
-               "-o", str(out), "-pthread", "-lm"]
+    command = [compiler, "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", *INCLUDE, *flags,
+               str(source), "-o", str(out), "-pthread", "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
     return str(out)
