@@ -12,16 +12,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from netstack.link.fault_injector import FaultInjector
     from netstack.link.link import Link
+    from netstack.link.pcap_writer import PcapWriter
+    from netstack.link.tap import Tap, Tun
+    from netstack.link.tracer import Tracer
     from netstack.link.wire import Wire, WireEnd
 
 _MODULES = {
     "FaultInjector": "fault_injector",
     "Link": "link",
+    "PcapWriter": "pcap_writer",
+    "Tap": "tap",
+    "Tracer": "tracer",
+    "Tun": "tap",
     "Wire": "wire",
     "WireEnd": "wire",
 }
 
-__all__ = ["FaultInjector", "Link", "Wire", "WireEnd"]
+__all__ = ["FaultInjector", "Link", "PcapWriter", "Tap", "Tracer", "Tun", "Wire", "WireEnd"]
 
 
 def __getattr__(name: str) -> object:

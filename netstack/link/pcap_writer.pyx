@@ -1,0 +1,263 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Write each frame that passes a link to a capture file that Wireshark, tshark and scapy read.
+
+pcapng by default (draft-ietf-opsawg-pcapng): nanosecond time stamps and the direction of each frame; the older pcap
+format (nanosecond magic) on demand. Frames gather in a private buffer that is written when it is full, once a second
+of the time told, and on closing. A failing disk ends the capture, never the traffic.
+"""
+
+import os
+import time
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close as close_fd, getpid, write
+
+from netstack.link.link cimport Link, link_t, MEDIA_ETHERNET
+from netstack.link.tee cimport tee_init, tee_t
+from netstack.link.wrapper cimport Wrapper
+
+from netstack.errors import LinkError
+
+cdef enum:
+    BUFFER_BYTES = 256 << 10
+    SNAP_MAX = 65535 + 18        # the largest IP packet in a tagged Ethernet frame
+    LINKTYPE_ETHERNET = 1
+    LINKTYPE_RAW = 101           # IPv4 or IPv6, told apart by the version
+    WRITE_EVERY_NS = 1000000000
+    EPB_FIXED = 28               # enhanced packet block up to the data
+    EPB_TAIL = 16                # option epb_flags, end of options, length again
+
+
+cdef void put_u16(uint8_t *at, uint16_t value) noexcept nogil:
+    memcpy(at, &value, 2)
+
+
+cdef void put_u32(uint8_t *at, uint32_t value) noexcept nogil:
+    memcpy(at, &value, 4)
+
+
+cdef void write_out(pcap_t *p) noexcept nogil:
+    """Write the whole buffer; on an error the capture ends here."""
+    cdef uint32_t done = 0
+    cdef ssize_t n
+    if p.fd < 0:
+        return
+    while done < p.used:
+        n = write(p.fd, p.buffer + done, p.used - done)
+        if n < 0:
+            if errno == EINTR:
+                continue
+            p.error = errno
+            p.tee.on = 0
+            break
+        done += <uint32_t> n
+    p.used = 0
+    p.written_ns = p.tee.now_ns
+
+
+cdef void copy_frame(uint8_t *at, const uint8_t *head, uint32_t head_length, const uint8_t *body,
+                     uint32_t captured) noexcept nogil:
+    if captured <= head_length:
+        memcpy(at, head, captured)
+    else:
+        memcpy(at, head, head_length)
+        memcpy(at + head_length, body, captured - head_length)
+
+
+cdef void capture(tee_t *tee, int direction, const uint8_t *head, uint32_t head_length,
+                  const uint8_t *body, uint32_t body_length) noexcept nogil:
+    cdef pcap_t *p = <pcap_t *> tee
+    cdef uint32_t length = head_length + body_length
+    cdef uint32_t captured = length if length < p.snap_length else p.snap_length
+    cdef uint32_t padded = (captured + 3) & ~<uint32_t> 3
+    cdef uint32_t block = EPB_FIXED + padded + EPB_TAIL
+    cdef uint64_t t = <uint64_t> (tee.now_ns + p.wall_offset_ns)
+    cdef uint8_t *at
+    if p.used + block > p.capacity:
+        write_out(p)
+        if p.error:
+            p.missed += 1
+            return
+    p.frames += 1
+    at = p.buffer + p.used
+    if p.classic:
+        put_u32(at, <uint32_t> (t // 1000000000))
+        put_u32(at + 4, <uint32_t> (t % 1000000000))
+        put_u32(at + 8, captured)
+        put_u32(at + 12, length)
+        copy_frame(at + 16, head, head_length, body, captured)
+        p.used += 16 + captured
+        return
+    put_u32(at, 6)                                # Enhanced Packet Block
+    put_u32(at + 4, block)
+    put_u32(at + 8, 0)                            # interface
+    put_u32(at + 12, <uint32_t> (t >> 32))
+    put_u32(at + 16, <uint32_t> t)
+    put_u32(at + 20, captured)
+    put_u32(at + 24, length)
+    copy_frame(at + EPB_FIXED, head, head_length, body, captured)
+    memset(at + EPB_FIXED + captured, 0, padded - captured)
+    at += EPB_FIXED + padded
+    put_u16(at, 2)                                # epb_flags: 1 inbound, 2 outbound
+    put_u16(at + 2, 4)
+    put_u32(at + 4, <uint32_t> direction)
+    put_u32(at + 8, 0)                            # opt_endofopt
+    put_u32(at + 12, block)
+    p.used += block
+
+
+cdef void pcap_advance(link_t *self, int64_t now_ns) noexcept nogil:
+    cdef pcap_t *p = <pcap_t *> self.state
+    cdef link_t *inner = p.tee.wrapper.inner
+    if now_ns > p.tee.now_ns:
+        p.tee.now_ns = now_ns
+    if p.used and now_ns - p.written_ns >= WRITE_EVERY_NS:
+        write_out(p)
+    inner.advance(inner, now_ns)
+
+
+cdef bytes option(int code, bytes value):
+    """One pcapng option, padded to 4 bytes."""
+    cdef int n = len(value)
+    return code.to_bytes(2, "little") + n.to_bytes(2, "little") + value + bytes(-n & 3)
+
+
+cdef bytes make_block(int kind, bytes body):
+    cdef bytes length = (len(body) + 12).to_bytes(4, "little")
+    return kind.to_bytes(4, "little") + length + body + length
+
+
+cdef bytes file_header(bint classic, int link_type, uint32_t snap_length, str name):
+    """What stands before the first frame; little endian, as `capture` writes on the hosts we build for."""
+    cdef bytes kind = link_type.to_bytes(4, "little")
+    cdef bytes snap = snap_length.to_bytes(4, "little")
+    if classic:
+        return b"\x4d\x3c\xb2\xa1" + b"\x02\x00\x04\x00" + bytes(8) + snap + kind      # nanosecond magic, 2.4
+    section = make_block(0x0A0D0D0A, b"\x4d\x3c\x2b\x1a" + b"\x01\x00\x00\x00" + b"\xff" * 8
+                    + option(4, b"netstack") + bytes(4))
+    interface = make_block(1, kind[:2] + bytes(2) + snap + option(2, name.encode()) + option(9, b"\x09") + bytes(4))
+    return section + interface
+
+
+cdef class PcapWriter(Wrapper):
+    """A link whose frames, both ways, go into a capture file.
+
+    Parameters
+    ----------
+    inner : Link
+        The link to wrap.
+    file : str, os.PathLike, int or file object
+        A path (made or emptied), or an open file or descriptor, which stays open.
+    format : str
+        ``"pcapng"`` or ``"pcap"``.
+    snap_length : int, optional
+        Keep at most this many bytes of a frame. Default: all.
+    wall_offset_ns : int, optional
+        What to add to the driver's time to get nanoseconds since 1970. Default: right for a driver that uses
+        ``CLOCK_MONOTONIC``; give 0 on virtual time.
+    name : str
+        Name of the interface in the file.
+
+    Raises
+    ------
+    LinkError
+        The file cannot be written (also the built-in `OSError` with its errno).
+    ValueError
+        Unknown format.
+
+    Notes
+    -----
+    A received frame carries the last time the driver told the link. `flush_file` writes out what has gathered.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.state.fd = -1
+
+    def __init__(self, Link inner not None, file, *, format="pcapng", snap_length=None, wall_offset_ns=None,
+                 name="netstack0"):
+        cdef pcap_t *p = &self.state
+        cdef bytes header
+        if format not in ("pcapng", "pcap"):
+            raise ValueError(f"format {format!r}: say 'pcapng' or 'pcap'")
+        if snap_length is not None and snap_length < 1:
+            raise ValueError(f"snap_length {snap_length}: keep at least one byte")
+        self.inner = inner
+        self.pid = getpid()
+        tee_init(&self.link, &p.tee, &inner.link)
+        self.link.state = p
+        self.link.advance = pcap_advance
+        p.tee.on_frame = capture
+        p.classic = format == "pcap"
+        p.snap_length = SNAP_MAX if snap_length is None else min(snap_length, SNAP_MAX)
+        p.wall_offset_ns = time.time_ns() - time.monotonic_ns() if wall_offset_ns is None else wall_offset_ns
+        p.buffer = <uint8_t *> malloc(BUFFER_BYTES)
+        if p.buffer == NULL:
+            raise MemoryError("no memory for the capture buffer")
+        p.capacity = BUFFER_BYTES
+        self.path = None
+        if isinstance(file, int):
+            p.fd = file
+        elif hasattr(file, "fileno"):
+            self.file = file                      # keeps the descriptor open
+            file.flush()
+            p.fd = file.fileno()
+        else:
+            self.path = os.fspath(file)
+            try:
+                p.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise LinkError(error.errno, f"cannot write the capture: {error.strerror}", self.path) from error
+            self.owns_fd = True
+        header = file_header(p.classic, LINKTYPE_ETHERNET if inner.link.media == MEDIA_ETHERNET else LINKTYPE_RAW,
+                             p.snap_length, name)
+        memcpy(p.buffer, <const uint8_t *> header, len(header))
+        p.used = <uint32_t> len(header)
+        p.tee.on = 1
+
+    def flush_file(self):
+        """Write out what has gathered.
+
+        Raises
+        ------
+        LinkError
+            The capture ended because a write failed.
+        """
+        with nogil:
+            write_out(&self.state)
+        if self.state.error:
+            raise LinkError(self.state.error, f"the capture ended: {os.strerror(self.state.error)}", self.path)
+
+    @property
+    def frames(self):
+        """How many frames were captured."""
+        return self.state.frames
+
+    @property
+    def missed(self):
+        """Frames that passed after a write had failed."""
+        return self.state.missed
+
+    def stop(self):
+        """End the capture and close the file; the link goes on."""
+        cdef int fd = self.state.fd
+        self.state.tee.on = 0
+        write_out(&self.state)
+        self.state.fd = -1
+        if self.owns_fd and fd >= 0:
+            os.close(fd)
+        self.owns_fd = False
+
+    def close(self):
+        """End the capture, close the file, close the inner link."""
+        self.stop()
+        Wrapper.close(self)
+
+    def __dealloc__(self):
+        if self.state.fd >= 0 and self.pid == getpid():     # a forked child must not write the parent's frames
+            write_out(&self.state)
+        if self.owns_fd and self.state.fd >= 0:
+            close_fd(self.state.fd)
+        free(self.state.buffer)
