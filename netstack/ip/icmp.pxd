@@ -13,7 +13,7 @@ cdef struct icmp_message_t:
     # of an echo reply: what a ping socket wants
     uint16_t identifier
     uint16_t sequence
-    const uint8_t *payload       # private copy or link memory; read once
+    const uint8_t *payload       # private, checksum verified, valid until the next message; the 8 header bytes lie before it
     uint32_t payload_length
     # of an error: the packet that caused it, as we sent it
     uint8_t is_error
@@ -26,7 +26,9 @@ cdef struct icmp_message_t:
     uint32_t mtu                 # of "fragmentation needed", else 0
 
 
-# Checks the message; answers echo requests itself (out.type = 8 then, nothing more to do). DROP_NONE or why it was dropped.
+# Checks the message; answers echo requests itself (out.type = 8 then, nothing more to do). DROP_NONE or why it was
+# dropped, which the caller counts; icmp_in and icmp_out are counted here. What comes out is an echo reply (type 0), or
+# an error (is_error) whose embedded packet has one of the interface's addresses as source.
 cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *out) noexcept nogil
 # Destination unreachable (type 3) about a received packet; keeps silent where RFC 1122 says so; rate limited.
 cdef void icmp_send_unreachable(packet_in_t *about, uint8_t code, int64_t now_ns) noexcept nogil

@@ -33,8 +33,17 @@ cdef struct interface_t:
     uint16_t ip_id               # counter for datagrams that may be fragmented; TCP sends DF and id 0 (RFC 6864)
     uint8_t flushed              # 0: packets were committed since the last flush
     neighbor_table_t neighbors
+    uint32_t v4[INTERFACE_ADDRESSES]              # the same addresses as on the wire, for the packet path
+    uint32_t v4_broadcast[INTERFACE_ADDRESSES]    # directed broadcast of each, 0 where there is none (/31, /32)
     int64_t icmp_tokens_ns       # rate limit of ICMP errors: virtual time of the bucket
-    void *context                # for the callback
+    int64_t defended_ns          # when we last defended an address (RFC 5227 section 2.4)
+    uint64_t conflicts           # frames in which another station claimed one of our addresses
+    uint8_t *scratch             # ICMP messages are copied here before they are believed; made when needed
+    uint32_t scratch_size
+    void *context                # for the callbacks
+    # Where answers to dst leave, and through which next hop (RFC 1122 section 3.3.1); NULL: no route. A stack with
+    # gateways sets it. Not set: this interface, next hop dst itself.
+    interface_t *(*route_to)(void *context, const address_t *dst, address_t *next_hop) noexcept nogil
     # a packet that waited for a neighbour in vain: the IP packet, its length
     void (*on_unreachable)(void *context, const uint8_t *packet, uint32_t length) noexcept nogil
 
@@ -60,19 +69,23 @@ cdef struct packet_out_t:
     interface_t *interface
     uint8_t *ip                  # where the IP header goes; the transport header follows it
     uint8_t *body                # where the payload goes
+    uint32_t length              # whole frame, bytes
     void *pending                # not NULL: a buffer of the neighbour table instead of the link's memory
 
 
 # Fill *out* from a frame: link header, ARP (answered here), IP header, destination ours? DROP_NONE when there is a
 # packet for a transport; ARP and other consumed frames return DROP_NONE with out.protocol = 255.
+# The returned reason is counted by the caller; packets_in, bytes_in and ip_delivered are counted here.
 cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t now_ns, packet_in_t *out) noexcept nogil
 
 # Where the payload lies behind a transport header of transport_header_length bytes, in the link's memory. False: the
-# record is malformed (headers split over head and body).
+# record is malformed (headers split over head and body), or the packet ends before the header does.
+# True also says that packet.header holds the whole transport header.
 cdef bint packet_payload(const packet_in_t *packet, uint32_t transport_header_length,
                          const uint8_t **payload, uint32_t *length) noexcept nogil
 
 # header_length: IP plus transport header. Writes the link header; the caller writes IP header on, then commits.
+# What is not committed is dropped with the next claim. Commit counts packets_out and bytes_out.
 cdef int interface_claim(interface_t *ifc, const address_t *next_hop, uint32_t header_length, uint32_t body_length,
                          int64_t now_ns, packet_out_t *out) noexcept nogil
 cdef void interface_commit(packet_out_t *out, int64_t now_ns) noexcept nogil
@@ -82,8 +95,10 @@ cdef bint interface_has_address(const interface_t *ifc, const address_t *a) noex
 cdef bint interface_on_link(const interface_t *ifc, const address_t *a) noexcept nogil    # within one of its prefixes
 cdef int interface_add_address(interface_t *ifc, const address_t *a, uint8_t prefix_length) noexcept nogil  # 0, -errno
 cdef int interface_remove_address(interface_t *ifc, const address_t *a) noexcept nogil
+# loopback and mac are set by the caller afterwards.
 cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counters_t *counters) noexcept nogil
 cdef void interface_free(interface_t *ifc) noexcept nogil
 cdef int64_t interface_next_deadline(interface_t *ifc) noexcept nogil
 cdef void interface_advance(interface_t *ifc, int64_t now_ns) noexcept nogil               # ARP retries and expiry
 cdef void interface_announce(interface_t *ifc, const address_t *a, int64_t now_ns) noexcept nogil  # gratuitous ARP
+cdef bint interface_is_broadcast(const interface_t *ifc, uint32_t be) noexcept nogil     # limited or directed

@@ -1,25 +1,35 @@
-"""ARP cache of one interface (RFC 826, 1122 section 2.3.2): probe, queue while resolving, expiry.
+"""Neighbour cache of one interface: entries, their states, packets that wait for them (RFC 1122 section 2.3.2).
 
-An entry is made only when we want to send; a reply nobody asked for never makes or changes one (``security.md`` H1 rule:
-it is confirmed by a probe first). Entries and queued packets are capped.
+Only the table; the protocol that fills it is ``arp``. An entry is made only when we want to send; what others say
+unasked never makes or changes one (``arp_input``). Entries and waiting packets are capped, and entries in use are
+never evicted by new ones.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from netstack.address cimport address_t
+from netstack.address cimport address_equal, address_t
 
 cdef enum:                       # neighbor_t.state
     NEIGHBOR_FREE = 0
-    NEIGHBOR_INCOMPLETE = 1
-    NEIGHBOR_REACHABLE = 2
-    NEIGHBOR_STALE = 3
-    NEIGHBOR_PROBE = 4
-    NEIGHBOR_FAILED = 5
+    NEIGHBOR_INCOMPLETE = 1      # asked by broadcast, no answer yet: packets wait
+    NEIGHBOR_REACHABLE = 2       # confirmed; nothing to do until deadline_ns
+    NEIGHBOR_STALE = 3           # usable; the next use asks again, by unicast
+    NEIGHBOR_PROBE = 4           # usable, asked by unicast
+    NEIGHBOR_FAILED = 5          # no answer; not asked again before deadline_ns
+
+cdef enum:
+    NEIGHBOR_MAX = 512           # entries of one interface
+    NEIGHBOR_INCOMPLETE_MAX = 256    # of them without an answer: a scan leaves room for who does answer
+    NEIGHBOR_QUEUE_MAX = 16      # packets that wait for one neighbour (RFC 1122 section 2.3.2.2 asks for one)
+    NEIGHBOR_QUEUE_BYTES = 1048576   # of waiting packets, over the whole table
+    NEIGHBOR_HINTS = 64          # power of 2
 
 
 cdef struct pending_packet_t:
     pending_packet_t *next
     uint32_t length              # whole frame
+    uint32_t head_length         # of it: link, IP and transport header
+    uint32_t entry               # index of the neighbour it waits for
     uint8_t *data                # Ethernet header on
 
 
@@ -29,13 +39,43 @@ cdef struct neighbor_t:
     uint8_t state
     uint8_t probes               # sent so far
     uint8_t queued
-    int64_t deadline_ns          # retry, or end of reachability
+    int64_t deadline_ns          # retry, end of reachability, or end of failure
     int64_t used_ns
+    int64_t confirmed_ns         # last answer to a question of ours
     pending_packet_t *first
     pending_packet_t *last
 
 
 cdef struct neighbor_table_t:
     neighbor_t *entries
-    uint32_t count
+    uint32_t count               # places in use or free below this index
     uint32_t capacity
+    uint32_t incomplete          # entries in that state
+    uint64_t queued_bytes
+    int64_t next_deadline_ns     # of the entries that have a timer running; INT64_MAX without any
+    uint64_t conflicts           # somebody claimed an entry's address with another hardware address
+    pending_packet_t *claimed    # handed out, not committed
+    uint16_t hints[NEIGHBOR_HINTS]   # index by a hash of the address: a guess, checked before it is believed
+
+
+cdef inline neighbor_t *neighbor_find(neighbor_table_t *t, const address_t *a) noexcept nogil:
+    """The entry of an address, or NULL. Pointers to entries end with the next `neighbor_make`."""
+    cdef uint32_t hint = t.hints[(<const uint8_t *> a)[15] & (NEIGHBOR_HINTS - 1)]
+    if hint < t.count and address_equal(&t.entries[hint].address, a) and t.entries[hint].state != NEIGHBOR_FREE:
+        return &t.entries[hint]
+    return neighbor_scan(t, a)
+
+
+cdef neighbor_t *neighbor_scan(neighbor_table_t *t, const address_t *a) noexcept nogil
+cdef void neighbor_init(neighbor_table_t *t) noexcept nogil
+cdef void neighbor_free(neighbor_table_t *t) noexcept nogil
+# A new INCOMPLETE entry, or NULL: all places are taken by entries in use, or there is no memory.
+cdef neighbor_t *neighbor_make(neighbor_table_t *t, const address_t *a, int64_t now_ns) noexcept nogil
+cdef void neighbor_set_state(neighbor_table_t *t, neighbor_t *n, uint8_t state, int64_t deadline_ns) noexcept nogil
+cdef void neighbor_schedule(neighbor_table_t *t) noexcept nogil      # next_deadline_ns anew
+cdef bint neighbor_timed(const neighbor_t *n) noexcept nogil         # has a timer running
+# Room for a frame that waits for n; NULL when its queue, the table's bytes or memory are exhausted.
+cdef pending_packet_t *neighbor_claim(neighbor_table_t *t, neighbor_t *n, uint32_t head_length,
+                                      uint32_t body_length) noexcept nogil
+cdef void neighbor_commit(neighbor_table_t *t, pending_packet_t *p) noexcept nogil
+cdef pending_packet_t *neighbor_take(neighbor_table_t *t, neighbor_t *n) noexcept nogil   # the oldest, or NULL

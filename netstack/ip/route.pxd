@@ -1,8 +1,9 @@
 """Routes of one stack: longest prefix first; small, so a sorted array."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from netstack.address cimport address_t
+from netstack.wire.byte_order cimport be64_to_host
 
 
 cdef struct route_t:
@@ -16,6 +17,17 @@ cdef struct route_table_t:
     route_t *routes              # longest prefix first
     uint32_t count
     uint32_t capacity
+
+
+cdef inline bint address_in_prefix(const address_t *a, const address_t *prefix, uint32_t length) noexcept nogil:
+    """Whether the first `length` bits (of the 16-byte form, at most 128) agree."""
+    cdef uint64_t hi = be64_to_host(a.hi ^ prefix.hi)
+    cdef uint64_t lo = be64_to_host(a.lo ^ prefix.lo)
+    if length == 0:
+        return True
+    if length <= 64:
+        return hi >> (64 - length) == 0
+    return hi == 0 and lo >> (128 - length) == 0
 
 
 cdef void route_init(route_table_t *t) noexcept nogil

@@ -1,0 +1,160 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The neighbour table: an array that grows to its cap, with a small table of hints in front."""
+
+from libc.stdint cimport INT64_MAX
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+
+cdef int64_t IN_USE_NS = 60000000000     # an entry used within this time is not evicted for a new one
+
+
+cdef void neighbor_init(neighbor_table_t *t) noexcept nogil:
+    memset(t, 0, sizeof(neighbor_table_t))
+    t.next_deadline_ns = INT64_MAX
+
+
+cdef void neighbor_free(neighbor_table_t *t) noexcept nogil:
+    """Give back all memory, waiting packets too; the table is empty and usable afterwards."""
+    cdef uint32_t i
+    for i in range(t.count):
+        drop_queue(t, &t.entries[i])
+    free(t.claimed)
+    free(t.entries)
+    neighbor_init(t)
+
+
+cdef void drop_queue(neighbor_table_t *t, neighbor_t *n) noexcept nogil:
+    cdef pending_packet_t *p = neighbor_take(t, n)
+    while p != NULL:
+        free(p)
+        p = neighbor_take(t, n)
+
+
+cdef neighbor_t *neighbor_scan(neighbor_table_t *t, const address_t *a) noexcept nogil:
+    """Find without a hint, and leave one."""
+    cdef uint32_t i
+    for i in range(t.count):
+        if t.entries[i].address.lo == a.lo and address_equal(&t.entries[i].address, a) \
+                and t.entries[i].state != NEIGHBOR_FREE:
+            t.hints[(<const uint8_t *> a)[15] & (NEIGHBOR_HINTS - 1)] = <uint16_t> i
+            return &t.entries[i]
+    return NULL
+
+
+cdef neighbor_t *find_place(neighbor_table_t *t, int64_t now_ns) noexcept nogil:
+    """A place for a new entry: free, new, failed, or the least recently used one that is out of use. NULL: none."""
+    cdef neighbor_t *best = NULL
+    cdef neighbor_t *n
+    cdef neighbor_t *grown
+    cdef uint32_t i, capacity
+    for i in range(t.count):
+        n = &t.entries[i]
+        if n.state == NEIGHBOR_FREE:
+            return n
+        if t.count < NEIGHBOR_MAX or n.first != NULL:
+            continue
+        if n.state == NEIGHBOR_FAILED or (
+                (n.state == NEIGHBOR_STALE or n.state == NEIGHBOR_REACHABLE) and now_ns - n.used_ns > IN_USE_NS):
+            if best == NULL or n.used_ns < best.used_ns:
+                best = n
+    if t.count == NEIGHBOR_MAX:
+        return best
+    if t.count == t.capacity:
+        capacity = t.capacity * 2 if t.capacity else 8
+        grown = <neighbor_t *> realloc(t.entries, capacity * sizeof(neighbor_t))
+        if grown == NULL:
+            return NULL
+        t.entries = grown
+        t.capacity = capacity
+    n = &t.entries[t.count]
+    n.first = NULL
+    t.count += 1
+    return n
+
+
+cdef neighbor_t *neighbor_make(neighbor_table_t *t, const address_t *a, int64_t now_ns) noexcept nogil:
+    cdef neighbor_t *n
+    if t.incomplete >= NEIGHBOR_INCOMPLETE_MAX:
+        return NULL
+    n = find_place(t, now_ns)
+    if n == NULL:
+        return NULL
+    memset(n, 0, sizeof(neighbor_t))
+    n.address = a[0]
+    n.used_ns = now_ns
+    n.state = NEIGHBOR_INCOMPLETE
+    n.deadline_ns = INT64_MAX
+    t.incomplete += 1
+    t.hints[(<const uint8_t *> a)[15] & (NEIGHBOR_HINTS - 1)] = <uint16_t> (n - t.entries)
+    return n
+
+
+cdef bint neighbor_timed(const neighbor_t *n) noexcept nogil:
+    """Retries run, or packets could not be sent because the link was full. Other states change when they are used."""
+    return n.state == NEIGHBOR_INCOMPLETE or n.state == NEIGHBOR_PROBE or n.first != NULL
+
+
+cdef void neighbor_set_state(neighbor_table_t *t, neighbor_t *n, uint8_t state, int64_t deadline_ns) noexcept nogil:
+    """Change an entry's state; FREE and FAILED entries hold no packets (the caller took them before)."""
+    if n.state == NEIGHBOR_INCOMPLETE:
+        t.incomplete -= 1
+    n.state = state
+    n.deadline_ns = deadline_ns
+    if state == NEIGHBOR_INCOMPLETE:
+        t.incomplete += 1
+    neighbor_schedule(t)
+
+
+cdef void neighbor_schedule(neighbor_table_t *t) noexcept nogil:
+    cdef int64_t first = INT64_MAX
+    cdef uint32_t i
+    for i in range(t.count):
+        if neighbor_timed(&t.entries[i]) and t.entries[i].deadline_ns < first:
+            first = t.entries[i].deadline_ns
+    t.next_deadline_ns = first
+
+
+cdef pending_packet_t *neighbor_claim(neighbor_table_t *t, neighbor_t *n, uint32_t head_length,
+                                      uint32_t body_length) noexcept nogil:
+    cdef uint64_t length = <uint64_t> head_length + body_length
+    cdef pending_packet_t *p
+    free(t.claimed)              # a claim that was never committed
+    t.claimed = NULL
+    if n.queued >= NEIGHBOR_QUEUE_MAX or t.queued_bytes + length > NEIGHBOR_QUEUE_BYTES:
+        return NULL
+    p = <pending_packet_t *> malloc(sizeof(pending_packet_t) + length)
+    if p == NULL:
+        return NULL
+    p.next = NULL
+    p.length = <uint32_t> length
+    p.head_length = head_length
+    p.entry = <uint32_t> (n - t.entries)
+    p.data = <uint8_t *> (p + 1)
+    t.claimed = p
+    return p
+
+
+cdef void neighbor_commit(neighbor_table_t *t, pending_packet_t *p) noexcept nogil:
+    cdef neighbor_t *n = &t.entries[p.entry]
+    if t.claimed != p:
+        return
+    t.claimed = NULL
+    if n.last == NULL:
+        n.first = p
+    else:
+        n.last.next = p
+    n.last = p
+    n.queued += 1
+    t.queued_bytes += p.length
+
+
+cdef pending_packet_t *neighbor_take(neighbor_table_t *t, neighbor_t *n) noexcept nogil:
+    cdef pending_packet_t *p = n.first
+    if p == NULL:
+        return NULL
+    n.first = p.next
+    if n.first == NULL:
+        n.last = NULL
+    n.queued -= 1
+    t.queued_bytes -= p.length
+    return p
