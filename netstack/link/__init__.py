@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from netstack.link.channel import ChannelLink, channel_pair
     from netstack.link.fault_injector import FaultInjector
     from netstack.link.link import Link
     from netstack.link.pcap_writer import PcapWriter
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from netstack.link.wire import Wire, WireEnd
 
 _MODULES = {
+    "ChannelLink": "channel",
     "FaultInjector": "fault_injector",
     "Link": "link",
     "PcapWriter": "pcap_writer",
@@ -26,9 +28,21 @@ _MODULES = {
     "Tun": "tap",
     "Wire": "wire",
     "WireEnd": "wire",
+    "channel_pair": "channel",
 }
 
-__all__ = ["FaultInjector", "Link", "PcapWriter", "Tap", "Tracer", "Tun", "Wire", "WireEnd"]
+__all__ = [
+    "ChannelLink",
+    "FaultInjector",
+    "Link",
+    "PcapWriter",
+    "Tap",
+    "Tracer",
+    "Tun",
+    "Wire",
+    "WireEnd",
+    "channel_pair",
+]
 
 
 def __getattr__(name: str) -> object:

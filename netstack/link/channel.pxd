@@ -1,0 +1,28 @@
+"""A channel as a link: two rings in shared memory, one each way, and the doorbells of both sides."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from netstack.link.link cimport Link
+from rings.spsc_ring cimport ring_consumer_t, ring_producer_t
+
+cdef enum:
+    PACKET_MIN = 20              # an IPv4 header; whatever is shorter is no packet
+
+
+cdef struct channel_t:
+    ring_producer_t *tx          # NULL: closed
+    ring_consumer_t *rx
+    const uint64_t *forks        # how often this process forked away from one that had rings
+    uint64_t forks_seen          # ... when the link was made: a child has no memory there
+    int peer_fds[4]              # what we kick, by kind of sleeper
+    int own_fds[4]               # what we sleep on
+    uint8_t starved              # a claim found no room since the last arm
+    uint8_t producer_armed
+    uint8_t poisoned             # the peer broke the ring's format
+    uint64_t malformed           # records that are no packet: dropped
+    uint64_t refused             # claims that found no room
+
+
+cdef class ChannelLink(Link):
+    cdef channel_t state
+    cdef readonly object channel # rings.channel.Channel
