@@ -28,6 +28,10 @@ class RingForked(RingError, RuntimeError):
     """This end belongs to the parent process; a child takes it over with ``adopt()``."""
 
 
+class RingBusy(RingError, RuntimeError):
+    """Another thread waits in this end: an end is used by one thread at a time."""
+
+
 class RingSizeError(RingError, ValueError):
     """A message that can never fit, or a capacity that is no power of two from 512 bytes on."""
 

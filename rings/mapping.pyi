@@ -1,4 +1,4 @@
-from collections.abc import Buffer
+from typing_extensions import Buffer
 
 class Mapping(Buffer):
     def __init__(self, fd: int, size: int, writable: bool = True) -> None: ...

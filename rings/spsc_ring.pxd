@@ -91,6 +91,7 @@ cdef extern from "rings/spsc_ring.h" nogil:
                              uint64_t capacity)
     void ring_consumer_set_arena(ring_consumer_t *c, const void *arena, uint64_t arena_bytes)
     int ring_peek(ring_consumer_t *c, ring_record_t *r)
+    void ring_unpeek(ring_consumer_t *c, const ring_record_t *r)
     void ring_release(ring_consumer_t *c)
     void ring_release_now(ring_consumer_t *c)
     bint ring_space_needs_kick(ring_consumer_t *c, uint32_t *kind)
@@ -103,6 +104,10 @@ cdef extern from "rings/spsc_ring.h" nogil:
 
     void ring_set_owner(ring_region_t *mine, uint32_t pid, uint64_t start, uint64_t pid_namespace)
     uint32_t ring_owner(const ring_region_t *region, uint64_t *start, uint64_t *pid_namespace)
+
+
+cdef object window_on(object memory, uint8_t *start, Py_ssize_t length, list views, bint read_only)
+cdef int withdraw(list views) except -1
 
 
 cdef class ProducerRing:

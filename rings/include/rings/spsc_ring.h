@@ -712,6 +712,12 @@ static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 	}
 }
 
+/* Puts the record of the last peek back: the next peek gives it again. Not for a FRAME_REF. */
+static inline void ring_unpeek(ring_consumer_t *c, const ring_record_t *r)
+{
+	c->next -= ring_round_up((uint64_t)(r->body - r->head) + RING_HEADER_BYTES + r->body_length, RING_SLOT_BYTES);
+}
+
 /* All records peeked so far may be written again; touch none of them after this. The producer is told
  * lazily: when an eighth of the ring has gathered, or when the ring is found empty. So peek until
  * RING_EMPTY, or use ring_release_now() when you stop before. */
