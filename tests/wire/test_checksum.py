@@ -165,7 +165,10 @@ def instructions(tmp_path_factory):
                     program, "--level", cpu, "--once", operation, size, count])
         return int(re.search(r"Collected : (\d+)", done.stderr)[1])
 
-    return lambda cpu, operation, size: (total(cpu, operation, size, 300) - total(cpu, operation, size, 100)) / 200
+    def per_call(cpu, operation, size):
+        return (total(cpu, operation, size, 300) - total(cpu, operation, size, 100)) / 200
+
+    return per_call
 
 
 @pytest.mark.parametrize("cpu, operation, size, most", [
