@@ -42,7 +42,7 @@ class SnapshotError(NetstackError, ValueError):
 class PacketError(NetstackError, ValueError):
     """Bytes that are no such packet; ``reason`` is the `netstack.counters.DropReason`."""
 
-    def __init__(self, reason: object):
+    def __init__(self, reason: int):
         from netstack.counters import DropReason
 
         self.reason = DropReason(reason)

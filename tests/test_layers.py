@@ -23,10 +23,10 @@ LAYERS = [
     {"host", "router", "daemon", "migration", "vpn", "dht"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another
-ABOVE_ALL = {"testing", "cli", "__main__", ""}  # import anything, imported by none; "": __init__
+ABOVE_ALL = {"testing", "cli", "__main__", ""}  # nobody imports them; "" is netstack/__init__
 
-SOURCES = sorted(p.relative_to(ROOT) for package in ("netstack", "rings") for end in ("py", "pyi", "pyx", "pxd")
-                 for p in (ROOT / package).rglob(f"*.{end}"))
+SOURCES = sorted(p.relative_to(ROOT) for package in ("netstack", "rings")
+                 for p in (ROOT / package).rglob("*.p*") if p.suffix in (".py", ".pyi", ".pyx", ".pxd"))
 
 
 def module_of(path: pathlib.PurePath) -> str:

@@ -1,6 +1,19 @@
 from typing_extensions import Buffer
 
-__all__: list[str]
+__all__ = [
+    "checksum",
+    "combine",
+    "copy",
+    "copy2",
+    "cpu_features",
+    "finish",
+    "fold",
+    "level",
+    "partial",
+    "pseudo_header",
+    "select",
+    "update",
+]
 
 def partial(data: Buffer, /) -> int: ...
 def checksum(data: Buffer, /, initial: int = 0) -> int: ...
