@@ -10,15 +10,66 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from netstack.testing.checkers import ANY, Checker, check, is_icmp, is_ip, is_ipv4, is_tcp, is_udp
     from netstack.testing.clock import VirtualClock
     from netstack.testing.link_driver import LinkDriver
+    from netstack.testing.packets import (
+        Packet,
+        build_icmp,
+        build_ipv4,
+        build_tcp,
+        build_udp,
+        parse_packet,
+        repair,
+    )
+    from netstack.testing.recorder import Recorder
+    from netstack.testing.scripted_peer import Flow, ScriptedPeer
 
 _MODULES = {
+    "ANY": "checkers",
+    "Checker": "checkers",
+    "Flow": "scripted_peer",
     "LinkDriver": "link_driver",
+    "Packet": "packets",
+    "Recorder": "recorder",
+    "ScriptedPeer": "scripted_peer",
     "VirtualClock": "clock",
+    "build_icmp": "packets",
+    "build_ipv4": "packets",
+    "build_tcp": "packets",
+    "build_udp": "packets",
+    "check": "checkers",
+    "is_icmp": "checkers",
+    "is_ip": "checkers",
+    "is_ipv4": "checkers",
+    "is_tcp": "checkers",
+    "is_udp": "checkers",
+    "parse_packet": "packets",
+    "repair": "packets",
 }
 
-__all__ = ["LinkDriver", "VirtualClock"]
+__all__ = [
+    "ANY",
+    "Checker",
+    "Flow",
+    "LinkDriver",
+    "Packet",
+    "Recorder",
+    "ScriptedPeer",
+    "VirtualClock",
+    "build_icmp",
+    "build_ipv4",
+    "build_tcp",
+    "build_udp",
+    "check",
+    "is_icmp",
+    "is_ip",
+    "is_ipv4",
+    "is_tcp",
+    "is_udp",
+    "parse_packet",
+    "repair",
+]
 
 
 def __getattr__(name: str) -> object:
