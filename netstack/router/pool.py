@@ -1,0 +1,238 @@
+"""The address pool: who may use which address, for how long, and who gets which one next.
+
+An address is *free*, *leased* (to an attachment), *held* (its owner died or moves, and may come back with its token)
+or *resting* (free, but used before). Leases go to addresses that were never used first and then to those that rested
+longest: segments of a connection that died with its process meet nobody new for as long as possible (design section 6).
+
+Addresses are 16 bytes inside, IPv4 mapped (RFC 4291 section 2.5.5.2), as everywhere in the stack.
+"""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import ipaddress
+import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from netstack.errors import AddressTakenError, ConfigError, PoolEmptyError, RouterError
+
+TOKEN_BYTES = 16
+HOLD_NS = 10_000_000_000   # how long an address waits for its owner's token (security.md R18)
+_V4_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+def pack_address(address) -> bytes:
+    """16 bytes in network order from text, an ``ipaddress`` object, or 4 or 16 bytes."""
+    if isinstance(address, (bytes, bytearray, memoryview)):
+        packed = bytes(address)
+        if len(packed) not in (4, 16):
+            raise ValueError(f"an address has 4 or 16 bytes, not {len(packed)}")
+    else:
+        packed = ipaddress.ip_address(address).packed
+    return _V4_MAPPED + packed if len(packed) == 4 else packed
+
+
+def format_address(packed: bytes) -> str:
+    """Text of 16 bytes, IPv4 in dotted form."""
+    if packed[:12] == _V4_MAPPED:
+        return str(ipaddress.IPv4Address(packed[12:]))
+    return str(ipaddress.IPv6Address(packed))
+
+
+@dataclass
+class Lease:
+    """One address that is leased or held.
+
+    Attributes
+    ----------
+    address : bytes
+        16 bytes.
+    token : bytes
+        What its owner proves itself with: 16 random bytes.
+    uid : int
+        User of the owner; token and uid must both agree.
+    epoch : int
+        Rises each time the address changes hands: packets of an older epoch are dropped.
+    owner : object
+        The attachment, or None while the address is held.
+    held_until_ns : int
+        Monotonic time at which a hold ends; 0 while leased.
+    """
+
+    address: bytes
+    token: bytes
+    uid: int
+    epoch: int
+    owner: object = None
+    held_until_ns: int = 0
+
+
+class AddressPool:
+    """Addresses of one network, leased to attachments.
+
+    Parameters
+    ----------
+    network : str
+        ``"10.77.0.0/16"``. The first host address is the router's own; of IPv4 networks the first (network) and
+        the last (broadcast) address are never leased.
+    reserved : iterable
+        Further addresses that are never leased.
+    clock : callable
+        Monotonic time in nanoseconds.
+    """
+
+    def __init__(self, network: str = "10.77.0.0/16", *, reserved=(), clock=time.monotonic_ns):
+        try:
+            self.network = ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ConfigError(f"pool {network!r}: {error}; a pool is a network such as 10.77.0.0/16") from None
+        self._clock = clock
+        self._base = int(self.network.network_address)
+        size = self.network.num_addresses
+        last = size - 2 if self.network.version == 4 else size - 1
+        if last < 2:
+            raise ConfigError(f"pool {network}: needs room for the router and at least one more address")
+        self.router_address = pack_address(self.network.network_address + 1)
+        self._first, self._last = 2, last
+        self._fresh = self._first                    # lowest number that was never leased in order
+        self._reserved = {pack_address(a) for a in reserved} | {self.router_address}
+        self._leases: dict[bytes, Lease] = {}
+        self._resting: OrderedDict[bytes, int] = OrderedDict()   # released addresses and their epochs, oldest first
+        self._held: dict[bytes, Lease] = {}          # the part of _leases that waits for its owner
+
+    @property
+    def prefix_length(self) -> int:
+        return self.network.prefixlen
+
+    def __contains__(self, address: bytes) -> bool:
+        version = 4 if address[:12] == _V4_MAPPED else 6
+        if version != self.network.version:
+            return False
+        packed = address[12:] if version == 4 else address
+        return ipaddress.ip_address(packed) in self.network
+
+    def __len__(self) -> int:
+        """How many addresses are leased or held."""
+        return len(self._leases)
+
+    def lease_of(self, address: bytes) -> Lease | None:
+        return self._leases.get(address)
+
+    # ---- leasing
+
+    def lease(self, owner, uid: int, address: bytes | None = None, token: bytes | None = None) -> tuple[Lease, object]:
+        """Lease one address.
+
+        Parameters
+        ----------
+        owner : object
+            The attachment that gets it.
+        uid : int
+            Its user.
+        address : bytes, optional
+            The address asked for; without one the least recently used address is chosen.
+        token : bytes, optional
+            Proof of an earlier lease: takes the address over, also from an attachment that still lives.
+
+        Returns
+        -------
+        tuple
+            The lease, and the attachment that had the address until now (or None).
+
+        Raises
+        ------
+        AddressTakenError
+            The address is leased or held and the token (or the user) is another.
+        PoolEmptyError
+            No address is free.
+        RouterError
+            The address is not of this pool, or is never leased (EADDRNOTAVAIL).
+        """
+        self._expire()
+        if address is None:
+            address = self._least_recently_used()
+        elif address not in self:
+            raise RouterError(errno.EADDRNOTAVAIL,
+                              f"address {format_address(address)} is not in the pool {self.network}")
+        elif not self._leasable(address):
+            raise RouterError(errno.EADDRNOTAVAIL, f"address {format_address(address)} is never leased: it is the "
+                              f"router's, the network's, the broadcast or a reserved one")
+        before = self._leases.get(address)
+        if before is None:
+            epoch = self._resting.pop(address, 0) + 1
+            lease = Lease(address, token or secrets.token_bytes(TOKEN_BYTES), uid, epoch, owner)
+            self._leases[address] = lease
+            return lease, None
+        if token is None or uid != before.uid or not hmac.compare_digest(token, before.token):
+            state = "held for its owner" if before.owner is None else "taken"
+            raise AddressTakenError(errno.EADDRINUSE, f"address {format_address(address)} is {state}: ask for "
+                                    f"another one, for none (any), or bring the token of its lease")
+        previous, before.owner = before.owner, owner
+        before.epoch += 1
+        before.held_until_ns = 0
+        self._held.pop(address, None)
+        return before, previous
+
+    def release(self, address: bytes, owner) -> bool:
+        """The owner gives the address back. False if somebody else has it by now."""
+        lease = self._leases.get(address)
+        if lease is None or lease.owner is not owner:
+            return False
+        self._retire(lease)
+        return True
+
+    def hold(self, address: bytes, owner, hold_ns: int = HOLD_NS) -> bool:
+        """The owner is gone but may come back with its token within `hold_ns`."""
+        lease = self._leases.get(address)
+        if lease is None or lease.owner is not owner:
+            return False
+        lease.owner = None
+        lease.held_until_ns = self._clock() + hold_ns
+        self._held[address] = lease
+        return True
+
+    def expire(self) -> list[bytes]:
+        """End the holds that nobody claimed in time; returns their addresses."""
+        return self._expire()
+
+    def next_expiry_ns(self) -> int | None:
+        """Monotonic time of the next end of a hold, or None."""
+        return min((lease.held_until_ns for lease in self._held.values()), default=None)
+
+    # ---- inside
+
+    def _retire(self, lease: Lease) -> None:
+        del self._leases[lease.address]
+        self._held.pop(lease.address, None)
+        self._resting[lease.address] = lease.epoch
+        lease.owner = None
+
+    def _expire(self) -> list[bytes]:
+        if not self._held:
+            return []
+        now = self._clock()
+        over = [lease for lease in self._held.values() if lease.held_until_ns <= now]
+        for lease in over:
+            self._retire(lease)
+        return [lease.address for lease in over]
+
+    def _number(self, address: bytes) -> int:
+        packed = address[12:] if self.network.version == 4 else address
+        return int.from_bytes(packed, "big") - self._base
+
+    def _leasable(self, address: bytes) -> bool:
+        return self._first <= self._number(address) <= self._last and address not in self._reserved
+
+    def _least_recently_used(self) -> bytes:
+        while self._fresh <= self._last:
+            address = pack_address(self.network.network_address + self._fresh)
+            self._fresh += 1
+            if address not in self._leases and address not in self._resting and address not in self._reserved:
+                return address
+        if self._resting:
+            return next(iter(self._resting))
+        raise PoolEmptyError(errno.EADDRNOTAVAIL, f"pool {self.network} is empty: all {self._last - self._first + 1} "
+                             f"addresses are leased; give the router a larger pool (--pool)")

@@ -1,0 +1,141 @@
+"""A port: one attachment or uplink as the data path sees it. Handing a packet to a port never waits.
+
+Conservation, for every port and at any moment:
+    in_packets  = forwarded + consumed + sum(drops_in)
+    to_packets  = out_packets + sum(drops_out) + queued
+and for the router: sum(forwarded) + generated = sum(to_packets).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from netstack.address cimport address_t
+from netstack.router.table cimport entry_t
+from rings.spsc_ring cimport ring_consumer_t, ring_producer_t
+
+
+cpdef enum Drop:
+    DROP_MALFORMED = 0       # not an IP packet: version, header length, head shorter than the header
+    DROP_LENGTH              # total length is not the record's
+    DROP_CHECKSUM            # of the IPv4 header
+    DROP_OPTIONS             # source routes and malformed options
+    DROP_SPOOFED             # source is not an address of the attachment
+    DROP_OLD_EPOCH           # source (or queued destination) has moved on to another attachment
+    DROP_DESTINATION         # an address that is never forwarded: multicast, loopback, this network
+    DROP_NO_ROUTE            # neither ours nor is there an uplink
+    DROP_UNKNOWN_ADDRESS     # of the pool, but nobody has it
+    DROP_DEAD_ADDRESS        # its owner is gone (answered where an answer is due)
+    DROP_HELD                # its owner moves or may come back
+    DROP_TTL                 # time or hop limit exceeded
+    DROP_TOO_BIG             # larger than the next link's mtu
+    DROP_PROTOCOL            # for the router itself, which does not speak it
+    DROP_RATE                # an answer was due, its rate is limited
+    DROP_QUEUE_FULL          # the destination does not take its packets: ring and private queue full
+    DROP_DETACHED            # the destination is gone; or queued when it went
+    DROP_NEIGHBOR            # no answer to ARP, or too many wait for one
+    DROP_LINK                # the uplink device refused or lost it
+    DROP_NO_MEMORY
+    DROP_COUNT               # how many there are
+
+
+cpdef enum PortState:
+    PORT_ACTIVE = 1
+    PORT_FAILED = 2          # poisoned or closed by its stack: waits for control to detach it
+    PORT_HELD = 3            # its addresses move: taken from, not given to
+
+
+cdef enum:
+    MAX_PORT_ADDRESSES = 8
+    PORT_STACK = 0
+    PORT_TAP = 1
+
+
+cdef struct port_counters_t:
+    uint64_t in_packets      # from the stack or uplink
+    uint64_t in_bytes
+    uint64_t forwarded       # of those, handed to another port
+    uint64_t consumed        # of those, meant for the router itself
+    uint64_t to_packets      # handed to this port, by other ports or by the router
+    uint64_t generated       # of those, made by the router
+    uint64_t out_packets     # written to the stack's ring or the uplink
+    uint64_t out_bytes
+    uint64_t queued_total    # that went through the private queue
+    uint64_t marked          # ECN marks set because of a long private queue
+    uint64_t kicks           # doorbells rung
+    uint64_t wakes           # doorbells received
+    uint64_t spurious        # of those, with nothing to do
+    uint64_t drops_in[20]    # by Drop
+    uint64_t drops_out[20]
+
+
+cdef struct packet_t:
+    # One packet on its way: `header` is private, the rest lies where it was received and is read once.
+    uint8_t *header          # the first header_length bytes, private, changed on the way
+    uint32_t header_length
+    uint32_t head_length     # of the record; at least header_length
+    const uint8_t *head      # its bytes from header_length on are still to be copied
+    const uint8_t *body
+    uint32_t body_length
+
+
+cdef struct queued_t:
+    queued_t *next
+    uint32_t epoch
+    uint32_t head_length
+    uint32_t body_length
+    uint32_t cost
+
+
+cdef struct bucket_t:        # token bucket
+    int64_t credit_ns
+    int64_t last_ns
+
+
+cdef struct port_t:
+    uint64_t id
+    uint32_t slot
+    uint32_t kind
+    uint32_t state
+    uint32_t mtu
+    uint32_t epoch
+    int failure              # why PORT_FAILED: a ring state
+    # --- towards the stack, and from it
+    ring_producer_t *tx
+    ring_consumer_t *rx
+    void *uplink             # tap_t of PORT_TAP
+    int bells[4]             # by kind of sleeper, -1 none
+    bint bells_are_sockets
+    int wake_fd              # the stack rings it; never read, never written
+    bint armed               # the stack kicks us at its next flush
+    bint space_armed         # the stack kicks us when it made room
+    bint dirty               # something was committed since the last flush
+    bint listed              # in the router's list of dirty ports
+    port_t *next_dirty
+    # --- addresses it may send from
+    int n_addresses
+    address_t addresses[MAX_PORT_ADDRESSES]
+    uint32_t epochs[MAX_PORT_ADDRESSES]     # of each; 0: superseded
+    # --- the last destination, valid while the table's version is the same
+    address_t last_destination
+    uint64_t last_version
+    entry_t *last_entry
+    # --- what did not fit into its ring
+    queued_t *queue_first
+    queued_t *queue_last
+    uint64_t queue_packets
+    uint64_t queue_bytes
+    uint64_t queue_limit
+    # --- storms of empty doorbells
+    uint32_t storm
+    int64_t muted_until_ns
+    bucket_t icmp_bucket
+    bucket_t rst_bucket
+    port_counters_t counters
+
+
+cdef bint bucket_take(bucket_t *b, int64_t now_ns, int64_t cost_ns, int64_t depth_ns) noexcept nogil
+cdef int port_hand(port_t *port, packet_t *packet) noexcept nogil
+cdef int port_drain(port_t *port) noexcept nogil
+cdef void port_flush(port_t *port) noexcept nogil
+cdef void port_ring(port_t *port, uint32_t kind) noexcept nogil
+cdef void port_clear_queue(port_t *port, Drop reason) noexcept nogil
+cdef void port_fail(port_t *port, int why) noexcept nogil

@@ -1,0 +1,255 @@
+"""The control protocol between a router and the processes attached to it, version 1.
+
+One SOCK_SEQPACKET connection per attachment. Every message is exactly 512 bytes, little-endian, padded with zeros:
+
+======  ====  =====================================================================
+offset  size  field
+======  ====  =====================================================================
+0       4     magic ``NSRT``
+4       2     version (1)
+6       2     type (`Type`); replies carry the type of their request
+8       4     sequence, chosen by the client, repeated in the reply
+12      4     status: 0, or an errno number (replies)
+16      496   body by type; a reply with a status carries its text in UTF-8
+======  ====  =====================================================================
+
+The first message must be HELLO. File descriptors travel only from the router to its clients and only with the reply to
+ATTACH; a client that sends one is cut off. Addresses are 16 bytes, IPv4 mapped.
+
+The end of the connection ends the attachment: the router takes back addresses, memory and descriptors at once, and a
+client that sees it end knows that its router is gone.
+"""
+
+from __future__ import annotations
+
+import array
+import enum
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+
+MAGIC = b"NSRT"
+VERSION = 1
+MESSAGE_BYTES = 512
+MAX_ADDRESSES = 8          # of one attachment
+MAX_FDS = 8                # in one reply
+
+HEADER = struct.Struct("<4sHHIi")
+BODY_BYTES = MESSAGE_BYTES - HEADER.size
+
+# HELLO: capabilities of the client; reply: capabilities, pid, mtu, backend, name of the router
+HELLO = struct.Struct("<Q")
+HELLO_REPLY = struct.Struct("<QIIH62s")
+# ATTACH: capabilities, ring capacity (0: the router's), mtu (0: the router's), number of addresses, token, addresses
+ATTACH = struct.Struct(f"<QQIH2x16s{16 * MAX_ADDRESSES}s")
+# reply: id, capabilities, ring capacity, generation, epoch, mtu, backend, number of fds, number of addresses,
+# prefix lengths, router address, token, addresses
+ATTACH_REPLY = struct.Struct(f"<QQQQIIHHH2x{MAX_ADDRESSES}B16s16s{16 * MAX_ADDRESSES}s")
+# LIST: the id after which to go on; reply: one attachment (id 0: no more)
+LIST = struct.Struct("<Q")
+LIST_REPLY = struct.Struct(f"<QIIIIQQQQQQQHH4x{16 * MAX_ADDRESSES}s64s")
+# COUNTERS: id (0: the router's sum); reply: how many, values in the order of `forwarding.counter_names()`
+COUNTERS = struct.Struct("<Q")
+COUNTERS_REPLY_HEAD = struct.Struct("<QQ")
+MAX_COUNTERS = (BODY_BYTES - COUNTERS_REPLY_HEAD.size) // 8
+
+
+class Type(enum.IntEnum):
+    HELLO = 1
+    ATTACH = 2
+    RELEASE = 3
+    LIST = 4
+    COUNTERS = 5
+    PING = 6
+
+
+class Capability(enum.IntFlag):
+    """What an attachment asks for and is granted."""
+
+    NONE = 0
+    HOLD = 1                # after its death keep the addresses for the owner of the token (10 s)
+
+
+class Backend(enum.IntEnum):
+    POSIX = 1
+    MEMFD = 2
+
+
+class ProtocolError(Exception):
+    """The other side broke the protocol: the connection is closed."""
+
+
+def pack(kind: int, sequence: int, body: bytes = b"", status: int = 0) -> bytes:
+    """One message, padded."""
+    return (HEADER.pack(MAGIC, VERSION, kind, sequence, status) + body[:BODY_BYTES]).ljust(MESSAGE_BYTES, b"\0")
+
+
+def unpack(data: bytes) -> tuple[int, int, int, bytes]:
+    """Type, sequence, status and body of one message.
+
+    Raises
+    ------
+    ProtocolError
+        Wrong size, magic or version.
+    """
+    if len(data) != MESSAGE_BYTES:
+        raise ProtocolError(f"a control message has {MESSAGE_BYTES} bytes, not {len(data)}")
+    magic, version, kind, sequence, status = HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise ProtocolError("not a control message (bad magic)")
+    if version != VERSION:
+        raise ProtocolError(f"control protocol version {version}, here {VERSION}: use the same release on both sides")
+    return kind, sequence, status, data[HEADER.size:]
+
+
+@dataclass(frozen=True)
+class AttachRequest:
+    """What a stack asks for; see `netstack.router.client.attach`."""
+
+    addresses: tuple[bytes, ...] = ()
+    token: bytes = b""
+    capabilities: int = 0
+    mtu: int = 0
+    ring_capacity: int = 0
+
+    def pack(self) -> bytes:
+        return ATTACH.pack(self.capabilities, self.ring_capacity, self.mtu, len(self.addresses), self.token,
+                           b"".join(self.addresses))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> AttachRequest:
+        capabilities, capacity, mtu, n, token, packed = ATTACH.unpack_from(body)
+        if n > MAX_ADDRESSES:
+            raise ProtocolError(f"{n} addresses asked for, at most {MAX_ADDRESSES} in one attachment")
+        return cls(tuple(packed[i * 16:i * 16 + 16] for i in range(n)), token if any(token) else b"",
+                   capabilities, mtu, capacity)
+
+
+@dataclass(frozen=True)
+class AttachReply:
+    """What a stack got."""
+
+    id: int
+    capabilities: int
+    ring_capacity: int
+    generation: int
+    epoch: int
+    mtu: int
+    backend: int
+    fds: int
+    addresses: tuple[bytes, ...]
+    prefix_lengths: tuple[int, ...]
+    router_address: bytes
+    token: bytes
+
+    def pack(self) -> bytes:
+        lengths = (list(self.prefix_lengths) + [0] * MAX_ADDRESSES)[:MAX_ADDRESSES]
+        return ATTACH_REPLY.pack(self.id, self.capabilities, self.ring_capacity, self.generation, self.epoch, self.mtu,
+                                 self.backend, self.fds, len(self.addresses), *lengths, self.router_address,
+                                 self.token, b"".join(self.addresses))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> AttachReply:
+        values = ATTACH_REPLY.unpack_from(body)
+        (ident, capabilities, capacity, generation, epoch, mtu, backend, fds, n) = values[:9]
+        lengths, (router, token, packed) = values[9:9 + MAX_ADDRESSES], values[9 + MAX_ADDRESSES:]
+        if n > MAX_ADDRESSES or fds > MAX_FDS:
+            raise ProtocolError("the router's reply is out of bounds")
+        return cls(ident, capabilities, capacity, generation, epoch, mtu, backend, fds,
+                   tuple(packed[i * 16:i * 16 + 16] for i in range(n)), tuple(lengths[:n]), router, token)
+
+
+@dataclass(frozen=True)
+class AttachmentInfo:
+    """One line of `netstack ps`.
+
+    Attributes
+    ----------
+    id, pid, uid : int
+        The attachment, and the process and user behind it.
+    state : int
+        `forwarding.PortState`.
+    epoch : int
+        Of its first address.
+    uptime_ns : int
+        Since it attached.
+    packets_in, bytes_in, packets_out, bytes_out : int
+        In: from the stack; out: to the stack.
+    drops_in, drops_out : int
+        Packets from it, and packets to it, that were dropped.
+    mtu : int
+        Largest packet it takes, bytes (65535 is the most).
+    addresses : tuple of bytes
+        16 bytes each.
+    command : str
+        Its command line, cut to 64 bytes.
+    """
+
+    id: int
+    pid: int
+    uid: int
+    state: int
+    epoch: int
+    uptime_ns: int
+    packets_in: int
+    bytes_in: int
+    packets_out: int
+    bytes_out: int
+    drops_in: int
+    drops_out: int
+    mtu: int
+    addresses: tuple[bytes, ...] = field(default=())
+    command: str = ""
+
+    def pack(self) -> bytes:
+        return LIST_REPLY.pack(self.id, self.pid & 0xffffffff, self.uid & 0xffffffff, self.state, self.epoch,
+                               self.uptime_ns, self.packets_in, self.bytes_in, self.packets_out, self.bytes_out,
+                               self.drops_in, self.drops_out, self.mtu, len(self.addresses),
+                               b"".join(self.addresses), self.command.encode("utf-8", "replace")[:64])
+
+    @classmethod
+    def unpack(cls, body: bytes) -> AttachmentInfo:
+        values = LIST_REPLY.unpack_from(body)
+        n, packed, command = values[13:16]
+        return cls(*values[:13], tuple(packed[i * 16:i * 16 + 16] for i in range(min(n, MAX_ADDRESSES))),
+                   command.rstrip(b"\0").decode("utf-8", "replace"))
+
+
+# ---- messages on the socket
+
+def send(sock: socket.socket, message: bytes, fds=()) -> None:
+    """Send one message, never waiting for the peer (BlockingIOError if its queue is full)."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([message], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket, max_fds: int = 0, flags: int = 0) -> tuple[bytes, list[int]]:
+    """One message and the descriptors that came with it; ``b""`` at the end of the connection.
+
+    There is room for `max_fds` descriptors: the kernel drops what is beyond, and then the rest is closed too.
+
+    Raises
+    ------
+    ProtocolError
+        More descriptors than `max_fds`, or descriptors or bytes were cut off.
+    """
+    room = socket.CMSG_SPACE(max_fds * array.array("i").itemsize) if max_fds else 0
+    data, ancillary, got, _ = sock.recvmsg(MESSAGE_BYTES + 1, room, flags | socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[:len(payload) - len(payload) % fds.itemsize])
+    if got & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or len(fds) > max_fds:
+        close_fds(fds)
+        raise ProtocolError(f"more than the {max_fds} descriptors that are allowed here, or a message cut off")
+    return data, list(fds)
+
+
+def close_fds(fds) -> None:
+    """Close descriptors, whatever they are."""
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
