@@ -10,7 +10,7 @@ neither reads nor writes (security R10); one that rings without sending is not l
 """
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close, read, write
@@ -617,7 +617,7 @@ cdef list COUNTER_NAMES = [
     "in_packets", "in_bytes", "forwarded", "consumed", "to_packets", "generated", "out_packets", "out_bytes",
     "queued_total", "marked", "kicks", "wakes", "spurious",
 ]
-cdef list DROP_NAMES = [Drop(i).name.lower()[5:] for i in range(DROP_COUNT)]
+cdef list DROP_NAMES = [Drop(i).name.lower()[5:] for i in range(<int> DROP_COUNT)]
 
 
 def counter_names():
@@ -631,9 +631,9 @@ cdef list counter_values(const port_counters_t *c, uint64_t queued):
         c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, queued,
     ]
     cdef int i
-    for i in range(DROP_COUNT):
+    for i in range(<int> DROP_COUNT):
         values.append(c.drops_in[i])
-    for i in range(DROP_COUNT):
+    for i in range(<int> DROP_COUNT):
         values.append(c.drops_out[i])
     return values
 
@@ -1183,7 +1183,7 @@ cdef class Forwarder:
 cdef void unbalanced(const port_counters_t *c, uint64_t queued, str who, list broken):
     cdef uint64_t drops_in = 0, drops_out = 0
     cdef int i
-    for i in range(DROP_COUNT):
+    for i in range(<int> DROP_COUNT):
         drops_in += c.drops_in[i]
         drops_out += c.drops_out[i]
     if c.in_packets != c.forwarded + c.consumed + drops_in:

@@ -30,7 +30,6 @@ cdef enum:
 cdef int64_t RETRY_NS = 1000000000           # RFC 1122 section 2.3.2.1: at most one request a second
 cdef int64_t FRESH_NS = 30000000000          # base reachable time of RFC 4861, used for ARP alike
 cdef int64_t FAR_AWAY = 0x7fffffffffffffff
-cdef uint8_t[6] BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]
 
 
 cdef void tap_init(tap_t *tap, int fd) noexcept nogil:
@@ -86,7 +85,7 @@ cdef bint tap_arp_target(tap_t *tap, uint32_t length, uint32_t *target_be) noexc
 
 cdef neighbor_t *find(tap_t *tap, uint32_t address_be, bint make) noexcept nogil:
     """The entry of an address; with `make` a free one, or in need one that has no answer and nothing waiting."""
-    cdef uint32_t i
+    cdef int i
     cdef neighbor_t *n
     cdef neighbor_t *spare = NULL
     if address_be == 0:
@@ -131,9 +130,11 @@ cdef void set_deadline(tap_t *tap, neighbor_t *n, int64_t deadline_ns) noexcept 
 
 
 cdef void ask(tap_t *tap, neighbor_t *n, int64_t now_ns) noexcept nogil:
+    cdef uint8_t everybody[6]
     n.probes += 1
     n.used = 0
-    send_arp(tap, ARP_REQUEST, n.mac if n.resolved else <const uint8_t *> BROADCAST, tap.address_be, NULL, n.address_be)
+    memset(everybody, 0xff, 6)
+    send_arp(tap, ARP_REQUEST, n.mac if n.resolved else everybody, tap.address_be, NULL, n.address_be)
     set_deadline(tap, n, now_ns + RETRY_NS)
 
 
