@@ -46,7 +46,7 @@ from netstack.wire.ipv4 cimport (
 from rings.doorbell cimport doorbell_now_ns, doorbell_spin_begin, doorbell_spin_end, doorbell_spin_init
 from rings.doorbell cimport doorbell_kick
 from rings.spsc_ring cimport (
-    ConsumerRing, ProducerRing, RING_CLOSED, RING_EMPTY, RING_FRAME, RING_LEADER, RING_MAX_HEAD_BYTES, RING_OK,
+    ConsumerRing, ProducerRing, RING_CLOSED, RING_EMPTY, RING_FRAME, RING_LEADER, RING_OK,
     RING_POISONED, ring_consumer_arm, ring_consumer_disarm, ring_has_data, ring_peek, ring_producer_arm_as, ring_record_t,
     ring_release, ring_space_needs_kick,
 )
@@ -369,14 +369,20 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
         if status != RING_OK:
             break
         n += 1
-        p.head_length = r.head_length
-        p.header_length = r.head_length if r.head_length < HEADER_COPY else HEADER_COPY
-        memcpy(header, r.head, p.header_length)
-        p.head = r.head
-        p.body = r.body
-        p.body_length = r.body_length
+        if r.head_length:
+            p.head = r.head
+            p.head_length = r.head_length
+            p.body = r.body
+            p.body_length = r.body_length
+        else:                                # a packet in one piece: all of it is the record's body
+            p.head = r.body
+            p.head_length = r.body_length
+            p.body = NULL
+            p.body_length = 0
+        p.header_length = p.head_length if p.head_length < HEADER_COPY else HEADER_COPY
+        memcpy(header, p.head, p.header_length)
         budget -= p.head_length + p.body_length
-        if r.kind != RING_FRAME or p.body_length > 65535:
+        if r.kind != RING_FRAME:
             p.header_length = 0              # nothing a stack may send: counted as malformed
         route(f, port, &p)
     if n:

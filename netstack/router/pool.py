@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from netstack.errors import AddressTakenError, ConfigError, PoolEmptyError, RouterError
 
 TOKEN_BYTES = 16
+RESTING_LIMIT = 65536      # addresses whose last use is remembered
 HOLD_NS = 10_000_000_000   # how long an address waits for its owner's token (security.md R18)
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -103,6 +104,8 @@ class AddressPool:
         self._resting: OrderedDict[bytes, int] = OrderedDict()   # released addresses and their epochs, oldest first
         self._held: dict[bytes, Lease] = {}          # the part of _leases that waits for its owner
 
+        self._expired: list[bytes] = []
+
     @property
     def prefix_length(self) -> int:
         return self.network.prefixlen
@@ -154,30 +157,37 @@ class AddressPool:
         self._expire()
         if address is None:
             address = self._least_recently_used()
-        elif address not in self:
-            raise RouterError(errno.EADDRNOTAVAIL,
-                              f"address {format_address(address)} is not in the pool {self.network}")
-        elif not self._leasable(address):
-            raise RouterError(errno.EADDRNOTAVAIL, f"address {format_address(address)} is never leased: it is the "
-                              f"router's, the network's, the broadcast or a reserved one")
+        else:
+            self.check(address, uid, token)
         before = self._leases.get(address)
         if before is None:
             epoch = self._resting.pop(address, 0) + 1
             lease = Lease(address, token or secrets.token_bytes(TOKEN_BYTES), uid, epoch, owner)
             self._leases[address] = lease
             return lease, None
-        if token is None or uid != before.uid or not hmac.compare_digest(token, before.token):
-            state = "held for its owner" if before.owner is None else "taken"
-            raise AddressTakenError(errno.EADDRINUSE, f"address {format_address(address)} is {state}: ask for "
-                                    f"another one, for none (any), or bring the token of its lease")
         previous, before.owner = before.owner, owner
         before.epoch += 1
         before.held_until_ns = 0
         self._held.pop(address, None)
         return before, previous
 
+    def check(self, address: bytes, uid: int, token: bytes | None = None) -> None:
+        """Raise what `lease` would raise for this address; do nothing else."""
+        self._expire()
+        if address not in self:
+            raise RouterError(errno.EADDRNOTAVAIL,
+                              f"address {format_address(address)} is not in the pool {self.network}")
+        if not self._leasable(address):
+            raise RouterError(errno.EADDRNOTAVAIL, f"address {format_address(address)} is never leased: it is the "
+                              f"router's, the network's, the broadcast or a reserved one")
+        before = self._leases.get(address)
+        if before is not None and not (token and uid == before.uid and hmac.compare_digest(token, before.token)):
+            state = "held for its owner" if before.owner is None else "taken"
+            raise AddressTakenError(errno.EADDRINUSE, f"address {format_address(address)} is {state}: ask for "
+                                    f"another one, for none (any), or bring the token of its lease")
+
     def release(self, address: bytes, owner) -> bool:
-        """The owner gives the address back. False if somebody else has it by now."""
+        """The owner gives the address back. False if somebody else has it by now (or it is held)."""
         lease = self._leases.get(address)
         if lease is None or lease.owner is not owner:
             return False
@@ -195,8 +205,10 @@ class AddressPool:
         return True
 
     def expire(self) -> list[bytes]:
-        """End the holds that nobody claimed in time; returns their addresses."""
-        return self._expire()
+        """End the holds that nobody claimed in time; returns the addresses whose hold ended since the last call."""
+        self._expire()
+        over, self._expired = self._expired, []
+        return over
 
     def next_expiry_ns(self) -> int | None:
         """Monotonic time of the next end of a hold, or None."""
@@ -204,20 +216,28 @@ class AddressPool:
 
     # ---- inside
 
+    def forget(self) -> list[bytes]:
+        """Released addresses beyond those whose last use is remembered, oldest first: the table may drop them too."""
+        over = []
+        while len(self._resting) > RESTING_LIMIT:
+            over.append(self._resting.popitem(last=False)[0])
+        if over and self._fresh > self._last:
+            self._fresh = self._first        # what was forgotten is found by counting again
+        return over
+
     def _retire(self, lease: Lease) -> None:
         del self._leases[lease.address]
         self._held.pop(lease.address, None)
         self._resting[lease.address] = lease.epoch
         lease.owner = None
 
-    def _expire(self) -> list[bytes]:
+    def _expire(self) -> None:
         if not self._held:
-            return []
+            return
         now = self._clock()
-        over = [lease for lease in self._held.values() if lease.held_until_ns <= now]
-        for lease in over:
+        for lease in [lease for lease in self._held.values() if lease.held_until_ns <= now]:
             self._retire(lease)
-        return [lease.address for lease in over]
+            self._expired.append(lease.address)
 
     def _number(self, address: bytes) -> int:
         packed = address[12:] if self.network.version == 4 else address
@@ -234,5 +254,5 @@ class AddressPool:
                 return address
         if self._resting:
             return next(iter(self._resting))
-        raise PoolEmptyError(errno.EADDRNOTAVAIL, f"pool {self.network} is empty: all {self._last - self._first + 1} "
+        raise PoolEmptyError(errno.ENOBUFS, f"pool {self.network} is empty: all {self._last - self._first + 1} "
                              f"addresses are leased; give the router a larger pool (--pool)")

@@ -13,8 +13,8 @@ from netstack.wire.byte_order cimport load_native16, store_native16
 from netstack.wire.checksum cimport checksum_update16
 from rings.doorbell cimport doorbell_kick
 from rings.spsc_ring cimport (
-    RING_CLOSED, RING_FRAME, RING_FULL, RING_OK, ring_claim, ring_commit, ring_flush_needs_kick, ring_producer_arm_as,
-    ring_producer_disarm, ring_set_cpu, RING_LEADER,
+    RING_FRAME, RING_FULL, RING_MAX_HEAD_BYTES, RING_OK, ring_claim, ring_commit, ring_flush_needs_kick,
+    ring_producer_disarm, ring_set_cpu,
 )
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -36,6 +36,18 @@ cdef bint bucket_take(bucket_t *b, int64_t now_ns, int64_t cost_ns, int64_t dept
         return False
     b.credit_ns -= cost_ns
     return True
+
+
+cdef inline int claim(port_t *port, uint32_t head_length, uint32_t body_length, uint8_t **head,
+                      uint8_t **body) noexcept nogil:
+    """Room in the stack's ring; headers too long for a record's head make the packet one piece, all of it body."""
+    cdef int status
+    if head_length <= RING_MAX_HEAD_BYTES:
+        return ring_claim(port.tx, RING_FRAME, head_length, body_length, head, body)
+    status = ring_claim(port.tx, RING_FRAME, 0, head_length + body_length, head, body)
+    head[0] = body[0]
+    body[0] = head[0] + head_length
+    return status
 
 
 cdef inline void write_packet(const packet_t *p, uint8_t *head, uint8_t *body) noexcept nogil:
@@ -110,7 +122,7 @@ cdef int port_hand(port_t *port, packet_t *p) noexcept nogil:
         return -1
     if port.queue_first != NULL and port_drain(port) != 0:
         return enqueue(port, p)
-    status = ring_claim(port.tx, RING_FRAME, p.head_length, p.body_length, &head, &body)
+    status = claim(port, p.head_length, p.body_length, &head, &body)
     if status == RING_OK:
         write_packet(p, head, body)
         ring_commit(port.tx)
@@ -137,7 +149,7 @@ cdef int port_drain(port_t *port) noexcept nogil:
         if q.epoch != port.epoch:
             port.counters.drops_out[<int> DROP_OLD_EPOCH] += 1
         else:
-            status = ring_claim(port.tx, RING_FRAME, q.head_length, q.body_length, &head, &body)
+            status = claim(port, q.head_length, q.body_length, &head, &body)
             if status == RING_FULL:
                 break
             if status != RING_OK:
@@ -179,7 +191,6 @@ cdef void port_clear_queue(port_t *port, Drop reason) noexcept nogil:
 cdef void port_flush(port_t *port) noexcept nogil:
     """The end of a batch: what was committed becomes visible, and a sleeping stack is woken, at most once."""
     cdef uint32_t kind
-    cdef uint8_t byte = 1
     port.dirty = False
     ring_set_cpu(port.tx, sched_getcpu())
     if not ring_flush_needs_kick(port.tx, &kind):
@@ -189,11 +200,11 @@ cdef void port_flush(port_t *port) noexcept nogil:
 
 cdef void port_ring(port_t *port, uint32_t kind) noexcept nogil:
     """Ring the doorbell of a kind of sleeper. Between strangers it is a socket: a peer cannot make that send wait."""
-    cdef uint8_t byte = 1
+    cdef uint64_t one = 1
     if port.bells[kind & 3] < 0:
         return
     port.counters.kicks += 1
     if port.bells_are_sockets:
-        c_send(port.bells[kind & 3], &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
+        c_send(port.bells[kind & 3], &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL)
     else:
         doorbell_kick(port.bells[kind & 3])

@@ -130,11 +130,13 @@ cdef void set_deadline(tap_t *tap, neighbor_t *n, int64_t deadline_ns) noexcept 
 
 
 cdef void ask(tap_t *tap, neighbor_t *n, int64_t now_ns) noexcept nogil:
-    cdef uint8_t everybody[6]
+    cdef uint8_t to[6]
     n.probes += 1
     n.used = 0
-    memset(everybody, 0xff, 6)
-    send_arp(tap, ARP_REQUEST, n.mac if n.resolved else everybody, tap.address_be, NULL, n.address_be)
+    memset(to, 0xff, 6)
+    if n.resolved:
+        memcpy(to, n.mac, 6)
+    send_arp(tap, ARP_REQUEST, to, tap.address_be, NULL, n.address_be)
     set_deadline(tap, n, now_ns + RETRY_NS)
 
 

@@ -1,0 +1,264 @@
+"""How a stack joins a router: `attach`, and the requests of `netstack ps`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from netstack.errors import AddressTakenError, NoRouterError, PoolEmptyError, RouterError
+from netstack.router import protocol
+from netstack.router.paths import router_name, socket_path
+from netstack.router.pool import format_address, pack_address
+from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability, Type
+
+TIMEOUT_S = 10.0                 # for an answer of the router
+
+_ERRORS = {errno.EADDRINUSE: AddressTakenError, errno.ENOBUFS: PoolEmptyError}
+
+
+class ControlClient:
+    """A connection to the control socket of a router.
+
+    Parameters
+    ----------
+    name : str, optional
+        The router; ``$NETSTACK_ROUTER`` or ``default`` without it.
+
+    Raises
+    ------
+    NoRouterError
+        None runs under that name.
+    """
+
+    def __init__(self, name: str | None = None, *, timeout: float = TIMEOUT_S):
+        self.name = router_name(name)
+        path = socket_path(self.name)
+        self._sequence = 0
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self.socket.settimeout(timeout)
+        try:
+            self.socket.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            self.socket.close()
+            flag = "" if self.name == "default" else f" --name {self.name}"
+            raise NoRouterError(
+                errno.ECONNREFUSED, f"no router named {self.name!r} is running ({path}): start one with "
+                f"`netstack router{flag}`, make one in this process with netstack.Router(), or start the program with "
+                f"`netstack run`, which brings its own") from None
+        except OSError as error:
+            self.socket.close()
+            raise RouterError(error.errno, f"control socket {path}: {error.strerror}") from None
+        try:
+            hello = self.request(Type.HELLO, protocol.HELLO.pack(int(Capability.HOLD)))[0]
+        except BaseException:
+            self.socket.close()
+            raise
+        self.capabilities, self.router_pid, self.mtu, backend, _ = protocol.HELLO_REPLY.unpack_from(hello)
+        self.backend = Backend(backend).name.lower()
+
+    def request(self, kind: int, body: bytes = b"", max_fds: int = 0) -> tuple[bytes, list[int]]:
+        """One question and its answer: body and descriptors.
+
+        Raises
+        ------
+        RouterError
+            What the router says, or that it is gone.
+        """
+        self._sequence += 1
+        try:
+            self.socket.send(protocol.pack(kind, self._sequence, body), socket.MSG_NOSIGNAL)
+            data, fds = protocol.receive(self.socket, max_fds)
+        except TimeoutError:
+            raise RouterError(errno.ETIMEDOUT, f"router {self.name!r} does not answer") from None
+        except protocol.ProtocolError as error:
+            raise RouterError(errno.EPROTO, f"router {self.name!r}: {error}") from None
+        except OSError as error:
+            raise RouterError(error.errno, f"router {self.name!r} is gone: {error.strerror}") from None
+        try:
+            if not data:
+                raise RouterError(errno.ECONNRESET, f"router {self.name!r} closed the connection")
+            answered, sequence, status, reply = protocol.unpack(data)
+            if answered != kind or sequence != self._sequence:
+                raise RouterError(errno.EPROTO, f"router {self.name!r} answered something else")
+            if status:
+                text = reply.rstrip(b"\0").decode("utf-8", "replace")
+                raise _ERRORS.get(status, RouterError)(status, text)
+        except protocol.ProtocolError as error:
+            protocol.close_fds(fds)
+            raise RouterError(errno.EPROTO, f"router {self.name!r}: {error}") from None
+        except BaseException:
+            protocol.close_fds(fds)
+            raise
+        return reply, fds
+
+    def attachments(self) -> list[AttachmentInfo]:
+        """Who is attached."""
+        out: list[AttachmentInfo] = []
+        last = 0
+        while True:
+            info = AttachmentInfo.unpack(self.request(Type.LIST, protocol.LIST.pack(last))[0])
+            if info.id <= last:
+                return out
+            out.append(info)
+            last = info.id
+
+    def counters(self, ident: int = 0) -> dict[str, int]:
+        """Counters of one attachment, or of the router (0), by name."""
+        from netstack.router.forwarding import counter_names
+
+        body, _ = self.request(Type.COUNTERS, protocol.COUNTERS.pack(ident))
+        _, n = protocol.COUNTERS_REPLY_HEAD.unpack_from(body)
+        at = protocol.COUNTERS_REPLY_HEAD.size
+        values = [int.from_bytes(body[at + 8 * i:at + 8 * i + 8], "little") for i in range(min(n, protocol.MAX_COUNTERS))]
+        return dict(zip(counter_names(), values, strict=False))
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.request(Type.PING)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+
+class Attachment:
+    """A place at a router: a link, and the addresses that go with it.
+
+    Attributes
+    ----------
+    link : netstack.link.channel.ChannelLink
+        What the stack sends and receives through; dead when the router is gone.
+    addresses : tuple of str
+        Leased for as long as this object (or the process) lives.
+    prefix_length : int
+        Of the pool.
+    router_address : str
+        The router itself: it answers ping.
+    mtu : int
+        Largest packet, bytes.
+    token : bytes
+        Proof of the lease: whoever brings it gets the addresses (16 bytes, keep it secret).
+    epoch : int
+        How often the first address has changed hands.
+    id : int
+        The router's number for this attachment.
+    name : str
+        The router's name.
+    """
+
+    def __init__(self, control: ControlClient, reply: AttachReply, fds: list[int]):
+        from netstack.link.channel import ChannelLink
+        from netstack.router.watcher import Watcher
+        from rings.channel import Channel, ChannelLayout
+
+        backend = Backend(reply.backend).name.lower()
+        layout = ChannelLayout(side="b", backend=backend, capacity=reply.ring_capacity, generation=reply.generation,
+                               single_writer=(backend == "memfd", False))
+        channel = Channel.attach(fds, layout)
+        self._control = control
+        self._pid = os.getpid()
+        self.link = ChannelLink(channel, mtu=reply.mtu)
+        self.addresses = tuple(format_address(a) for a in reply.addresses)
+        self.prefix_length = reply.prefix_lengths[0] if reply.prefix_lengths else 32
+        self.router_address = format_address(reply.router_address)
+        self.mtu = reply.mtu
+        self.token = reply.token
+        self.epoch = reply.epoch
+        self.id = reply.id
+        self.name = control.name
+        # Sockets as doorbells (memfd) hang up by themselves; eventfds have to be rung.
+        bells = channel.own_fds[1:3] if backend == "posix" else ()
+        self._watcher = Watcher(control.socket.fileno(), self.link, bells)
+
+    @property
+    def address(self) -> str:
+        """The first address."""
+        return self.addresses[0]
+
+    @property
+    def gateway(self) -> str:
+        """Another name of `router_address`."""
+        return self.router_address
+
+    @property
+    def closed(self) -> bool:
+        return self._control is None
+
+    def close(self) -> None:
+        """Give everything back. Closing twice is allowed; a forked child only forgets its copy."""
+        control, self._control = self._control, None
+        if control is None:
+            return
+        self._watcher.stop()
+        if self._pid == os.getpid():
+            self.link.close()
+            try:
+                control.request(Type.RELEASE)
+            except RouterError:
+                pass                         # gone: it has nothing of ours any more
+        control.close()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Attachment {', '.join(self.addresses)} at router {self.name!r}{' closed' if self.closed else ''}>"
+
+
+def attach(name: str | None = None, address=None, *, token: bytes | None = None, mtu: int | None = None,
+           ring_capacity: int | None = None, hold: bool = False, timeout: float = TIMEOUT_S) -> Attachment:
+    """Attach this process to a router of this machine.
+
+    Parameters
+    ----------
+    name : str, optional
+        The router; ``$NETSTACK_ROUTER`` or ``default`` without it.
+    address : str, or iterable of str, optional
+        Addresses wanted, at most 8; without any the router chooses one.
+    token : bytes, optional
+        Of an earlier attachment: brings its addresses back, also from one that still lives.
+    mtu : int, optional
+        Largest packet, bytes; the router's own (65535) bounds it.
+    ring_capacity : int, optional
+        Bytes per direction: a power of two from 256 KiB.
+    hold : bool
+        Should this process die, the addresses wait 10 s for the token instead of being given up.
+    timeout : float
+        Seconds to wait for the router.
+
+    Raises
+    ------
+    NoRouterError
+        No router of that name runs; says how to start one.
+    AddressTakenError, PoolEmptyError
+        The address belongs to somebody else; none is left.
+    RouterError
+        Whatever else the router refuses.
+    """
+    if address is None:
+        wanted: tuple[bytes, ...] = ()
+    elif isinstance(address, str | bytes) or not hasattr(address, "__iter__"):
+        wanted = (pack_address(address),)
+    else:
+        wanted = tuple(pack_address(a) for a in address)
+    if len(wanted) > protocol.MAX_ADDRESSES:
+        raise ValueError(f"{len(wanted)} addresses: an attachment has at most {protocol.MAX_ADDRESSES}")
+    if token is not None and len(token) != 16:
+        raise ValueError(f"a token has 16 bytes, not {len(token)}")
+    request = AttachRequest(wanted, token or b"", int(Capability.HOLD) if hold else 0, mtu or 0, ring_capacity or 0)
+    control = ControlClient(name, timeout=timeout)
+    try:
+        body, fds = control.request(Type.ATTACH, request.pack(), protocol.MAX_FDS)
+        return Attachment(control, AttachReply.unpack(body), fds)
+    except BaseException:
+        control.close()
+        raise

@@ -1,0 +1,315 @@
+"""The control socket of a router: who may talk, in which order, and what ends it (security R15).
+
+One thread serves all connections; each message is answered at once and no peer is waited for. What is asked for is done
+by the router (`netstack.router.router`), which this module knows by a few methods only.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import select
+import socket
+import struct
+import threading
+import time
+
+from netstack.errors import RouterError
+from netstack.router import protocol
+from netstack.router.protocol import ProtocolError, Type
+
+log = logging.getLogger("netstack.router")
+
+HANDSHAKE_NS = 1_000_000_000     # from connect to a valid HELLO
+ACCEPT_PAUSE_NS = 100_000_000    # after running out of file descriptors
+ACCEPT_BATCH = 64
+MESSAGES_PER_TURN = 16           # of one connection, before the others get theirs
+FAR_AWAY = 1 << 62
+SO_PEERPIDFD = 77                # Linux 6.5
+_UCRED = struct.Struct("3i")
+
+
+class Connection:
+    """One client."""
+
+    def __init__(self, sock: socket.socket, pid: int, uid: int, deadline_ns: int):
+        self.socket = sock
+        self.pid = pid
+        self.uid = uid
+        self.deadline_ns = deadline_ns       # of its HELLO; FAR_AWAY after that
+        self.attachment = None               # what the router made for it
+        self.pidfd = -1                      # watched while it has an attachment
+        self.after_send: list[socket.socket] = []    # what only the client keeps: closed once it was sent
+
+
+class ControlServer:
+    """Listens on a Unix socket and serves its clients from a thread.
+
+    Parameters
+    ----------
+    path : str
+        The socket. A lock file beside it says that a router is alive; a second one refuses.
+    router : object
+        Has ``hello(connection)``, ``attach_connection(connection, request)``, ``detach(connection, why)``,
+        ``list_after(id)``, ``counters_of(id)``, ``tick(now_ns) -> next_ns`` and ``failures()``.
+    max_connections : int
+        More are refused at once.
+    allowed_uids : set of int
+        Users that may talk; the router's own and root always may.
+    """
+
+    def __init__(self, path: str, router, *, max_connections: int = 2048, allowed_uids=frozenset()):
+        self.path = path
+        self._router = router
+        self._max = max_connections
+        self._allowed = {os.geteuid(), 0} | set(allowed_uids)
+        self._connections: dict[int, Connection] = {}
+        self._silent: set[Connection] = set()        # connected, no HELLO yet
+        self._pidfds: dict[int, Connection] = {}
+        self._stopping = False
+        self._accept_at_ns = 0               # 0: accepting
+        self._failures_fd = -1
+        self._lock_fd = self._take_lock()
+        self._thread = None
+        try:
+            self._listener = self._listen()
+            self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._epoll = select.epoll()
+            self._epoll.register(self._listener, select.EPOLLIN)
+            self._epoll.register(self._wake_read, select.EPOLLIN)
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+
+    def _take_lock(self) -> int:
+        fd = os.open(self.path[:-5] + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            name = os.path.basename(self.path)[:-5]
+            raise RouterError(errno.EADDRINUSE, f"a router named {name!r} is running already; give this one another "
+                              f"name (--name) or use that one") from None
+        return fd
+
+    def _listen(self) -> socket.socket:
+        try:
+            os.unlink(self.path)             # of a router that died: the lock is ours
+        except FileNotFoundError:
+            pass
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            listener.bind(self.path)
+            os.chmod(self.path, 0o600)
+            listener.listen(256)
+        except OSError as error:
+            listener.close()
+            raise RouterError(error.errno, f"control socket {self.path}: {error.strerror}") from None
+        return listener
+
+    # ---- life
+
+    def watch(self, fd: int) -> None:
+        """Ask the router for `failures` when this fd becomes readable."""
+        self._failures_fd = fd
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._serve, name="netstack-control", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have the thread look at its deadlines anew."""
+        try:
+            os.write(self._wake_write, b"w")
+        except BlockingIOError:
+            pass
+
+    def stop(self) -> None:
+        """End all connections and the thread. The socket and its name are gone afterwards."""
+        self._stopping = True
+        self.wake()
+        if self._thread is not None:
+            self._thread.join()
+        for connection in list(self._connections.values()):
+            self._drop(connection, "router closes")
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+        self._epoll.close()
+        self._listener.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        os.close(self._lock_fd)              # the lock file stays: removing it would let two routers hold two locks
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            now = time.monotonic_ns()
+            until = min(self._router.tick(now), self._expire_handshakes(now), self._resume_accepting(now))
+            timeout = -1 if until >= FAR_AWAY else max(0, until - now) / 1e9
+            for fd, events in self._epoll.poll(timeout):
+                self._event(fd, events)
+
+    def _event(self, fd: int, events: int) -> None:
+        if fd == self._listener.fileno():
+            self._accept()
+        elif fd == self._wake_read:
+            try:
+                os.read(fd, 4096)
+            except BlockingIOError:
+                pass
+        elif fd == self._failures_fd:
+            for connection, why in self._router.failures():
+                if connection is not None:
+                    self._drop(connection, why)
+        elif fd in self._pidfds:
+            self._drop(self._pidfds[fd], "process ended")
+        elif fd in self._connections:
+            self._serve_connection(self._connections[fd], events)
+
+    # ---- connections
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.warning("control socket: %s; new stacks wait", error.strerror)
+                    self._epoll.unregister(self._listener)
+                    self._accept_at_ns = time.monotonic_ns() + ACCEPT_PAUSE_NS
+                    return
+                continue
+            sock.setblocking(False)
+            pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            if uid not in self._allowed or len(self._connections) >= self._max:
+                log.warning("process %d of user %d refused: %s", pid, uid, "not allowed"
+                            if uid not in self._allowed else f"{self._max} connections already")
+                sock.close()
+                continue
+            connection = Connection(sock, pid, uid, time.monotonic_ns() + HANDSHAKE_NS)
+            self._connections[sock.fileno()] = connection
+            self._silent.add(connection)
+            self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
+
+    def _resume_accepting(self, now: int) -> int:
+        if not self._accept_at_ns:
+            return FAR_AWAY
+        if now < self._accept_at_ns:
+            return self._accept_at_ns
+        self._accept_at_ns = 0
+        self._epoll.register(self._listener, select.EPOLLIN)
+        return FAR_AWAY
+
+    def _expire_handshakes(self, now: int) -> int:
+        first = FAR_AWAY
+        for connection in list(self._silent):
+            if connection.deadline_ns <= now:
+                self._drop(connection, "silent: no HELLO within a second")
+            else:
+                first = min(first, connection.deadline_ns)
+        return first
+
+    def _drop(self, connection: Connection, why: str) -> None:
+        """End a connection, and with it the attachment."""
+        fd = connection.socket.fileno()
+        if self._connections.pop(fd, None) is None:
+            return
+        self._silent.discard(connection)
+        self._router.detach(connection, why)
+        self._sent(connection)
+        self._unwatch_process(connection)
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            pass
+        connection.socket.close()
+
+    def _sent(self, connection: Connection) -> None:
+        while connection.after_send:
+            connection.after_send.pop().close()
+
+    def _watch_process(self, connection: Connection) -> None:
+        """Its end counts as the connection's, also when a child of it still holds the socket (security R14)."""
+        if connection.pidfd >= 0 or connection.pid == os.getpid():
+            return
+        try:
+            fd = connection.socket.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+        except OSError:
+            try:
+                fd = os.pidfd_open(connection.pid)
+            except OSError:
+                return                       # in another pid namespace, or gone: the socket will tell
+        connection.pidfd = fd
+        self._pidfds[fd] = connection
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch_process(self, connection: Connection) -> None:
+        if connection.pidfd >= 0:
+            del self._pidfds[connection.pidfd]
+            self._epoll.unregister(connection.pidfd)
+            os.close(connection.pidfd)
+            connection.pidfd = -1
+
+    def _serve_connection(self, connection: Connection, events: int) -> None:
+        if events & (select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP) and not events & select.EPOLLIN:
+            self._drop(connection, "gone")
+            return
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                data, _fds = protocol.receive(connection.socket, 0)
+                if not data:
+                    self._drop(connection, "gone")
+                    return
+                reply, fds = self._answer(connection, data)
+                protocol.send(connection.socket, reply, fds)
+                self._sent(connection)
+            except BlockingIOError:
+                if connection.after_send:            # a client that does not read replies
+                    self._drop(connection, "does not read")
+                    return
+                if events & select.EPOLLRDHUP:
+                    self._drop(connection, "gone")
+                return
+            except ProtocolError as error:
+                log.warning("process %d broke the control protocol: %s", connection.pid, error)
+                self._drop(connection, "broke the control protocol")
+                return
+            except OSError as error:
+                self._drop(connection, error.strerror or "gone")
+                return
+
+    def _answer(self, connection: Connection, data: bytes) -> tuple[bytes, list[int]]:
+        kind, sequence, _status, body = protocol.unpack(data)
+        if connection.deadline_ns != FAR_AWAY and kind != Type.HELLO:
+            raise ProtocolError("the first message must be HELLO")
+        fds: list[int] = []
+        try:
+            if kind == Type.HELLO:
+                connection.deadline_ns = FAR_AWAY
+                self._silent.discard(connection)
+                reply = self._router.hello(connection)
+            elif kind == Type.ATTACH:
+                reply, fds = self._router.attach_connection(connection, protocol.AttachRequest.unpack(body))
+                self._watch_process(connection)
+            elif kind == Type.RELEASE:
+                self._router.detach(connection, "released")
+                reply = b""
+            elif kind == Type.LIST:
+                reply = self._router.list_after(protocol.LIST.unpack_from(body)[0])
+            elif kind == Type.COUNTERS:
+                reply = self._router.counters_of(protocol.COUNTERS.unpack_from(body)[0])
+            elif kind == Type.PING:
+                reply = body
+            else:
+                raise ProtocolError(f"unknown message type {kind}")
+        except (OSError, ValueError, KeyError, MemoryError) as error:
+            status = getattr(error, "errno", None) or errno.EINVAL
+            text = getattr(error, "strerror", None) or str(error)
+            return protocol.pack(kind, sequence, text.encode("utf-8", "replace"), status), []
+        return protocol.pack(kind, sequence, reply), fds

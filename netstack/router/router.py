@@ -1,0 +1,400 @@
+"""The router: hands out addresses, rings and doorbells, and takes them back from the dead.
+
+The data path (`netstack.router.forwarding`) runs in a thread without Python; this module is what it is told.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+
+from netstack.errors import ConfigError, LinkError, RouterError
+from netstack.router import protocol
+from netstack.router.control import FAR_AWAY, Connection, ControlServer
+from netstack.router.forwarding import Forwarder
+from netstack.router.paths import socket_path
+from netstack.router.pool import TOKEN_BYTES, AddressPool, format_address, pack_address
+from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
+from netstack.router.uplinks import TapUplink, UplinkConfig
+
+log = logging.getLogger("netstack.router")
+
+CAPACITY_MIN = 256 << 10
+CAPACITY_MAX = 64 << 20
+UPLINK_RETRY_NS = 1_000_000_000
+
+
+class _Attached:
+    """What the router holds for one stack."""
+
+    def __init__(self, connection: Connection, channel, bells, mtu: int, capabilities: int):
+        self.connection = connection
+        self.channel = channel
+        self.bells = bells                   # sockets the router rings (memfd), kept open
+        self.mtu = mtu
+        self.capabilities = capabilities
+        self.leases = []
+        self.port = 0
+        self.since_ns = time.monotonic_ns()
+        self.command = command_of(connection.pid)
+
+    def info(self, forwarder: Forwarder) -> AttachmentInfo:
+        c = forwarder.counters(self.port)
+        return AttachmentInfo(
+            id=self.port, pid=self.connection.pid, uid=self.connection.uid, state=forwarder.state(self.port),
+            epoch=self.leases[0].epoch if self.leases else 0, uptime_ns=time.monotonic_ns() - self.since_ns,
+            packets_in=c["in_packets"], bytes_in=c["in_bytes"], packets_out=c["out_packets"],
+            bytes_out=c["out_bytes"], drops_in=sum(v for k, v in c.items() if k.startswith("drop_in_")),
+            drops_out=sum(v for k, v in c.items() if k.startswith("drop_out_")), mtu=self.mtu,
+            addresses=tuple(lease.address for lease in self.leases), command=self.command)
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, as the kernel tells it; empty if it hides."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(4096).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+class Router:
+    """A router: it runs from construction to `close`, in two threads of this process.
+
+    Parameters
+    ----------
+    pool : str
+        Network of the addresses it hands out, ``"10.77.0.0/16"``; its first address is the router's own.
+    name : str, optional
+        Under which stacks find it. Without one it gets a random name, found in the attribute `name`: a private
+        router for this process and those it tells (`environment`).
+    uplinks : iterable of str
+        ``"tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]"``. The first is where addresses outside the pool are.
+    backend : {"posix", "memfd"}
+        Memory of the rings: POSIX shared memory for stacks of one owner, sealed memfds for strangers.
+    mtu : int
+        Largest packet between stacks, 576 to 65535 bytes.
+    ring_capacity : int, optional
+        Bytes of each ring, a power of two from 256 KiB to 64 MiB. Default: twice the L2 cache.
+    max_attachments : int
+        More are refused.
+    queue_limit : int
+        Bytes kept in private memory for one stack whose ring is full, before its packets are dropped.
+    spin_us : int
+        How long the data thread looks at the rings before it sleeps, when a core is free for that.
+    allowed_uids : iterable of int
+        Further users whose stacks may attach; needs ``backend="memfd"``.
+
+    Raises
+    ------
+    ConfigError
+        A setting that cannot be.
+    RouterError
+        A router of that name runs already, or the control socket cannot be made.
+    LinkError
+        An uplink is missing, not permitted or busy.
+
+    Examples
+    --------
+    >>> with netstack.Router() as router:
+    ...     attachment = router.attach()
+    """
+
+    def __init__(self, pool: str = "10.77.0.0/16", name: str | None = None, *, uplinks=(), backend: str = "posix",
+                 mtu: int = 65535, ring_capacity: int | None = None, max_attachments: int = 1024,
+                 queue_limit: int = 1 << 20, spin_us: int = 50, allowed_uids=()):
+        if backend not in ("posix", "memfd"):
+            raise ConfigError(f"backend {backend!r}: say 'posix' (stacks of one owner) or 'memfd' (strangers)")
+        if allowed_uids and backend != "memfd":
+            raise ConfigError("stacks of other users get sealed memory only: say backend='memfd'")
+        if not 576 <= mtu <= 65535:
+            raise ConfigError(f"mtu {mtu}: 576 to 65535 bytes")
+        if not 1 <= max_attachments <= 65000:
+            raise ConfigError(f"max_attachments {max_attachments}: 1 to 65000")
+        if ring_capacity is None:
+            from netstack.link.channel import default_capacity
+            ring_capacity = default_capacity()
+        configs = [UplinkConfig.parse(text) for text in uplinks]
+        self.name = name if name is not None else "private-" + secrets.token_hex(6)
+        self.backend = backend
+        self.mtu = mtu
+        self.ring_capacity = check_capacity(ring_capacity)
+        self._pool = AddressPool(pool, reserved=[c.address.ip for c in configs if c.address])
+        self._max = max_attachments
+        self._lock = threading.RLock()
+        self._attached: dict[int, _Attached] = {}
+        self._reclaims_ns: deque[int] = deque(maxlen=4096)
+        self._retry_at_ns = 0
+        self._closed = False
+        self._forwarder = Forwarder([self._pool.network], self._pool.router_address,
+                                    max_ports=max_attachments + len(configs), queue_limit=queue_limit,
+                                    spin_us=spin_us)
+        self._uplinks = [TapUplink(config, self._pool.router_address) for config in configs]
+        for uplink in self._uplinks:
+            uplink.open(self._forwarder)
+        self.path = socket_path(self.name)
+        self._control = ControlServer(self.path, self, max_connections=2 * max_attachments + 64,
+                                      allowed_uids=allowed_uids)
+        self._control.watch(self._forwarder.fileno())
+        self._forwarder.start()
+        self._control.start()
+        _living.add(self)
+        log.info("router %s: pool %s, control socket %s", self.name, self._pool.network, self.path)
+
+    # ---- what programs use
+
+    @property
+    def pool(self) -> str:
+        return str(self._pool.network)
+
+    @property
+    def address(self) -> str:
+        """The router's own address."""
+        return format_address(self._pool.router_address)
+
+    def attach(self, address=None, **options):
+        """Attach a stack of this process. See `netstack.router.client.attach`."""
+        from netstack.router.client import attach
+
+        return attach(self.name, address, **options)
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables that lead a child process here."""
+        return {"NETSTACK_ROUTER": self.name, "NETSTACK_RUNTIME_DIR": os.path.dirname(self.path)}
+
+    def attachments(self) -> list[AttachmentInfo]:
+        """Who is attached, oldest first."""
+        with self._lock:
+            return [a.info(self._forwarder) for _, a in sorted(self._attached.items())]
+
+    def address_of(self, pid: int) -> list[str]:
+        """Addresses of a process."""
+        return [format_address(address) for info in self.attachments() if info.pid == pid
+                for address in info.addresses]
+
+    def counters(self, ident: int = 0) -> dict[str, int]:
+        """What was forwarded and dropped: of one attachment, or of all since the router began (0)."""
+        with self._lock:
+            return self._forwarder.counters(ident)
+
+    def check_conservation(self) -> list[str]:
+        """Laws of conservation that do not hold, in words: packets in = packets out + drops. Empty."""
+        with self._lock:
+            return self._forwarder.check_conservation()
+
+    def reclaim_times_ns(self) -> list[int]:
+        """How long it took to take back everything of each stack that ended, from the notice of its death on."""
+        return list(self._reclaims_ns)
+
+    def close(self) -> None:
+        """End the router: all stacks see their link die. Closing twice is allowed."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        _living.discard(self)
+        self._control.stop()
+        self._forwarder.stop()
+        for uplink in self._uplinks:
+            if uplink.port is not None:
+                self._forwarder.remove(uplink.port)
+                uplink.port = None
+        log.info("router %s ended", self.name)
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._attached)} attached"
+        return f"<Router {self.name} {self.pool} {state}>"
+
+    # ---- what the control thread asks for
+
+    def hello(self, connection: Connection) -> bytes:
+        return protocol.HELLO_REPLY.pack(int(Capability.HOLD), os.getpid(), self.mtu,
+                                         Backend[self.backend.upper()], self.name.encode())
+
+    def attach_connection(self, connection: Connection, request: AttachRequest) -> tuple[bytes, list[int]]:
+        """Make an attachment: addresses, rings, doorbells. Returns the reply and the descriptors to send with it."""
+        with self._lock:
+            if connection.attachment is not None:
+                raise RouterError(errno.EISCONN, "this connection has an attachment: one connection each")
+            if len(self._attached) >= self._max:
+                raise RouterError(errno.EUSERS, f"{self._max} stacks are attached: no more")
+            mtu = min(request.mtu or self.mtu, self.mtu)
+            if mtu < 576:
+                raise RouterError(errno.EINVAL, f"mtu {mtu}: 576 to {self.mtu} bytes")
+            capacity = check_capacity(request.ring_capacity or self.ring_capacity)
+            for address in request.addresses:
+                self._pool.check(address, connection.uid, request.token)
+            channel, fds, bells, its = self._make_channel(capacity)
+            attached = _Attached(connection, channel, bells, mtu, request.capabilities & Capability.HOLD)
+            try:
+                self._put_into_service(attached, request)
+            except BaseException:
+                for sock in its:
+                    sock.close()
+                self._take_back(attached)
+                raise
+            connection.attachment = attached
+            connection.after_send = its
+            self._attached[attached.port] = attached
+            reply = AttachReply(
+                id=attached.port, capabilities=attached.capabilities, ring_capacity=capacity,
+                generation=channel.generation, epoch=attached.leases[0].epoch, mtu=mtu,
+                backend=Backend[self.backend.upper()], fds=len(fds),
+                addresses=tuple(lease.address for lease in attached.leases),
+                prefix_lengths=(self._pool.prefix_length,) * len(attached.leases),
+                router_address=self._pool.router_address, token=attached.leases[0].token)
+        log.info("attached %s: process %d, %s", ", ".join(format_address(a) for a in reply.addresses),
+                 connection.pid, attached.command or "?")
+        return reply.pack(), fds
+
+    def detach(self, connection: Connection, why: str) -> None:
+        """Take back everything of a stack, at once."""
+        began = time.monotonic_ns()
+        with self._lock:
+            attached, connection.attachment = connection.attachment, None
+            if attached is None:
+                return
+            self._attached.pop(attached.port, None)
+            self._take_back(attached, hold=bool(attached.capabilities & Capability.HOLD) and why != "released")
+        self._reclaims_ns.append(time.monotonic_ns() - began)
+        log.info("detached %s: process %d, %s", ", ".join(format_address(lease.address) for lease in attached.leases),
+                 connection.pid, why)
+
+    def list_after(self, ident: int) -> bytes:
+        with self._lock:
+            following = min((i for i in self._attached if i > ident), default=None)
+            if following is None:
+                return b""
+            return self._attached[following].info(self._forwarder).pack()
+
+    def counters_of(self, ident: int) -> bytes:
+        with self._lock:
+            values = self._forwarder.values(ident)
+        return protocol.COUNTERS_REPLY_HEAD.pack(ident, len(values)) + b"".join(v.to_bytes(8, "little") for v in values)
+
+    def failures(self) -> list[tuple[Connection | None, str]]:
+        """Ports that the data path gave up: stacks to be cut off, uplinks to be opened anew."""
+        out: list[tuple[Connection | None, str]] = []
+        with self._lock:
+            for port, why in self._forwarder.failed():
+                attached = self._attached.get(port)
+                if attached is not None:
+                    if why == "poisoned":
+                        log.warning("process %d poisoned its ring: detached", attached.connection.pid)
+                    out.append((attached.connection, why))
+                    continue
+                for uplink in self._uplinks:
+                    if uplink.port == port:
+                        log.warning("uplink %s is gone; trying again every second", uplink.config.name)
+                        self._forwarder.remove(port)
+                        uplink.port = None
+                        self._retry_at_ns = time.monotonic_ns() + UPLINK_RETRY_NS
+        return out
+
+    def tick(self, now_ns: int) -> int:
+        """What is due: ends of holds, lost uplinks. Returns when to come again."""
+        with self._lock:
+            for address in self._pool.expire():
+                self._forwarder.set_state(address, "dead")
+            if self._retry_at_ns and now_ns >= self._retry_at_ns:
+                self._reopen_uplinks(now_ns)
+            return min(self._pool.next_expiry_ns() or FAR_AWAY, self._retry_at_ns or FAR_AWAY)
+
+    # ---- inside
+
+    def _reopen_uplinks(self, now_ns: int) -> None:
+        self._retry_at_ns = 0
+        for uplink in self._uplinks:
+            if uplink.port is None:
+                try:
+                    uplink.open(self._forwarder)
+                    log.info("uplink %s is back", uplink.config.name)
+                except (LinkError, OSError):
+                    self._retry_at_ns = now_ns + UPLINK_RETRY_NS
+
+    def _make_channel(self, capacity: int):
+        """A channel: the router's side, what the stack gets, sockets to ring it, and sockets only it keeps."""
+        from rings.channel import channel_pair
+
+        here, there = channel_pair(capacity, self.backend, single_writer=self.backend == "memfd")
+        fds, _ = there.export()
+        bells, its = [], []
+        try:
+            if self.backend == "memfd":
+                # A stranger could make a write to its eventfd block: its doorbells are sockets (security R10).
+                for number in (4, 5):
+                    here_end, there_end = socket.socketpair(socket.AF_UNIX,
+                                                            socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+                    bells.append(here_end)
+                    its.append(there_end)
+                    fds[number] = there_end.fileno()
+        except BaseException:
+            for sock in (*bells, *its):
+                sock.close()
+            here.close()
+            raise
+        # With eventfds the router keeps what it rings; the stack's side of the channel is forgotten here.
+        there.detach()
+        return here, fds, bells, its
+
+    def _put_into_service(self, attached: _Attached, request: AttachRequest) -> None:
+        """First what can fail, then the addresses, which may come from an attachment that still lives."""
+        channel = attached.channel
+        bells = (-1, *(sock.fileno() for sock in attached.bells), -1) if attached.bells else channel.peer_fds
+        attached.port = self._forwarder.add_stack(channel.tx, channel.rx, channel.fileno(), bells, mtu=attached.mtu,
+                                                  bells_are_sockets=bool(attached.bells), keep=channel)
+        token = request.token or secrets.token_bytes(TOKEN_BYTES)
+        for address in request.addresses or (None,):
+            lease, previous = self._pool.lease(attached, attached.connection.uid, address, token)
+            if previous is not None:
+                previous.leases.remove(lease)
+            attached.leases.append(lease)
+            self._forwarder.bind(attached.port, lease.address, lease.epoch)
+
+    def _take_back(self, attached: _Attached, *, hold: bool = False) -> None:
+        if attached.port:
+            self._forwarder.remove(attached.port, hold=hold)
+        for lease in attached.leases:
+            if hold:
+                self._pool.hold(lease.address, attached)
+            else:
+                self._pool.release(lease.address, attached)
+        for address in self._pool.forget():
+            self._forwarder.forget(address)
+        attached.channel.close()
+        for sock in attached.bells:
+            sock.close()
+
+
+def check_capacity(capacity: int) -> int:
+    """A ring's size: a power of two from 256 KiB to 64 MiB."""
+    if not CAPACITY_MIN <= capacity <= CAPACITY_MAX or capacity & (capacity - 1):
+        raise ConfigError(f"ring capacity {capacity}: a power of two from {CAPACITY_MIN} to {CAPACITY_MAX} bytes")
+    return capacity
+
+
+_living: weakref.WeakSet = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for router in list(_living):
+        router.close()
+
+
+atexit.register(_close_all)
+
+__all__ = ["Router", "AttachmentInfo", "format_address", "pack_address"]

@@ -1,0 +1,104 @@
+"""Uplinks of a router: how they are written, and how a TAP is opened."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from dataclasses import dataclass
+
+from netstack.errors import ConfigError
+from netstack.router.pool import pack_address
+
+KINDS = ("tap",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UplinkConfig:
+    """One uplink.
+
+    Attributes
+    ----------
+    kind : str
+        ``"tap"``.
+    name : str
+        The device.
+    address : ipaddress.IPv4Interface or None
+        The router's own address there, with the network's prefix length; None: the router's address in the pool.
+    gateway : ipaddress.IPv4Address or None
+        Where packets for addresses outside that network go; None: every address is asked for by ARP.
+    """
+
+    kind: str
+    name: str
+    address: ipaddress.IPv4Interface | None = None
+    gateway: ipaddress.IPv4Address | None = None
+
+    @classmethod
+    def parse(cls, text) -> UplinkConfig:
+        """Read ``tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]``.
+
+        Raises
+        ------
+        ConfigError
+            Anything else.
+        """
+        if isinstance(text, cls):
+            return text
+        example = "write tap:NAME, or tap:NAME,address=192.0.2.2/24,gateway=192.0.2.1"
+        head, *options = str(text).split(",")
+        kind, colon, name = head.partition(":")
+        if not colon or not name or kind not in KINDS:
+            raise ConfigError(f"uplink {text!r}: {example}")
+        values = {}
+        for option in options:
+            key, equals, value = option.partition("=")
+            try:
+                if key == "address" and equals:
+                    values[key] = ipaddress.IPv4Interface(value)
+                elif key == "gateway" and equals:
+                    values[key] = ipaddress.IPv4Address(value)
+                else:
+                    raise ConfigError(f"uplink {text!r}: unknown option {key!r}; {example}")
+            except ValueError as error:
+                if isinstance(error, ConfigError):
+                    raise
+                raise ConfigError(f"uplink {text!r}: {error}; {example}") from None
+        if "gateway" in values and "address" not in values:
+            raise ConfigError(f"uplink {text!r}: a gateway needs the address with its prefix length; {example}")
+        if "gateway" in values and values["gateway"] not in values["address"].network:
+            raise ConfigError(f"uplink {text!r}: the gateway is not in {values['address'].network}")
+        return cls(kind=kind, name=name, **values)
+
+
+class TapUplink:
+    """A TAP in a router's service.
+
+    Parameters
+    ----------
+    config : UplinkConfig
+    router_address : bytes
+        Used where the uplink has no address of its own.
+    """
+
+    def __init__(self, config: UplinkConfig, router_address: bytes):
+        self.config = config
+        self.address = pack_address(config.address.ip) if config.address else router_address
+        self.mac = bytes([0x02]) + secrets.token_bytes(5)      # locally administered, one station
+        self.port = None                                       # its id while it is in service
+
+    def open(self, forwarder) -> None:
+        """Open the device and hand it to the data path.
+
+        Raises
+        ------
+        netstack.errors.LinkError
+            Missing, not permitted, busy, or no TAP.
+        """
+        from netstack.link.tap import Tap
+
+        tap = Tap(self.config.name)
+        options = {}
+        if self.config.gateway is not None:
+            options = {"gateway": pack_address(self.config.gateway), "network": self.config.address.network}
+        self.port = forwarder.add_tap(tap.fileno(), self.mac, self.address, mtu=tap.mtu, keep=tap, **options)
+        forwarder.bind_local(self.address)
