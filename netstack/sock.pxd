@@ -1,6 +1,6 @@
 """The part that every socket of a stack begins with: identity, pending error, readiness events."""
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 cdef enum:                       # sock_t.kind
     SOCK_TCP = 1                 # tcb_t (a listener is a tcb_t in LISTEN)
@@ -33,6 +33,7 @@ cdef struct sock_t:
     int32_t error                # pending SO_ERROR, an errno number
     uint32_t index               # place in the stack's table of sockets
     sock_t *event_next           # list of sockets with events
+    sock_t *bind_next            # chain of the table of bound ports
     void *owner                  # the driver's: waiters, readiness fd
 
 

@@ -1,8 +1,8 @@
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer
 
 from rings.doorbell import Doorbell
 from rings.ends import EndState

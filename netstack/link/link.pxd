@@ -9,6 +9,8 @@ and read payload bytes once (checksum-and-copy).
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+from netstack.clock cimport NEVER          # a deadline that does not come
+
 cdef enum:
     MEDIA_IP = 0
     MEDIA_ETHERNET = 1
@@ -20,8 +22,6 @@ cdef enum:                       # capabilities
 cdef enum:                       # how a driver sleeps on a link: the kind of the sleep word
     BELL_LEADER = 1              # the leader, or any plain sleeper
     BELL_SERVICE = 2             # the service thread
-
-cdef int64_t NEVER               # a deadline that does not come (INT64_MAX)
 
 
 cdef struct frame_t:

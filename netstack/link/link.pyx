@@ -2,8 +2,6 @@
 
 from libc.string cimport memset
 
-cdef int64_t NEVER = 0x7fffffffffffffff
-
 
 cdef int no_claim(link_t *self, uint32_t head_length, uint32_t body_length,
                   uint8_t **head, uint8_t **body) noexcept nogil:

@@ -9,6 +9,7 @@ from netstack.ip.interface cimport interface_t
 from netstack.ip.route cimport route_table_t
 from netstack.link.link cimport Link, link_t
 from netstack.sock cimport event_list_t, sock_t
+from netstack.tcp.output cimport plan_t
 from netstack.tcp.tcb cimport tcb_t, tcp_t
 
 cdef enum:
@@ -21,9 +22,11 @@ cdef struct stack_t:
     route_table_t routes
     interface_t *interfaces[STACK_INTERFACES]
     uint32_t interface_count
-    int64_t time_offset_ns       # stack time = caller's time + this; continuous over restore
+    tcb_t *last_tcb              # the connection of the segment before: often of this one too
+    tcb_t *dead                  # released, to be freed when no list holds them
     uint64_t segments_by[2]      # TCP segments processed while 0 a caller, 1 the service thread drove the stack
     uint32_t driver              # index into segments_by, set by who drives
+    uint32_t datagram_waiters    # datagram sockets that were told "full"
     sock_t **socks               # table of sockets, by sock_t.index
     uint32_t sock_count
     uint32_t sock_capacity
@@ -37,4 +40,20 @@ cdef void stack_advance(stack_t *stack, int64_t now_ns) noexcept nogil
 cdef void stack_output(stack_t *stack) noexcept nogil
 cdef int64_t stack_next_deadline(stack_t *stack) noexcept nogil      # caller's time; NEVER when there is none
 cdef sock_t *stack_next_event(stack_t *stack) noexcept nogil         # pops; its events field says which; NULL: none
+cdef void stack_init(stack_t *stack, const uint8_t *seed) noexcept nogil             # 32 bytes of seed
+cdef void stack_destroy(stack_t *stack) noexcept nogil               # everything but the links
+cdef interface_t *stack_add_interface(stack_t *stack, link_t *link) noexcept nogil  # NULL: no memory, or too many
+cdef bint stack_is_local(const stack_t *stack, const address_t *a) noexcept nogil   # ours, or 127/8 and ::1
+# Interface and next hop towards dst; -1: no route. Source address there, None of ours: False.
+cdef int stack_route(const stack_t *stack, const address_t *dst, address_t *next_hop) noexcept nogil
+cdef bint stack_source(const stack_t *stack, int interface, const address_t *dst, address_t *out) noexcept nogil
+cdef tcb_t *stack_new_tcb(stack_t *stack) noexcept nogil
+cdef int stack_register(stack_t *stack, sock_t *sock) noexcept nogil                # into the table; 0 or -1: no memory
+cdef void stack_unregister(stack_t *stack, sock_t *sock) noexcept nogil
+cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, const uint8_t *data) noexcept nogil  # CLAIM_*
+cdef int stack_tcb_output(stack_t *stack, tcb_t *tcb) noexcept nogil                # CLAIM_FULL: blocked
+cdef void stack_flush(stack_t *stack) noexcept nogil
+cdef void stack_settle(stack_t *stack) noexcept nogil    # end of a call: output, what goes to ourselves, flush, reap
+cdef void stack_reap(stack_t *stack) noexcept nogil
+cdef uint32_t stack_link_mss(const stack_t *stack, const tcb_t *tcb) noexcept nogil
 cdef void stack_set_now(stack_t *stack, int64_t now_ns) noexcept nogil

@@ -1,1 +1,0 @@
-"""The ``netstack`` command: tables, progress and plots live here and nowhere else."""

@@ -1,0 +1,76 @@
+"""Whose packet is it: connections by four names, listeners and datagram sockets by port, TIME-WAIT records."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from netstack.address cimport address_t
+from netstack.sock cimport sock_t
+from netstack.tcp.tcb cimport tcb_t, tcp_t
+from netstack.udp.endpoint cimport udp_endpoint_t
+
+cdef enum:
+    BIND_BUCKETS = 256
+
+
+cdef struct tw_t:
+    # What is left of a connection in TIME-WAIT: enough to answer late segments and to judge a new SYN.
+    address_t local
+    address_t remote
+    uint16_t lport
+    uint16_t rport
+    uint32_t snd_nxt
+    uint32_t rcv_nxt
+    uint32_t ts_recent
+    uint32_t ts_offset
+    uint32_t hash
+    uint16_t wnd
+    uint8_t has_ts
+    uint8_t interface
+    int64_t expires_ns
+    tw_t *next                   # in order of expiry: all live equally long
+    tw_t *back
+
+
+cdef struct slot_t:
+    void *p                      # tcb_t *, or tw_t * with the lowest bit set; NULL: free
+    uint32_t hash
+
+
+cdef struct demux_t:
+    slot_t *slots                # open addressing, linear probing; size a power of two
+    uint32_t mask
+    uint32_t count
+    tw_t *tw_first
+    tw_t *tw_last
+    uint32_t tw_count
+    sock_t *bound[BIND_BUCKETS]
+
+
+cdef inline bint is_tw(void *p) noexcept nogil:
+    return <uint64_t> p & 1
+
+
+cdef inline tw_t *as_tw(void *p) noexcept nogil:
+    return <tw_t *> (<uint64_t> p & ~<uint64_t> 1)
+
+
+cdef uint32_t demux_hash(const tcp_t *tcp, const address_t *local, const address_t *remote,
+                         uint16_t lport, uint16_t rport) noexcept nogil
+cdef void *demux_find(const demux_t *d, uint32_t hash, const address_t *local, const address_t *remote,
+                      uint16_t lport, uint16_t rport) noexcept nogil
+cdef int demux_insert(demux_t *d, tcb_t *tcb) noexcept nogil                 # 0, or -1: no memory; tcb.hash is set
+cdef void demux_remove(demux_t *d, tcb_t *tcb) noexcept nogil
+cdef tw_t *demux_time_wait(demux_t *d, tcb_t *tcb, int64_t expires_ns, uint32_t limit) noexcept nogil
+cdef void demux_tw_restart(demux_t *d, tw_t *tw, int64_t expires_ns) noexcept nogil
+cdef void demux_tw_remove(demux_t *d, tw_t *tw) noexcept nogil
+cdef int demux_tw_insert(demux_t *d, const tw_t *like) noexcept nogil        # a copy, at the end; for restore
+cdef void demux_free(demux_t *d) noexcept nogil
+
+cdef uint16_t sock_port(const sock_t *sock) noexcept nogil
+cdef const address_t *sock_address(const sock_t *sock) noexcept nogil
+cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil
+cdef void demux_bind(demux_t *d, sock_t *sock) noexcept nogil                # its port and address are set
+cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil
+cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port) noexcept nogil
+# After *after* (NULL: the first): the datagram socket that matches best, or for broadcast every one in turn.
+cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const address_t *local, uint16_t lport,
+                                    const address_t *remote, uint16_t rport) noexcept nogil

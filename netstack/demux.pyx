@@ -1,0 +1,288 @@
+"""Tables keyed by SipHash under a secret of the stack, so that nobody outside can choose names that collide (D13)."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+
+from netstack.address cimport address_equal, address_is_any
+from netstack.sock cimport SF_BOUND, SF_REUSEADDR, SF_REUSEPORT, SOCK_PING, SOCK_TCP
+from netstack.tcp.connection cimport receive_window_field
+from netstack.tcp.isn cimport tuple_hash
+from netstack.tcp.tcb cimport LISTEN, TF_IN_DEMUX, TF_TS_OK
+
+cdef enum:
+    SALT_DEMUX = 3
+    FIRST_SLOTS = 64
+
+
+cdef uint32_t demux_hash(const tcp_t *tcp, const address_t *local, const address_t *remote,
+                         uint16_t lport, uint16_t rport) noexcept nogil:
+    return <uint32_t> tuple_hash(tcp.secret, local, remote, lport, rport, SALT_DEMUX)
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+cdef bint matches(void *p, const address_t *local, const address_t *remote, uint16_t lport, uint16_t rport) noexcept nogil:
+    cdef tcb_t *tcb
+    cdef tw_t *tw
+    if is_tw(p):
+        tw = as_tw(p)
+        return tw.lport == lport and tw.rport == rport and address_equal(&tw.remote, remote) and \
+            address_equal(&tw.local, local)
+    tcb = <tcb_t *> p
+    return tcb.lport == lport and tcb.rport == rport and address_equal(&tcb.remote, remote) and \
+        address_equal(&tcb.local, local)
+
+
+cdef void *demux_find(const demux_t *d, uint32_t hash, const address_t *local, const address_t *remote,
+                      uint16_t lport, uint16_t rport) noexcept nogil:
+    """The connection or TIME-WAIT record of these names, or NULL."""
+    cdef uint32_t i
+    if d.slots == NULL:
+        return NULL
+    i = hash & d.mask
+    while d.slots[i].p != NULL:
+        if d.slots[i].hash == hash and matches(d.slots[i].p, local, remote, lport, rport):
+            return d.slots[i].p
+        i = (i + 1) & d.mask
+    return NULL
+
+
+cdef void put(demux_t *d, void *p, uint32_t hash) noexcept nogil:
+    cdef uint32_t i = hash & d.mask
+    while d.slots[i].p != NULL:
+        i = (i + 1) & d.mask
+    d.slots[i].p = p
+    d.slots[i].hash = hash
+
+
+cdef int grow(demux_t *d) noexcept nogil:
+    """Keep the table at most three quarters full."""
+    cdef uint32_t size = d.mask + 1 if d.slots != NULL else 0, i
+    cdef slot_t *old = d.slots
+    cdef slot_t *slots
+    if d.slots != NULL and 4 * (d.count + 1) <= 3 * size:
+        return 0
+    slots = <slot_t *> calloc(2 * size if size else FIRST_SLOTS, sizeof(slot_t))
+    if slots == NULL:
+        return -1
+    d.slots = slots
+    d.mask = (2 * size if size else FIRST_SLOTS) - 1
+    for i in range(size):
+        if old[i].p != NULL:
+            put(d, old[i].p, old[i].hash)
+    free(old)
+    return 0
+
+
+cdef void take_out(demux_t *d, void *p, uint32_t hash) noexcept nogil:
+    """Remove and close the gap, so that probing needs no tombstones."""
+    cdef uint32_t i = hash & d.mask, j, home
+    while d.slots[i].p != p:
+        if d.slots[i].p == NULL:
+            return
+        i = (i + 1) & d.mask
+    d.count -= 1
+    j = i
+    while True:
+        j = (j + 1) & d.mask
+        if d.slots[j].p == NULL:
+            break
+        home = d.slots[j].hash & d.mask
+        if ((j - home) & d.mask) >= ((j - i) & d.mask):
+            d.slots[i] = d.slots[j]
+            i = j
+    d.slots[i].p = NULL
+
+
+cdef int demux_insert(demux_t *d, tcb_t *tcb) noexcept nogil:
+    if grow(d) != 0:
+        return -1
+    put(d, tcb, tcb.hash)
+    d.count += 1
+    tcb.flags |= TF_IN_DEMUX
+    return 0
+
+
+cdef void demux_remove(demux_t *d, tcb_t *tcb) noexcept nogil:
+    if tcb.flags & TF_IN_DEMUX:
+        tcb.flags &= ~TF_IN_DEMUX
+        take_out(d, tcb, tcb.hash)
+
+
+# --- TIME-WAIT --------------------------------------------------------------------------------------------------------
+
+cdef void tw_append(demux_t *d, tw_t *tw) noexcept nogil:
+    tw.next = NULL
+    tw.back = d.tw_last
+    if d.tw_last == NULL:
+        d.tw_first = tw
+    else:
+        d.tw_last.next = tw
+    d.tw_last = tw
+
+
+cdef void tw_unlink(demux_t *d, tw_t *tw) noexcept nogil:
+    if tw.back == NULL:
+        d.tw_first = tw.next
+    else:
+        tw.back.next = tw.next
+    if tw.next == NULL:
+        d.tw_last = tw.back
+    else:
+        tw.next.back = tw.back
+
+
+cdef int demux_tw_insert(demux_t *d, const tw_t *like) noexcept nogil:
+    cdef tw_t *tw = <tw_t *> malloc(sizeof(tw_t))
+    if tw == NULL or grow(d) != 0:
+        free(tw)
+        return -1
+    tw[0] = like[0]
+    tw_append(d, tw)
+    d.tw_count += 1
+    put(d, <void *> (<uint64_t> tw | 1), tw.hash)
+    d.count += 1
+    return 0
+
+
+cdef tw_t *demux_time_wait(demux_t *d, tcb_t *tcb, int64_t expires_ns, uint32_t limit) noexcept nogil:
+    """Let a record take the connection's place; beyond *limit* records the oldest goes. NULL: no memory, none is kept."""
+    cdef tw_t tw
+    demux_remove(d, tcb)
+    if d.tw_count >= limit and d.tw_first != NULL:
+        demux_tw_remove(d, d.tw_first)
+    tw.local = tcb.local
+    tw.remote = tcb.remote
+    tw.lport = tcb.lport
+    tw.rport = tcb.rport
+    tw.snd_nxt = tcb.snd_nxt
+    tw.rcv_nxt = tcb.rcv_nxt
+    tw.ts_recent = tcb.ts_recent
+    tw.ts_offset = tcb.ts_offset
+    tw.hash = tcb.hash
+    tw.wnd = receive_window_field(tcb)
+    tw.has_ts = (tcb.flags & TF_TS_OK) != 0
+    tw.interface = tcb.route_interface
+    tw.expires_ns = expires_ns
+    return d.tw_last if demux_tw_insert(d, &tw) == 0 else NULL
+
+
+cdef void demux_tw_restart(demux_t *d, tw_t *tw, int64_t expires_ns) noexcept nogil:
+    tw_unlink(d, tw)
+    tw.expires_ns = expires_ns
+    tw_append(d, tw)
+
+
+cdef void demux_tw_remove(demux_t *d, tw_t *tw) noexcept nogil:
+    tw_unlink(d, tw)
+    d.tw_count -= 1
+    take_out(d, <void *> (<uint64_t> tw | 1), tw.hash)
+    free(tw)
+
+
+cdef void demux_free(demux_t *d) noexcept nogil:
+    """The table and the records; connections are the stack's."""
+    cdef tw_t *tw
+    while d.tw_first != NULL:
+        tw = d.tw_first
+        d.tw_first = tw.next
+        free(tw)
+    d.tw_last = NULL
+    free(d.slots)
+    d.slots = NULL
+    d.count = 0
+
+
+# --- bound ports ------------------------------------------------------------------------------------------------------
+
+cdef uint16_t sock_port(const sock_t *sock) noexcept nogil:
+    return (<const tcb_t *> sock).lport if sock.kind == SOCK_TCP else (<const udp_endpoint_t *> sock).lport
+
+
+cdef const address_t *sock_address(const sock_t *sock) noexcept nogil:
+    return &(<const tcb_t *> sock).local if sock.kind == SOCK_TCP else &(<const udp_endpoint_t *> sock).local
+
+
+cdef inline uint32_t bucket(uint8_t kind, uint16_t port) noexcept nogil:
+    return (port ^ (port >> 8) ^ (kind * 37)) & (BIND_BUCKETS - 1)
+
+
+cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil:
+    """Would binding *sock* there collide? Wildcards collide with every address; SO_REUSEADDR lets all but listeners
+    share, SO_REUSEPORT on both lets anybody, as on Linux."""
+    cdef const sock_t *other = d.bound[bucket(sock.kind, port)]
+    while other != NULL:
+        if other != sock and other.kind == sock.kind and sock_port(other) == port and (
+                address_equal(sock_address(other), local) or address_is_any(sock_address(other)) or address_is_any(local)):
+            if not (other.flags & SF_REUSEPORT and sock.flags & SF_REUSEPORT) and not (
+                    other.flags & SF_REUSEADDR and sock.flags & SF_REUSEADDR and
+                    (sock.kind != SOCK_TCP or (<const tcb_t *> other).state != LISTEN)):
+                return True
+        other = other.bind_next
+    return False
+
+
+cdef void demux_bind(demux_t *d, sock_t *sock) noexcept nogil:
+    cdef uint32_t b = bucket(sock.kind, sock_port(sock))
+    if sock.flags & SF_BOUND:
+        return
+    sock.flags |= SF_BOUND
+    sock.bind_next = d.bound[b]
+    d.bound[b] = sock
+
+
+cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil:
+    cdef sock_t **at
+    if not sock.flags & SF_BOUND:
+        return
+    sock.flags &= ~<uint8_t> SF_BOUND
+    at = &d.bound[bucket(sock.kind, sock_port(sock))]
+    while at[0] != NULL:
+        if at[0] == sock:
+            at[0] = sock.bind_next
+            return
+        at = &at[0].bind_next
+
+
+cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port) noexcept nogil:
+    """The listener on exactly this address, else on any."""
+    cdef sock_t *sock = d.bound[bucket(SOCK_TCP, port)]
+    cdef tcb_t *tcb
+    cdef tcb_t *wildcard = NULL
+    while sock != NULL:
+        if sock.kind == SOCK_TCP:
+            tcb = <tcb_t *> sock
+            if tcb.state == LISTEN and tcb.lport == port:
+                if address_equal(&tcb.local, local):
+                    return tcb
+                if address_is_any(&tcb.local):
+                    wildcard = tcb
+        sock = sock.bind_next
+    return wildcard
+
+
+cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const address_t *local, uint16_t lport,
+                                    const address_t *remote, uint16_t rport) noexcept nogil:
+    """Best match: connected to this peer, then bound to this address, then any."""
+    cdef sock_t *sock = d.bound[bucket(kind, lport)]
+    cdef udp_endpoint_t *ep
+    cdef udp_endpoint_t *best = NULL
+    cdef int score, best_score = -1
+    while sock != NULL:
+        if sock.kind == kind:
+            ep = <udp_endpoint_t *> sock
+            score = 0
+            if ep.lport != lport:
+                score = -1
+            elif not address_is_any(&ep.local):
+                score = 1 if address_equal(&ep.local, local) else -1
+            if score >= 0 and ep.connected:
+                if address_equal(&ep.remote, remote) and (ep.rport == rport or kind == SOCK_PING):
+                    score += 2
+                else:
+                    score = -1
+            if score > best_score:
+                best_score = score
+                best = ep
+        sock = sock.bind_next
+    return best

@@ -1,0 +1,768 @@
+"""The layers joined: a frame comes in and finds its connection; what connections want to say goes out; time passes."""
+
+from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+from netstack.address cimport address_equal, address_is_v4, address_v4
+from netstack.clock cimport NEVER, NS_PER_MS
+from netstack.counters cimport (
+    DROP_IP_NO_ROUTE, DROP_IP_PROTOCOL, DROP_LINK_MALFORMED, DROP_NONE, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM,
+    DROP_TCP_FLAGS, DROP_TCP_NO_PORT, DROP_TX_FULL, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason, drop,
+)
+from netstack.demux cimport (
+    as_tw, demux_datagram, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove,
+    demux_time_wait, demux_tw_remove, demux_tw_restart, demux_unbind, is_tw, tw_t,
+)
+from netstack.ip.icmp cimport icmp_input, icmp_message_t, icmp_send_unreachable
+from netstack.ip.interface cimport (
+    CLAIM_DROPPED, CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_advance, interface_claim, interface_commit,
+    interface_flush, interface_free, interface_has_address, interface_init, interface_input, interface_next_deadline,
+    interface_on_link, packet_in_t, packet_out_t, packet_payload,
+)
+from netstack.ip.route cimport route_free, route_init, route_lookup
+from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, frame_t
+from netstack.sock cimport (
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SOCK_PING, SOCK_TCP,
+    SOCK_UDP, sock_event,
+)
+from netstack.tcp.buffers cimport pool_free
+from netstack.tcp.congestion.controller cimport congestion_default
+from netstack.tcp.connection cimport connection_abort, connection_spawned
+from netstack.tcp.input cimport segment_arrives, segment_for_nobody, segment_verify
+from netstack.tcp.output cimport (
+    bare_length, next_segment, on_sent, on_timer, plan_t, write_bare, write_fresh_segment, write_segment,
+)
+from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
+from netstack.tcp.tcb cimport (
+    ACK, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init,
+    want_output,
+)
+from netstack.tcp.timers cimport timers_due, timers_free, timers_next
+from netstack.udp.endpoint cimport udp_deliver, udp_endpoint_free, udp_endpoint_t
+from netstack.wire.checksum cimport (
+    checksum_combine, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
+)
+from netstack.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
+from netstack.wire.tcp cimport parse_tcp, tcp_header_t
+from netstack.wire.udp cimport parse_udp, udp_partial, udp_t
+
+cdef enum:
+    BATCH = 32                   # frames taken from a link at a time
+    PROTOCOL_CONSUMED = 255      # what interface_input says of a frame it answered itself
+    OUTPUT_BURST = 64            # segments of one connection before the next has its turn
+
+
+# --- life -------------------------------------------------------------------------------------------------------------
+
+cdef void stack_init(stack_t *stack, const uint8_t *seed) noexcept nogil:
+    memset(stack, 0, sizeof(stack_t))
+    memcpy(stack.tcp.secret, seed, 16)
+    memcpy(stack.tcp.random, seed + 16, 16)
+    if stack.tcp.random[0] == 0 and stack.tcp.random[1] == 0:
+        stack.tcp.random[0] = 1
+    tcp_config_init(&stack.tcp.config)
+    stack.tcp.congestion = congestion_default()
+    stack.tcp.stack = stack
+    stack.tcp.released = on_released
+    stack.tcp.to_time_wait = on_time_wait
+    stack.tcp.spawn = on_spawn
+    stack.tcp.bare = <bare_t *> malloc(MAX_BARE * sizeof(bare_t))
+    stack.next_sock_id = 1
+    route_init(&stack.routes)
+
+
+cdef void free_sock(stack_t *stack, sock_t *sock) noexcept nogil:
+    if sock.kind == SOCK_TCP:
+        tcb_clear(<tcb_t *> sock)
+        free((<tcb_t *> sock).listener)
+        stack.tcp.tcb_count -= 1
+    else:
+        udp_endpoint_free(<udp_endpoint_t *> sock)
+    stack_unregister(stack, sock)
+    free(sock)
+
+
+cdef void stack_destroy(stack_t *stack) noexcept nogil:
+    cdef uint32_t i
+    while stack.sock_count:
+        free_sock(stack, stack.socks[stack.sock_count - 1])
+    free(stack.socks)
+    demux_free(&stack.demux)
+    timers_free(&stack.tcp)
+    pool_free(&stack.tcp)
+    free(stack.tcp.scratch)
+    free(stack.tcp.bare)
+    for i in range(stack.interface_count):
+        interface_free(stack.interfaces[i])
+        free(stack.interfaces[i])
+    stack.interface_count = 0
+    route_free(&stack.routes)
+
+
+cdef interface_t *route_to(void *context, const address_t *dst, address_t *next_hop) noexcept nogil:
+    cdef stack_t *stack = <stack_t *> context
+    cdef int i = stack_route(stack, dst, next_hop)
+    return stack.interfaces[i] if i >= 0 else NULL
+
+
+cdef interface_t *stack_add_interface(stack_t *stack, link_t *link) noexcept nogil:
+    cdef interface_t *ifc
+    if stack.interface_count >= STACK_INTERFACES:
+        return NULL
+    ifc = <interface_t *> calloc(1, sizeof(interface_t))
+    if ifc == NULL:
+        return NULL
+    interface_init(ifc, link, stack.interface_count, &stack.tcp.counters)
+    ifc.context = stack
+    ifc.on_unreachable = on_unreachable
+    ifc.route_to = route_to
+    stack.interfaces[stack.interface_count] = ifc
+    stack.interface_count += 1
+    return ifc
+
+
+cdef int stack_register(stack_t *stack, sock_t *sock) noexcept nogil:
+    cdef sock_t **table
+    cdef uint32_t capacity
+    if stack.sock_count == stack.sock_capacity:
+        capacity = stack.sock_capacity * 2 if stack.sock_capacity else 16
+        table = <sock_t **> realloc(stack.socks, capacity * sizeof(sock_t *))
+        if table == NULL:
+            return -1
+        stack.socks = table
+        stack.sock_capacity = capacity
+    if sock.id == 0:
+        sock.id = stack.next_sock_id
+        stack.next_sock_id += 1
+    sock.index = stack.sock_count
+    stack.socks[stack.sock_count] = sock
+    stack.sock_count += 1
+    return 0
+
+
+cdef void stack_unregister(stack_t *stack, sock_t *sock) noexcept nogil:
+    stack.sock_count -= 1
+    stack.socks[sock.index] = stack.socks[stack.sock_count]
+    stack.socks[sock.index].index = sock.index
+
+
+cdef tcb_t *stack_new_tcb(stack_t *stack) noexcept nogil:
+    cdef tcb_t *tcb = <tcb_t *> malloc(sizeof(tcb_t))
+    if tcb == NULL:
+        return NULL
+    tcb_init(tcb, &stack.tcp)
+    if stack_register(stack, &tcb.sock) != 0:
+        stack.tcp.tcb_count -= 1
+        free(tcb)
+        return NULL
+    return tcb
+
+
+cdef void on_released(void *context, tcb_t *tcb) noexcept nogil:
+    """TCP is done with a connection: freed at the end of the pass, unless the application still holds it."""
+    cdef stack_t *stack = <stack_t *> context
+    if stack.last_tcb == tcb:
+        stack.last_tcb = NULL
+    demux_remove(&stack.demux, tcb)
+    demux_unbind(&stack.demux, &tcb.sock)
+    if tcb.sock.flags & SF_ORPHAN:
+        tcb.sibling = stack.dead
+        stack.dead = tcb
+
+
+cdef void on_time_wait(void *context, tcb_t *tcb) noexcept nogil:
+    cdef stack_t *stack = <stack_t *> context
+    if stack.last_tcb == tcb:
+        stack.last_tcb = NULL
+    demux_time_wait(&stack.demux, tcb, stack.tcp.now_ns + <int64_t> stack.tcp.config.time_wait_ms * NS_PER_MS,
+                    stack.tcp.config.max_tw)
+
+
+cdef tcb_t *on_spawn(void *context, tcb_t *listener, const segment_t *seg) noexcept nogil:
+    """A child of a listener: its names from the SYN, its settings from the listener."""
+    cdef stack_t *stack = <stack_t *> context
+    cdef tcb_t *child = stack_new_tcb(stack)
+    cdef int i
+    if child == NULL:
+        return NULL
+    child.local = seg.dst
+    child.remote = seg.src
+    child.lport = seg.dport
+    child.rport = seg.sport
+    child.hash = demux_hash(&stack.tcp, &child.local, &child.remote, child.lport, child.rport)
+    child.sock.flags = (listener.sock.flags & (SF_KEEPALIVE | SF_REUSEADDR)) | SF_ORPHAN
+    child.flags = listener.flags & INHERITED_FLAGS
+    child.snd_wanted = listener.snd_wanted
+    child.rcv_wanted = listener.rcv_wanted
+    child.cc_ops = listener.cc_ops
+    child.ttl = listener.ttl
+    child.tos = listener.tos
+    child.user_mss = listener.user_mss
+    child.linger_s = listener.linger_s
+    child.user_timeout_ms = listener.user_timeout_ms
+    child.keepalive_idle_s = listener.keepalive_idle_s
+    child.keepalive_interval_s = listener.keepalive_interval_s
+    child.keepalive_count = listener.keepalive_count
+    i = stack_route(stack, &child.remote, &child.next_hop)
+    if i < 0:
+        i = seg.interface
+        child.next_hop = child.remote
+    child.route_interface = <uint8_t> i
+    if demux_insert(&stack.demux, child) != 0:
+        free_sock(stack, &child.sock)
+        return NULL
+    connection_spawned(child, seg, stack_link_mss(stack, child))
+    return child
+
+
+cdef void stack_reap(stack_t *stack) noexcept nogil:
+    """Free what is dead and in no list any more."""
+    cdef tcb_t *tcb = stack.dead
+    cdef tcb_t *after
+    stack.dead = NULL
+    while tcb != NULL:
+        after = tcb.sibling
+        if tcb.flags & TF_OUTPUT or tcb.sock.flags & SF_QUEUED_EVENT:
+            tcb.sibling = stack.dead
+            stack.dead = tcb
+        else:
+            free_sock(stack, &tcb.sock)
+        tcb = after
+
+
+# --- where to ---------------------------------------------------------------------------------------------------------
+
+cdef bint is_loopback(const address_t *a) noexcept nogil:
+    cdef const uint8_t *p = <const uint8_t *> a
+    if address_is_v4(a):
+        return p[12] == 127
+    return a.hi == 0 and p[15] == 1 and (a.lo & ~(<uint64_t> 0xff << 56)) == 0
+
+
+cdef bint stack_is_local(const stack_t *stack, const address_t *a) noexcept nogil:
+    cdef uint32_t i
+    if is_loopback(a):
+        return True
+    for i in range(stack.interface_count):
+        if interface_has_address(stack.interfaces[i], a):
+            return True
+    return False
+
+
+cdef int stack_route(const stack_t *stack, const address_t *dst, address_t *next_hop) noexcept nogil:
+    cdef int i
+    if stack_is_local(stack, dst):
+        next_hop[0] = dst[0]
+        return stack.interface_count - 1               # the loopback is last
+    i = route_lookup(&stack.routes, dst, next_hop)
+    if i >= <int> stack.interface_count:
+        return -1
+    return i
+
+
+cdef bint stack_source(const stack_t *stack, int interface, const address_t *dst, address_t *out) noexcept nogil:
+    """The address to speak from: dst itself when it is ours, else the interface's, on the same net where there is one."""
+    cdef interface_t *ifc = stack.interfaces[interface]
+    cdef uint32_t i
+    cdef int j
+    if stack_is_local(stack, dst):
+        out[0] = dst[0]
+        return True
+    for i in range(ifc.address_count):
+        if address_is_v4(&ifc.addresses[i]) == address_is_v4(dst):
+            out[0] = ifc.addresses[i]
+            return True
+    for j in range(<int> stack.interface_count):
+        ifc = stack.interfaces[j]
+        for i in range(ifc.address_count):
+            if address_is_v4(&ifc.addresses[i]) == address_is_v4(dst) and not is_loopback(&ifc.addresses[i]):
+                out[0] = ifc.addresses[i]
+                return True
+    return False
+
+
+cdef uint32_t stack_link_mss(const stack_t *stack, const tcb_t *tcb) noexcept nogil:
+    """The largest segment the way out carries, IP and TCP headers off (RFC 6691)."""
+    cdef uint32_t mtu = stack.interfaces[tcb.route_interface].mtu
+    return mtu - (40 if address_is_v4(&tcb.remote) else 60)
+
+
+# --- in ---------------------------------------------------------------------------------------------------------------
+
+cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
+    cdef tcp_header_t h
+    cdef segment_t seg
+    cdef uint32_t length = packet.length - packet.header_length
+    cdef const uint8_t *head = packet.header + packet.header_length
+    cdef tcb_t *tcb
+    cdef void *p
+    cdef uint32_t hash, k
+    cdef DropReason reason
+    stack.tcp.counters.tcp_segments_in += 1
+    stack.segments_by[stack.driver] += 1
+    if packet.header_bytes < packet.header_length + 20:
+        return DROP_LINK_MALFORMED
+    reason = parse_tcp(head, packet.header_bytes - packet.header_length, length, &h)
+    if reason != DROP_NONE:
+        return reason
+    if packet.broadcast:
+        return DROP_TCP_FLAGS                          # RFC 9293 MUST-57: silently
+    if not packet_payload(packet, h.header_length, &seg.payload, &seg.length):
+        return DROP_LINK_MALFORMED
+    seg.src = packet.src
+    seg.dst = packet.dst
+    seg.sport = h.sport
+    seg.dport = h.dport
+    seg.seq = h.seq
+    seg.ack = h.ack
+    seg.wnd = h.wnd
+    seg.flags = h.flags
+    seg.has_ts = h.has_ts
+    seg.tsval = h.tsval
+    seg.tsecr = h.tsecr
+    seg.wscale = h.wscale
+    seg.mss = h.mss
+    seg.sack_permitted = h.sack_permitted
+    seg.urgent = h.urgent
+    seg.sack_count = h.sack_count
+    for k in range(h.sack_count):
+        seg.sack[k].start = h.sack[k].start
+        seg.sack[k].end = h.sack[k].end
+    seg.trusted = (packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED) != 0
+    seg.interface = <uint8_t> packet.interface.index
+    seg.broadcast = 0
+    if address_is_v4(&seg.src):
+        seg.partial = checksum_pseudo_ipv4(address_v4(&seg.src), address_v4(&seg.dst), 6, <uint16_t> length)
+    else:
+        seg.partial = checksum_pseudo_ipv6(<const uint8_t *> &seg.src, <const uint8_t *> &seg.dst, 6, length)
+    seg.partial = checksum_combine(seg.partial, checksum_partial(head, h.header_length), 0)
+    tcb = stack.last_tcb
+    if tcb != NULL and tcb.rport == seg.sport and tcb.lport == seg.dport and \
+            address_equal(&tcb.remote, &seg.src) and address_equal(&tcb.local, &seg.dst):
+        return segment_arrives(tcb, &seg)
+    hash = demux_hash(&stack.tcp, &seg.dst, &seg.src, seg.dport, seg.sport)
+    p = demux_find(&stack.demux, hash, &seg.dst, &seg.src, seg.dport, seg.sport)
+    if p != NULL and not is_tw(p):
+        stack.last_tcb = <tcb_t *> p
+        return segment_arrives(<tcb_t *> p, &seg)
+    if p != NULL:
+        return time_wait_input(stack, as_tw(p), &seg)
+    tcb = demux_listener(&stack.demux, &seg.dst, seg.dport)
+    if tcb != NULL:
+        return segment_arrives(tcb, &seg)
+    return segment_for_nobody(&stack.tcp, &seg)
+
+
+cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexcept nogil:
+    """TIME-WAIT (3.10.7.4): a RST does not end it (RFC 1337), a newer SYN may (RFC 6191), all else is acknowledged."""
+    cdef tcb_t *listener
+    cdef bare_t *b
+    cdef tcp_t *tcp = &stack.tcp
+    if not segment_verify(tcp, seg):
+        return DROP_TCP_CHECKSUM
+    if seg.flags & RST:
+        return DROP_TCP_FLAGS
+    if seg.flags & SYN and not seg.flags & ACK:
+        if (tw.has_ts and seg.has_ts and <int> (seg.tsval - tw.ts_recent) > 0) or \
+                (not (tw.has_ts and seg.has_ts) and seq_gt(seg.seq, tw.rcv_nxt)):
+            listener = demux_listener(&stack.demux, &seg.dst, seg.dport)
+            if listener != NULL:
+                demux_tw_remove(&stack.demux, tw)
+                return segment_arrives(listener, seg)
+    if seg.flags & FIN:
+        demux_tw_restart(&stack.demux, tw, tcp.now_ns + <int64_t> tcp.config.time_wait_ms * NS_PER_MS)
+    if (seg.length or seg.flags & (SYN | FIN) or seg.seq != tw.rcv_nxt) and tcp.bare_count < MAX_BARE:
+        b = &tcp.bare[tcp.bare_count]
+        tcp.bare_count += 1
+        b.src = tw.local
+        b.dst = tw.remote
+        b.sport = tw.lport
+        b.dport = tw.rport
+        b.seq = tw.snd_nxt
+        b.ack = tw.rcv_nxt
+        b.flags = ACK
+        b.wnd = tw.wnd
+        b.has_ts = tw.has_ts
+        b.tsval = <uint32_t> (<uint64_t> (tcp.now_ns + tcp.clock_shift_ns) // NS_PER_MS) + tw.ts_offset
+        b.tsecr = tw.ts_recent
+        b.interface = tw.interface
+    return DROP_NONE
+
+
+cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
+    cdef udp_t h
+    cdef const uint8_t *payload
+    cdef uint32_t length, i
+    cdef udp_endpoint_t *ep
+    cdef int64_t partial
+    cdef DropReason reason
+    stack.tcp.counters.udp_in += 1
+    if packet.header_bytes < packet.header_length + 8 or not packet_payload(packet, 8, &payload, &length):
+        return DROP_LINK_MALFORMED
+    reason = parse_udp(packet.header + packet.header_length, packet.length - packet.header_length, &h)
+    if reason != DROP_NONE:
+        return reason
+    partial = udp_partial(&h, address_v4(&packet.src), address_v4(&packet.dst))
+    if packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED:
+        partial = -1
+    if packet.broadcast:
+        # Every socket bound to the port gets a copy (RFC 1122 section 4.1.3.3 lets it).
+        reason = DROP_UDP_NO_PORT
+        for i in range(stack.sock_count):
+            if stack.socks[i].kind == SOCK_UDP:
+                ep = <udp_endpoint_t *> stack.socks[i]
+                if ep.lport == h.dport and not ep.connected:
+                    reason = udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial)
+        return reason
+    ep = demux_datagram(&stack.demux, SOCK_UDP, &packet.dst, h.dport, &packet.src, h.sport)
+    if ep == NULL:
+        icmp_send_unreachable(packet, 3, stack.tcp.now_ns)
+        return DROP_UDP_NO_PORT
+    return udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial)
+
+
+cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil:
+    cdef icmp_message_t m
+    cdef udp_endpoint_t *ep
+    cdef DropReason reason = icmp_input(packet, stack.tcp.now_ns, &m)
+    if reason != DROP_NONE:
+        return reason
+    if m.type == 0 and not m.is_error:
+        ep = demux_datagram(&stack.demux, SOCK_PING, &packet.dst, m.identifier, &packet.src, 0)
+        if ep == NULL:
+            return DROP_UDP_NO_PORT
+        return udp_deliver(ep, &stack.tcp.events, &packet.src, 0, m.payload - 8, m.payload_length + 8, -1)
+    if m.is_error:
+        icmp_error(stack, &m)
+    return DROP_NONE
+
+
+cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
+    """An error about a packet of ours. TCP takes it as advice once a connection stands (RFC 5927), and only when the
+    sequence number it quotes is outstanding; a connected datagram socket reports it."""
+    cdef void *p
+    cdef tcb_t *tcb
+    cdef udp_endpoint_t *ep
+    cdef int error
+    if m.type != 3 or m.code == 4:
+        return
+    if m.code == 3:
+        error = ECONNREFUSED
+    elif m.code == 2:
+        error = ENOPROTOOPT
+    elif m.code == 0 or m.code == 6 or m.code == 9 or m.code == 11:
+        error = ENETUNREACH
+    else:
+        error = EHOSTUNREACH
+    if m.embedded_protocol == PROTOCOL_TCP:
+        p = demux_find(
+            &stack.demux,
+            demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
+            &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
+        if p == NULL or is_tw(p):
+            return
+        tcb = <tcb_t *> p
+        if seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt):
+            return
+        if tcb.state == SYN_SENT and (m.code == 2 or m.code == 3):
+            connection_abort(tcb, error, False)
+        else:
+            tcb.soft_error = error
+    elif m.embedded_protocol == PROTOCOL_UDP:
+        ep = demux_datagram(&stack.demux, SOCK_UDP, &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
+        if ep != NULL and ep.connected:
+            ep.sock.error = error
+            sock_event(&stack.tcp.events, &ep.sock, EVENT_IN | EVENT_OUT | EVENT_ERR)
+
+
+cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) noexcept nogil:
+    cdef packet_in_t packet
+    cdef DropReason reason = interface_input(ifc, frame, stack.tcp.now_ns, &packet)
+    if reason == DROP_NONE:
+        if packet.protocol == PROTOCOL_TCP:
+            reason = tcp_input(stack, &packet)
+        elif packet.protocol == PROTOCOL_UDP:
+            reason = udp_input(stack, &packet)
+        elif packet.protocol == PROTOCOL_ICMP:
+            reason = icmp_arrives(stack, &packet)
+        elif packet.protocol != PROTOCOL_CONSUMED:
+            icmp_send_unreachable(&packet, 2, stack.tcp.now_ns)
+            reason = DROP_IP_PROTOCOL
+    if reason != DROP_NONE:
+        drop(&stack.tcp.counters, reason)
+
+
+cdef int receive_from(stack_t *stack, interface_t *ifc, int budget) noexcept nogil:
+    """At most budget frames; 1 when there may be more."""
+    cdef frame_t frames[BATCH]
+    cdef int n, i, want
+    while budget > 0:
+        want = BATCH if budget > BATCH else budget
+        n = ifc.link.receive(ifc.link, frames, want)
+        for i in range(n):
+            frame_input(stack, ifc, &frames[i])
+        if n:
+            ifc.link.release(ifc.link)
+        budget -= n
+        if n < want:
+            return 0
+    return 1
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, const uint8_t *data) noexcept nogil:
+    """Claim, write, commit one decided segment. data: the payload is the application's (plan.fresh)."""
+    cdef packet_out_t out
+    cdef interface_t *ifc = stack.interfaces[tcb.route_interface]
+    cdef int r = interface_claim(ifc, &tcb.next_hop, 20 + plan.header_length, plan.length, stack.tcp.now_ns, &out)
+    if r != CLAIM_OK:
+        return r
+    if plan.fresh and data != NULL:
+        write_fresh_segment(tcb, plan, out.ip + 20, out.body, data)
+    else:
+        write_segment(tcb, plan, out.ip + 20, out.body)
+    write_ipv4(out.ip, address_v4(&tcb.local), address_v4(&tcb.remote), 6, 20 + plan.header_length + plan.length,
+               tcb.tos, tcb.ttl, 0, True)
+    interface_commit(&out, stack.tcp.now_ns)
+    on_sent(tcb, plan)
+    return CLAIM_OK
+
+
+cdef int stack_tcb_output(stack_t *stack, tcb_t *tcb) noexcept nogil:
+    """Everything the connection may send now, a burst at a time. CLAIM_FULL when the link stopped it."""
+    cdef plan_t plan
+    cdef int r, n = 0
+    while next_segment(tcb, 0, &plan):
+        r = stack_send_planned(stack, tcb, &plan, NULL)
+        if r == CLAIM_FULL:
+            return CLAIM_FULL
+        if r == CLAIM_UNREACHABLE:
+            if tcb.state == SYN_SENT:
+                connection_abort(tcb, EHOSTUNREACH, False)
+                return CLAIM_OK
+            tcb.soft_error = EHOSTUNREACH
+        if r != CLAIM_OK:
+            on_sent(tcb, &plan)                        # lost, as on any link: the timer repairs it
+        n += 1
+        if n >= OUTPUT_BURST:
+            want_output(tcb)
+            return CLAIM_OK
+    return CLAIM_OK
+
+
+cdef void send_bare(stack_t *stack, const bare_t *b) noexcept nogil:
+    cdef packet_out_t out
+    cdef address_t next_hop
+    cdef int i = stack_route(stack, &b.dst, &next_hop), r
+    cdef uint32_t n = bare_length(b)
+    if i < 0:
+        drop(&stack.tcp.counters, DROP_IP_NO_ROUTE)
+        return
+    r = interface_claim(stack.interfaces[i], &next_hop, 20 + n, 0, stack.tcp.now_ns, &out)
+    if r == CLAIM_FULL:
+        drop(&stack.tcp.counters, DROP_TX_FULL)
+    if r != CLAIM_OK:
+        return
+    write_bare(b, out.ip + 20)
+    write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), 6, 20 + n, 0, 64, 0, True)
+    interface_commit(&out, stack.tcp.now_ns)
+    stack.tcp.counters.tcp_segments_out += 1
+
+
+cdef void wake_datagram_waiters(stack_t *stack) noexcept nogil:
+    """Links have drained: datagram sockets that found them full may try again."""
+    cdef uint32_t i
+    stack.datagram_waiters = 0
+    for i in range(stack.sock_count):
+        if stack.socks[i].kind != SOCK_TCP:
+            sock_event(&stack.tcp.events, stack.socks[i], EVENT_OUT)
+
+
+cdef void stack_flush(stack_t *stack) noexcept nogil:
+    cdef uint32_t i
+    for i in range(stack.interface_count):
+        interface_flush(stack.interfaces[i])
+
+
+cdef void stack_output(stack_t *stack) noexcept nogil:
+    """What every connection in the output list wants to send; those a full link stops stay in the list."""
+    cdef tcp_t *tcp = &stack.tcp
+    cdef tcb_t *tcb
+    cdef tcb_t *blocked = NULL
+    cdef tcb_t *blocked_last = NULL
+    cdef uint32_t full = 0, i
+    while tcp.output_first != NULL:
+        tcb = tcp.output_first
+        tcp.output_first = tcb.output_next
+        if tcp.output_first == NULL:
+            tcp.output_last = NULL
+        tcb.flags &= ~TF_OUTPUT
+        if not full & (1 << tcb.route_interface) and stack_tcb_output(stack, tcb) != CLAIM_FULL:
+            continue
+        full |= <uint32_t> 1 << tcb.route_interface
+        if tcb.flags & TF_OUTPUT:
+            continue
+        tcb.flags |= TF_OUTPUT
+        tcb.output_next = NULL
+        if blocked == NULL:
+            blocked = tcb
+        else:
+            blocked_last.output_next = tcb
+        blocked_last = tcb
+    if blocked != NULL:
+        tcp.output_first = blocked
+        tcp.output_last = blocked_last
+    for i in range(tcp.bare_count):
+        send_bare(stack, &tcp.bare[i])
+    tcp.bare_count = 0
+    if stack.datagram_waiters and not full:
+        wake_datagram_waiters(stack)
+    stack_flush(stack)
+
+
+cdef void on_unreachable(void *context, const uint8_t *packet, uint32_t length) noexcept nogil:
+    """A neighbour did not answer: what waited for it is dropped, and whoever was connecting hears it."""
+    cdef stack_t *stack = <stack_t *> context
+    cdef icmp_message_t m
+    cdef uint32_t header_length
+    if length < 28:
+        return
+    header_length = (packet[0] & 15) * 4
+    if header_length + 8 > length:
+        return
+    memset(&m, 0, sizeof(m))
+    m.type = 3
+    m.code = 1
+    m.embedded_protocol = packet[9]
+    memcpy(<uint8_t *> &m.embedded_src + 12, packet + 12, 4)
+    memcpy(<uint8_t *> &m.embedded_dst + 12, packet + 16, 4)
+    (<uint8_t *> &m.embedded_src)[10] = 0xff
+    (<uint8_t *> &m.embedded_src)[11] = 0xff
+    (<uint8_t *> &m.embedded_dst)[10] = 0xff
+    (<uint8_t *> &m.embedded_dst)[11] = 0xff
+    m.embedded_sport = <uint16_t> (packet[header_length] << 8 | packet[header_length + 1])
+    m.embedded_dport = <uint16_t> (packet[header_length + 2] << 8 | packet[header_length + 3])
+    m.embedded_seq = (<uint32_t> packet[header_length + 4] << 24) | (<uint32_t> packet[header_length + 5] << 16) | \
+        (<uint32_t> packet[header_length + 6] << 8) | packet[header_length + 7]
+    neighbor_failed(stack, &m)
+
+
+cdef void neighbor_failed(stack_t *stack, const icmp_message_t *m) noexcept nogil:
+    cdef void *p
+    cdef udp_endpoint_t *ep
+    if m.embedded_protocol == PROTOCOL_TCP:
+        p = demux_find(
+            &stack.demux,
+            demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
+            &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
+        if p == NULL or is_tw(p):
+            return
+        if (<tcb_t *> p).state == SYN_SENT:
+            connection_abort(<tcb_t *> p, EHOSTUNREACH, False)
+        else:
+            (<tcb_t *> p).soft_error = EHOSTUNREACH
+    elif m.embedded_protocol == PROTOCOL_UDP:
+        ep = demux_datagram(&stack.demux, SOCK_UDP, &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
+        if ep != NULL and ep.connected:
+            ep.sock.error = EHOSTUNREACH
+            sock_event(&stack.tcp.events, &ep.sock, EVENT_IN | EVENT_OUT | EVENT_ERR)
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+cdef void stack_set_now(stack_t *stack, int64_t now_ns) noexcept nogil:
+    """Time only moves forward."""
+    if now_ns > stack.tcp.now_ns:
+        stack.tcp.now_ns = now_ns
+
+
+cdef int64_t stack_next_deadline(stack_t *stack) noexcept nogil:
+    cdef int64_t d = timers_next(&stack.tcp), e
+    cdef uint32_t i
+    if stack.demux.tw_first != NULL and stack.demux.tw_first.expires_ns < d:
+        d = stack.demux.tw_first.expires_ns
+    for i in range(stack.interface_count):
+        e = interface_next_deadline(stack.interfaces[i])
+        if e < d:
+            d = e
+    return d
+
+
+cdef void stack_advance(stack_t *stack, int64_t now_ns) noexcept nogil:
+    """Fire what is due by now, in the order of the deadlines, each at its own time, with the output it causes."""
+    cdef int64_t d, start
+    cdef tcb_t *tcb
+    cdef uint32_t i
+    while True:
+        d = stack_next_deadline(stack)
+        if d > now_ns:
+            break
+        stack_set_now(stack, d)
+        start = stack.tcp.now_ns
+        while True:
+            tcb = timers_due(&stack.tcp, start)
+            if tcb == NULL:
+                break
+            on_timer(tcb)
+        for i in range(stack.interface_count):
+            if interface_next_deadline(stack.interfaces[i]) <= start:
+                interface_advance(stack.interfaces[i], start)
+        while stack.demux.tw_first != NULL and stack.demux.tw_first.expires_ns <= start:
+            demux_tw_remove(&stack.demux, stack.demux.tw_first)
+        stack_output(stack)
+    stack_set_now(stack, now_ns)
+    if stack.tcp.output_first != NULL or stack.tcp.bare_count or stack.datagram_waiters:
+        stack_output(stack)
+
+
+cdef int talk_to_ourselves(stack_t *stack) noexcept nogil:
+    """What went into the loopback is input again in the same pass; bounded, two of our sockets may chat for long."""
+    cdef interface_t *ifc
+    cdef int rounds = 0
+    if stack.interface_count == 0:
+        return 0
+    ifc = stack.interfaces[stack.interface_count - 1]
+    while ifc.link.has_input(ifc.link) and rounds < 64:
+        receive_from(stack, ifc, 4 * BATCH)
+        stack_output(stack)
+        rounds += 1
+    return ifc.link.has_input(ifc.link)
+
+
+cdef void stack_settle(stack_t *stack) noexcept nogil:
+    if stack.tcp.output_first != NULL or stack.tcp.bare_count:
+        stack_output(stack)
+    else:
+        stack_flush(stack)
+    talk_to_ourselves(stack)
+    if stack.dead != NULL:
+        stack_reap(stack)
+
+
+cdef int stack_process(stack_t *stack, int64_t now_ns, int budget) noexcept nogil:
+    cdef uint32_t i
+    cdef int more = 0
+    stack_set_now(stack, now_ns)
+    for i in range(stack.interface_count):
+        if stack.interfaces[i].link.next_deadline(stack.interfaces[i].link) <= now_ns:
+            stack.interfaces[i].link.advance(stack.interfaces[i].link, now_ns)
+        more |= receive_from(stack, stack.interfaces[i], budget)
+    stack_advance(stack, now_ns)
+    more |= talk_to_ourselves(stack)
+    stack_flush(stack)
+    stack_reap(stack)
+    return more
+
+
+cdef sock_t *stack_next_event(stack_t *stack) noexcept nogil:
+    cdef sock_t *sock = stack.tcp.events.first
+    if sock == NULL:
+        return NULL
+    stack.tcp.events.first = sock.event_next
+    if stack.tcp.events.first == NULL:
+        stack.tcp.events.last = NULL
+    sock.flags &= ~<uint8_t> SF_QUEUED_EVENT
+    return sock

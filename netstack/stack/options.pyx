@@ -1,0 +1,503 @@
+"""setsockopt and getsockopt with Linux's numbers, sizes and quirks; sysctls by their full Linux names."""
+
+from libc.errno cimport EINVAL, ENOENT, ENOPROTOOPT
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strlen
+
+from netstack.clock cimport NS_PER_MS
+from netstack.sock cimport (
+    SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_TCP,
+)
+from netstack.stack.core cimport stack_link_mss
+from netstack.tcp.congestion.controller cimport congestion_find
+from netstack.tcp.connection cimport keepalive_start
+from netstack.tcp.seq cimport seq_gt
+from netstack.tcp.tcb cimport (
+    CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT, TF_CORK,
+    TF_IN_RECOVERY, TF_LINGER, TF_MORE, TF_NODELAY, TF_QUICKACK, TF_RTO_RECOVERY, TF_SACK_OK, TF_TS_OK, TF_WS_OK,
+    TIME_WAIT, congestion_ops_t, data_end, send_segment_limit, tcb_t, tcp_config_t, want_output,
+)
+from netstack.udp.endpoint cimport udp_endpoint_t
+
+cdef enum:
+    SOL_SOCKET = 1
+    SOL_IP = 0
+    SOL_TCP = 6
+    SOL_IPV6 = 41
+    SO_REUSEADDR = 2
+    SO_TYPE = 3
+    SO_ERROR = 4
+    SO_BROADCAST = 6
+    SO_SNDBUF = 7
+    SO_RCVBUF = 8
+    SO_KEEPALIVE = 9
+    SO_OOBINLINE = 10
+    SO_LINGER = 13
+    SO_REUSEPORT = 15
+    SO_RCVLOWAT = 18
+    SO_ACCEPTCONN = 30
+    SO_PROTOCOL = 38
+    SO_DOMAIN = 39
+    TCP_NODELAY = 1
+    TCP_MAXSEG = 2
+    TCP_CORK = 3
+    TCP_KEEPIDLE = 4
+    TCP_KEEPINTVL = 5
+    TCP_KEEPCNT = 6
+    TCP_SYNCNT = 7
+    TCP_INFO = 11
+    TCP_QUICKACK = 12
+    TCP_CONGESTION = 13
+    TCP_USER_TIMEOUT = 18
+    IP_TOS = 1
+    IP_TTL = 2
+    IPV6_V6ONLY = 26
+    BUFFER_MIN = 4096            # bytes; below it a window could not hold two segments
+    BUFFER_MAX = 1 << 29
+
+
+cdef inline void set_flag(tcb_t *tcb, uint32_t flag, bint on) noexcept nogil:
+    if on:
+        tcb.flags |= flag
+    else:
+        tcb.flags &= ~flag
+
+
+cdef inline void set_sock_flag(sock_t *sock, uint8_t flag, bint on) noexcept nogil:
+    if on:
+        sock.flags |= flag
+    else:
+        sock.flags &= ~flag
+
+
+cdef uint32_t buffer_size(int32_t asked) noexcept nogil:
+    """Linux doubles what is asked for, to cover its bookkeeping; programs read the doubled value back."""
+    if asked < BUFFER_MIN // 2:
+        return BUFFER_MIN
+    if asked > BUFFER_MAX:
+        return 2 * <uint32_t> BUFFER_MAX
+    return 2 * <uint32_t> asked
+
+
+cdef int option_set(stack_t *stack, sock_t *sock, int level, int name, const uint8_t *value, uint32_t n) noexcept nogil:
+    cdef int32_t v = 0
+    cdef tcb_t *tcb = <tcb_t *> sock if sock.kind == SOCK_TCP else NULL
+    if level == SOL_TCP and name == TCP_CONGESTION and tcb != NULL:
+        return set_congestion(stack, tcb, value, n)
+    if n < sizeof(int32_t):
+        if n == 1 and (level == SOL_IP or level == SOL_IPV6):
+            v = value[0]                               # IP options also come as one byte
+        else:
+            return -EINVAL
+    else:
+        memcpy(&v, value, sizeof(v))
+    if level == SOL_SOCKET:
+        return set_socket_level(stack, sock, tcb, name, v, value, n)
+    if level == SOL_TCP:
+        return set_tcp_level(stack, tcb, name, v) if tcb != NULL else -ENOPROTOOPT
+    if level == SOL_IP:
+        return set_ip_level(sock, tcb, name, v)
+    if level == SOL_IPV6 and name == IPV6_V6ONLY:
+        return 0
+    return -ENOPROTOOPT
+
+
+cdef int set_socket_level(stack_t *stack, sock_t *sock, tcb_t *tcb, int name, int32_t v, const uint8_t *value,
+                          uint32_t n) noexcept nogil:
+    cdef int32_t seconds
+    if name == SO_REUSEADDR:
+        set_sock_flag(sock, SF_REUSEADDR, v)
+    elif name == SO_REUSEPORT:
+        set_sock_flag(sock, SF_REUSEPORT, v)
+    elif name == SO_BROADCAST:
+        set_sock_flag(sock, SF_BROADCAST, v)
+    elif name == SO_KEEPALIVE:
+        set_sock_flag(sock, SF_KEEPALIVE, v)
+        if tcb != NULL:
+            if v and tcb.state >= ESTABLISHED and tcb.state != TIME_WAIT:
+                keepalive_start(tcb)
+            elif not v:
+                tcb.keepalive_deadline = 0
+    elif name == SO_SNDBUF:
+        if tcb != NULL:
+            tcb.snd_wanted = buffer_size(v)
+        else:
+            (<udp_endpoint_t *> sock).sndbuf = buffer_size(v)
+    elif name == SO_RCVBUF:
+        if tcb != NULL:
+            tcb.rcv_wanted = buffer_size(v)
+        else:
+            (<udp_endpoint_t *> sock).rcvbuf = buffer_size(v)
+    elif name == SO_LINGER and n >= 8:
+        if tcb != NULL:
+            memcpy(&seconds, value + 4, 4)
+            set_flag(tcb, TF_LINGER, v)
+            tcb.linger_s = seconds if seconds > 0 else 0
+    elif name == SO_OOBINLINE or name == SO_RCVLOWAT:
+        return 0
+    else:
+        return -ENOPROTOOPT
+    return 0
+
+
+cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept nogil:
+    if name == TCP_NODELAY:
+        set_flag(tcb, TF_NODELAY, v)
+        if v:
+            want_output(tcb)
+    elif name == TCP_CORK:
+        set_flag(tcb, TF_CORK, v)
+        if not v:
+            tcb.flags &= ~TF_MORE
+            want_output(tcb)
+    elif name == TCP_QUICKACK:
+        set_flag(tcb, TF_QUICKACK, v)
+    elif name == TCP_MAXSEG:
+        if v < 88 or v > 32767:
+            return -EINVAL
+        tcb.user_mss = <uint16_t> v
+    elif name == TCP_KEEPIDLE or name == TCP_KEEPINTVL:
+        if v < 1 or v > 32767:
+            return -EINVAL
+        if name == TCP_KEEPIDLE:
+            tcb.keepalive_idle_s = <uint16_t> v
+            if tcb.keepalive_deadline:
+                keepalive_start(tcb)
+        else:
+            tcb.keepalive_interval_s = <uint16_t> v
+    elif name == TCP_KEEPCNT:
+        if v < 1 or v > 127:
+            return -EINVAL
+        tcb.keepalive_count = <uint8_t> v
+    elif name == TCP_USER_TIMEOUT:
+        if v < 0:
+            return -EINVAL
+        tcb.user_timeout_ms = v
+    elif name == TCP_SYNCNT:
+        return 0 if 1 <= v <= 127 else -EINVAL
+    else:
+        return -ENOPROTOOPT
+    return 0
+
+
+cdef int set_congestion(stack_t *stack, tcb_t *tcb, const uint8_t *value, uint32_t n) noexcept nogil:
+    cdef char text[17]
+    cdef const congestion_ops_t *ops
+    memset(text, 0, sizeof(text))
+    memcpy(text, value, n if n < 16 else 16)
+    ops = congestion_find(text)
+    if ops == NULL:
+        return -ENOENT
+    tcb.cc_ops = ops
+    return 0
+
+
+cdef int set_ip_level(sock_t *sock, tcb_t *tcb, int name, int32_t v) noexcept nogil:
+    cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
+    if name == IP_TTL:
+        if v != -1 and (v < 1 or v > 255):
+            return -EINVAL
+        if v == -1:
+            v = 64
+        if tcb != NULL:
+            tcb.ttl = <uint8_t> v
+        else:
+            ep.ttl = <uint8_t> v
+    elif name == IP_TOS:
+        if tcb != NULL:
+            tcb.tos = <uint8_t> (v & ~3)               # the ECN bits are TCP's own
+        else:
+            ep.tos = <uint8_t> v
+    else:
+        return -ENOPROTOOPT
+    return 0
+
+
+cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *value, uint32_t *n) noexcept nogil:
+    """Write the value and set *n* to its size; a shorter buffer gets the first bytes, as Linux does."""
+    cdef int32_t v = 0
+    cdef int32_t pair[2]
+    cdef uint8_t info[280]
+    cdef tcb_t *tcb = <tcb_t *> sock if sock.kind == SOCK_TCP else NULL
+    cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
+    if level == SOL_SOCKET:
+        if name == SO_TYPE:
+            v = 1 if sock.kind == SOCK_TCP else 2
+        elif name == SO_ERROR:
+            v = sock.error
+            sock.error = 0
+        elif name == SO_REUSEADDR:
+            v = (sock.flags & SF_REUSEADDR) != 0
+        elif name == SO_REUSEPORT:
+            v = (sock.flags & SF_REUSEPORT) != 0
+        elif name == SO_BROADCAST:
+            v = (sock.flags & SF_BROADCAST) != 0
+        elif name == SO_KEEPALIVE:
+            v = (sock.flags & SF_KEEPALIVE) != 0
+        elif name == SO_SNDBUF:
+            v = tcb.snd_wanted if tcb != NULL else ep.sndbuf
+        elif name == SO_RCVBUF:
+            v = tcb.rcv_wanted if tcb != NULL else ep.rcvbuf
+        elif name == SO_ACCEPTCONN:
+            v = 1 if tcb != NULL and tcb.state == LISTEN else 0
+        elif name == SO_PROTOCOL:
+            v = 6 if tcb != NULL else (1 if sock.kind == SOCK_PING else 17)
+        elif name == SO_DOMAIN:
+            v = 10 if sock.flags & SF_V6 else 2
+        elif name == SO_RCVLOWAT:
+            v = 1
+        elif name == SO_OOBINLINE:
+            v = 1
+        elif name == SO_LINGER:
+            pair[0] = 1 if tcb != NULL and tcb.flags & TF_LINGER else 0
+            pair[1] = tcb.linger_s if tcb != NULL else 0
+            return give(value, n, <uint8_t *> pair, 8)
+        else:
+            return -ENOPROTOOPT
+    elif level == SOL_TCP and tcb != NULL:
+        if name == TCP_NODELAY:
+            v = (tcb.flags & TF_NODELAY) != 0
+        elif name == TCP_CORK:
+            v = (tcb.flags & TF_CORK) != 0
+        elif name == TCP_QUICKACK:
+            v = 1 if tcb.quickack or tcb.flags & TF_QUICKACK else 0
+        elif name == TCP_MAXSEG:
+            v = send_segment_limit(tcb)
+            if tcb.state in (CLOSED, LISTEN) and tcb.user_mss:
+                v = tcb.user_mss
+        elif name == TCP_KEEPIDLE:
+            v = tcb.keepalive_idle_s
+        elif name == TCP_KEEPINTVL:
+            v = tcb.keepalive_interval_s
+        elif name == TCP_KEEPCNT:
+            v = tcb.keepalive_count
+        elif name == TCP_SYNCNT:
+            v = stack.tcp.config.syn_retries
+        elif name == TCP_USER_TIMEOUT:
+            v = tcb.user_timeout_ms
+        elif name == TCP_CONGESTION:
+            memset(info, 0, 16)
+            memcpy(info, tcb.cc_ops.name, strlen(tcb.cc_ops.name))
+            return give(value, n, info, 16)
+        elif name == TCP_INFO:
+            tcp_info(stack, tcb, info)
+            return give(value, n, info, 280)
+        else:
+            return -ENOPROTOOPT
+    elif level == SOL_IP:
+        if name == IP_TTL:
+            v = tcb.ttl if tcb != NULL else ep.ttl
+        elif name == IP_TOS:
+            v = tcb.tos if tcb != NULL else ep.tos
+        else:
+            return -ENOPROTOOPT
+    elif level == SOL_IPV6 and name == IPV6_V6ONLY:
+        v = 0
+    else:
+        return -ENOPROTOOPT
+    return give(value, n, <uint8_t *> &v, 4)
+
+
+cdef int give(uint8_t *value, uint32_t *n, const uint8_t *p, uint32_t size) noexcept nogil:
+    if n[0] > size:
+        n[0] = size
+    memcpy(value, p, n[0])
+    return 0
+
+
+cdef inline void put32(uint8_t *p, uint32_t at, uint64_t v) noexcept nogil:
+    cdef uint32_t w = <uint32_t> v
+    if v >> 32:
+        w = <uint32_t> -1
+    memcpy(p + at, &w, 4)
+
+
+cdef uint8_t linux_state(uint8_t state) noexcept nogil:
+    """Numbers of include/net/tcp_states.h."""
+    if state == CLOSED:
+        return 7
+    if state == LISTEN:
+        return 10
+    if state == SYN_SENT:
+        return 2
+    if state == SYN_RCVD:
+        return 3
+    if state == ESTABLISHED:
+        return 1
+    if state == FIN_WAIT_1:
+        return 4
+    if state == FIN_WAIT_2:
+        return 5
+    if state == CLOSE_WAIT:
+        return 8
+    if state == CLOSING:
+        return 11
+    if state == LAST_ACK:
+        return 9
+    return 6
+
+
+cdef void tcp_info(stack_t *stack, const tcb_t *tcb, uint8_t *p) noexcept nogil:
+    """struct tcp_info (linux/tcp.h), 280 bytes; times in microseconds, windows in segments, as there."""
+    cdef uint32_t mss = send_segment_limit(tcb)
+    cdef int64_t now = tcb.tcp.now_ns
+    memset(p, 0, 280)
+    p[0] = linux_state(tcb.state)
+    p[1] = 4 if tcb.flags & TF_RTO_RECOVERY else (3 if tcb.flags & TF_IN_RECOVERY else (1 if tcb.dupacks else 0))
+    p[2] = tcb.retries
+    p[3] = tcb.keepalive_probes
+    p[4] = tcb.retries
+    p[5] = (1 if tcb.flags & TF_TS_OK else 0) | (2 if tcb.flags & TF_SACK_OK else 0) | (4 if tcb.flags & TF_WS_OK else 0)
+    p[6] = tcb.snd_wscale | (tcb.rcv_wscale << 4)
+    put32(p, 8, tcb.rto_ns // 1000)
+    put32(p, 12, <uint64_t> tcb.tcp.config.delayed_ack_ms * 1000)
+    put32(p, 16, mss)
+    put32(p, 20, tcb.mss)
+    if tcb.state == LISTEN:
+        put32(p, 24, tcb.listener.accept_count)        # as Linux: the queue, and its limit
+        put32(p, 28, tcb.listener.backlog)
+    else:
+        put32(p, 24, (tcb.snd_nxt - tcb.snd_una + mss - 1) // mss)
+    put32(p, 44, (now - tcb.last_send_ns) // NS_PER_MS if tcb.last_send_ns else 0)
+    put32(p, 52, (now - tcb.last_receive_ns) // NS_PER_MS if tcb.last_receive_ns else 0)
+    put32(p, 56, (now - tcb.last_receive_ns) // NS_PER_MS if tcb.last_receive_ns else 0)
+    if tcb.route_interface < stack.interface_count:
+        put32(p, 60, stack.interfaces[tcb.route_interface].mtu)
+        put32(p, 84, stack_link_mss(stack, tcb))
+    put32(p, 64, tcb.rcv_wanted)
+    put32(p, 68, tcb.srtt_ns // 1000)
+    put32(p, 72, tcb.rttvar_ns // 1000)
+    put32(p, 76, tcb.cc.ssthresh // mss if tcb.cc.ssthresh < (1 << 30) else 0x7fffffff)
+    put32(p, 80, tcb.cc.cwnd // (tcb.cc.mss if tcb.cc.mss else 1))
+    put32(p, 88, 3)
+    put32(p, 96, tcb.rcv_wanted)
+    put32(p, 100, tcb.retransmits)
+    memset(p + 104, 0xff, 16)                          # pacing rates: none
+    cdef uint64_t acked = tcb.bytes_sent - (tcb.snd_nxt - tcb.snd_una) if tcb.bytes_sent else 0
+    memcpy(p + 120, &acked, 8)
+    memcpy(p + 128, &tcb.bytes_received, 8)
+    if tcb.snd_len and seq_gt(data_end(tcb), tcb.snd_nxt):
+        put32(p, 144, data_end(tcb) - tcb.snd_nxt)
+
+
+# --- sysctls ----------------------------------------------------------------------------------------------------------
+
+SYSCTLS = {
+    # name: (smallest, largest)
+    "net.ipv4.tcp_timestamps": (0, 2),
+    "net.ipv4.tcp_sack": (0, 1),
+    "net.ipv4.tcp_window_scaling": (0, 1),
+    "net.ipv4.tcp_slow_start_after_idle": (0, 1),
+    "net.ipv4.tcp_syn_retries": (1, 127),
+    "net.ipv4.tcp_synack_retries": (0, 127),
+    "net.ipv4.tcp_retries2": (0, 100),
+    "net.ipv4.tcp_orphan_retries": (0, 100),
+    "net.ipv4.tcp_fin_timeout": (0, 86400),
+    "net.ipv4.tcp_max_tw_buckets": (0, 1 << 24),
+    "net.ipv4.tcp_challenge_ack_limit": (0, 1 << 30),
+    "net.ipv4.tcp_keepalive_time": (1, 32767),
+    "net.ipv4.tcp_keepalive_intvl": (1, 32767),
+    "net.ipv4.tcp_keepalive_probes": (1, 127),
+    "net.ipv4.tcp_min_snd_mss": (48, 65535),
+    "net.ipv4.tcp_rto_min_us": (1000, 120000000),
+    "net.core.somaxconn": (0, 1 << 20),
+    "net.core.rmem_default": (BUFFER_MIN, BUFFER_MAX),
+    "net.core.rmem_max": (BUFFER_MIN, BUFFER_MAX),
+    "net.core.wmem_default": (BUFFER_MIN, BUFFER_MAX),
+    "net.core.wmem_max": (BUFFER_MIN, BUFFER_MAX),
+    "net.ipv4.ip_local_port_range": None,
+    "net.ipv4.tcp_congestion_control": None,
+}
+
+
+cdef int check_range(str name, object value) except -1:
+    low, high = SYSCTLS[name]
+    if not low <= value <= high:
+        raise ValueError(f"{name} = {value}: from {low} to {high}")
+    return 0
+
+
+cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
+    """Raises KeyError for a name we do not have, ValueError for a value out of range."""
+    cdef tcp_config_t *c = &stack.tcp.config
+    cdef const congestion_ops_t *ops
+    if name not in SYSCTLS:
+        raise KeyError(f"no setting {name!r}; there are: {', '.join(sorted(SYSCTLS))}")
+    if name == "net.ipv4.tcp_congestion_control":
+        text = str(value).encode()
+        ops = congestion_find(text)
+        if ops == NULL:
+            raise ValueError(f"no congestion control {value!r}")
+        stack.tcp.congestion = ops
+        return 0
+    if name == "net.ipv4.ip_local_port_range":
+        low, high = (int(v) for v in (value.split() if isinstance(value, str) else value))
+        if not 1 <= low < high <= 65535:
+            raise ValueError(f"{name} = {value}: two ports, low and high")
+        c.port_first, c.port_last = low, high
+        return 0
+    value = int(value)
+    check_range(name, value)
+    short = name.rpartition(".")[2]
+    if short == "tcp_timestamps":
+        c.timestamps = value != 0
+    elif short == "tcp_sack":
+        c.sack = value
+    elif short == "tcp_window_scaling":
+        c.window_scaling = value
+    elif short == "tcp_slow_start_after_idle":
+        c.slow_start_after_idle = value
+    elif short == "tcp_syn_retries":
+        c.syn_retries = value
+    elif short == "tcp_synack_retries":
+        c.synack_retries = value
+    elif short == "tcp_retries2":
+        c.retries2 = value
+    elif short == "tcp_orphan_retries":
+        c.orphan_retries = value if value else 8
+    elif short == "tcp_fin_timeout":
+        c.fin_timeout_ms = value * 1000
+    elif short == "tcp_max_tw_buckets":
+        c.max_tw = value
+    elif short == "tcp_challenge_ack_limit":
+        c.challenge_ack_limit = value
+    elif short == "tcp_keepalive_time":
+        c.keepalive_time_s = value
+    elif short == "tcp_keepalive_intvl":
+        c.keepalive_intvl_s = value
+    elif short == "tcp_keepalive_probes":
+        c.keepalive_probes = value
+    elif short == "tcp_min_snd_mss":
+        c.min_snd_mss = value
+    elif short == "tcp_rto_min_us":
+        c.rto_min_ms = value // 1000
+    elif short == "somaxconn":
+        c.somaxconn = value
+    elif short == "rmem_default":
+        c.rmem_default = value
+    elif short == "rmem_max":
+        c.rmem_max = value
+    elif short == "wmem_default":
+        c.wmem_default = value
+    elif short == "wmem_max":
+        c.wmem_max = value
+    return 0
+
+
+cdef object sysctl_get(stack_t *stack, str name):
+    """The value as it stands; KeyError for a name we do not have."""
+    cdef tcp_config_t *c = &stack.tcp.config
+    if name not in SYSCTLS:
+        raise KeyError(f"no setting {name!r}; there are: {', '.join(sorted(SYSCTLS))}")
+    return {
+        "tcp_timestamps": c.timestamps, "tcp_sack": c.sack, "tcp_window_scaling": c.window_scaling,
+        "tcp_slow_start_after_idle": c.slow_start_after_idle, "tcp_syn_retries": c.syn_retries,
+        "tcp_synack_retries": c.synack_retries, "tcp_retries2": c.retries2, "tcp_orphan_retries": c.orphan_retries,
+        "tcp_fin_timeout": c.fin_timeout_ms // 1000, "tcp_max_tw_buckets": c.max_tw,
+        "tcp_challenge_ack_limit": c.challenge_ack_limit, "tcp_keepalive_time": c.keepalive_time_s,
+        "tcp_keepalive_intvl": c.keepalive_intvl_s, "tcp_keepalive_probes": c.keepalive_probes,
+        "tcp_min_snd_mss": c.min_snd_mss, "tcp_rto_min_us": c.rto_min_ms * 1000, "somaxconn": c.somaxconn,
+        "rmem_default": c.rmem_default, "rmem_max": c.rmem_max, "wmem_default": c.wmem_default,
+        "wmem_max": c.wmem_max, "ip_local_port_range": (c.port_first, c.port_last),
+        "tcp_congestion_control": stack.tcp.congestion.name.decode(),
+    }[name.rpartition(".")[2]]

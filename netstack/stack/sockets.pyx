@@ -1,0 +1,649 @@
+"""Sockets as C calls. Nothing here blocks; whoever waits is the driver's business."""
+
+from libc.errno cimport (
+    EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EALREADY, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, EMSGSIZE,
+    ENETUNREACH, ENOBUFS, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, EPROTONOSUPPORT, EACCES,
+)
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_t, address_v4
+from netstack.counters cimport DROP_TX_FULL, drop
+from netstack.demux cimport (
+    as_tw, demux_bind, demux_find, demux_hash, demux_insert, demux_port_taken, demux_tw_remove, demux_unbind, is_tw,
+)
+from netstack.ip.icmp cimport icmp_send_echo
+from netstack.ip.interface cimport (
+    CLAIM_DROPPED, CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_claim, interface_commit, interface_is_broadcast,
+    interface_t, packet_out_t,
+)
+from netstack.sock cimport (
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_V6, SOCK_PING, SOCK_TCP, SOCK_UDP,
+)
+from netstack.stack.core cimport (
+    stack_is_local, stack_link_mss, stack_new_tcb, stack_register, stack_route, stack_send_planned, stack_settle,
+    stack_source, stack_tcb_output, stack_unregister,
+)
+from netstack.stack.options cimport option_get, option_set
+from netstack.tcp.buffers cimport receive_take, send_append, send_reserve, send_room
+from netstack.tcp.connection cimport (
+    connection_abort, connection_close, connection_consumed, connection_open, connection_poll, connection_shutdown_write,
+    lent_drain, listener_accept,
+)
+from netstack.tcp.isn cimport random_below
+from netstack.tcp.output cimport next_segment, plan_t
+from netstack.tcp.tcb cimport (
+    CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_MORE, TF_SHUT_RD,
+    TF_SYN_SENT, TF_WANT_WRITE, TIME_WAIT, data_end, listener_t, receive_end, send_segment_limit, tcb_t, want_output,
+)
+from netstack.udp.endpoint cimport (
+    udp_endpoint_free, udp_endpoint_init, udp_endpoint_t, udp_receive,
+)
+from netstack.wire.checksum cimport checksum_and_copy
+from netstack.wire.ipv4 cimport write_ipv4
+from netstack.wire.udp cimport write_udp
+
+cdef enum:
+    MSG_PEEK = 2
+    MSG_TRUNC = 0x20
+    MSG_MORE = 0x8000
+    PORT_TRIES = 64
+
+
+# --- making and naming ------------------------------------------------------------------------------------------------
+
+cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **out) noexcept nogil:
+    cdef tcb_t *tcb
+    cdef udp_endpoint_t *ep
+    if family != 2 and family != 10:
+        return -EAFNOSUPPORT
+    type &= 0xf
+    if type == 1 and (protocol == 0 or protocol == 6):
+        tcb = stack_new_tcb(stack)
+        if tcb == NULL:
+            return -ENOMEM
+        out[0] = &tcb.sock
+    elif type == 2 and protocol in (0, 17, 1):
+        ep = <udp_endpoint_t *> calloc(1, sizeof(udp_endpoint_t))
+        if ep == NULL:
+            return -ENOMEM
+        udp_endpoint_init(ep)
+        if protocol == 1:
+            ep.sock.kind = SOCK_PING
+        if stack_register(stack, &ep.sock) != 0:
+            free(ep)
+            return -ENOMEM
+        out[0] = &ep.sock
+    else:
+        return -EPROTONOSUPPORT
+    if family == 10:
+        out[0].flags |= SF_V6
+    return 0
+
+
+cdef void set_local(sock_t *sock, const address_t *a, uint16_t port) noexcept nogil:
+    if sock.kind == SOCK_TCP:
+        (<tcb_t *> sock).local = a[0]
+        (<tcb_t *> sock).lport = port
+    else:
+        (<udp_endpoint_t *> sock).local = a[0]
+        (<udp_endpoint_t *> sock).lport = port
+
+
+cdef uint16_t local_port(const sock_t *sock) noexcept nogil:
+    return (<const tcb_t *> sock).lport if sock.kind == SOCK_TCP else (<const udp_endpoint_t *> sock).lport
+
+
+cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) noexcept nogil:
+    """A port nobody is bound to, at random over the whole range (RFC 6056 section 3.3.1); 0: all taken."""
+    cdef uint32_t first = stack.tcp.config.port_first, n = stack.tcp.config.port_last - first + 1
+    cdef uint32_t offset = random_below(&stack.tcp, n), i
+    for i in range(n):
+        if not demux_port_taken(&stack.demux, sock, local, <uint16_t> (first + (offset + i) % n)):
+            return <uint16_t> (first + (offset + i) % n)
+    return 0
+
+
+cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexcept nogil:
+    cdef uint16_t port = local.port
+    if local_port(sock) or (sock.kind == SOCK_TCP and (<tcb_t *> sock).state != CLOSED):
+        return -EINVAL
+    if not address_is_any(&local.address) and not stack_is_local(stack, &local.address) and \
+            not (sock.kind == SOCK_UDP and is_broadcast(stack, &local.address)):
+        return -EADDRNOTAVAIL
+    if port == 0:
+        port = free_port(stack, sock, &local.address)
+        if port == 0:
+            return -EADDRINUSE
+    elif demux_port_taken(&stack.demux, sock, &local.address, port):
+        return -EADDRINUSE
+    set_local(sock, &local.address, port)
+    if sock.kind == SOCK_TCP and address_is_any(&local.address):
+        address_from_v4(&(<tcb_t *> sock).local, 0)
+    demux_bind(&stack.demux, sock)
+    return 0
+
+
+cdef bint is_broadcast(const stack_t *stack, const address_t *a) noexcept nogil:
+    cdef uint32_t i
+    cdef const uint8_t *p = <const uint8_t *> a
+    if not address_is_v4(a):
+        return p[0] == 0xff
+    if p[12] >= 224 and p[12] < 240:
+        return True
+    for i in range(stack.interface_count):
+        if interface_is_broadcast(stack.interfaces[i], address_v4(a)):
+            return True
+    return False
+
+
+cdef int sock_local(stack_t *stack, sock_t *sock, endpoint_t *out) noexcept nogil:
+    if sock.kind == SOCK_TCP:
+        out.address = (<tcb_t *> sock).local
+        out.port = (<tcb_t *> sock).lport
+    else:
+        out.address = (<udp_endpoint_t *> sock).local
+        out.port = (<udp_endpoint_t *> sock).lport
+    if out.address.hi == 0 and out.address.lo == 0:
+        address_from_v4(&out.address, 0)
+    return 0
+
+
+cdef int sock_remote(stack_t *stack, sock_t *sock, endpoint_t *out) noexcept nogil:
+    if sock.kind == SOCK_TCP:
+        if (<tcb_t *> sock).state <= SYN_SENT:
+            return -ENOTCONN
+        out.address = (<tcb_t *> sock).remote
+        out.port = (<tcb_t *> sock).rport
+        return 0
+    if not (<udp_endpoint_t *> sock).connected:
+        return -ENOTCONN
+    out.address = (<udp_endpoint_t *> sock).remote
+    out.port = (<udp_endpoint_t *> sock).rport
+    return 0
+
+
+cdef bint sock_ever_connected(const sock_t *sock) noexcept nogil:
+    cdef const tcb_t *tcb = <const tcb_t *> sock
+    return tcb.flags & TF_SYN_SENT != 0
+
+
+# --- connecting -------------------------------------------------------------------------------------------------------
+
+cdef int sock_connect(stack_t *stack, sock_t *sock, const endpoint_t *remote) noexcept nogil:
+    cdef endpoint_t to = remote[0]
+    if address_is_any(&to.address):
+        address_from_v4(&to.address, 0)
+        (<uint8_t *> &to.address)[12] = 127            # as Linux: the unspecified address is this host
+        (<uint8_t *> &to.address)[15] = 1
+    if sock.kind == SOCK_TCP:
+        return connect_tcp(stack, <tcb_t *> sock, &to)
+    return connect_datagram(stack, <udp_endpoint_t *> sock, &to)
+
+
+cdef int connect_datagram(stack_t *stack, udp_endpoint_t *ep, const endpoint_t *to) noexcept nogil:
+    cdef address_t next_hop, source
+    cdef int i = stack_route(stack, &to.address, &next_hop)
+    if i < 0 or not stack_source(stack, i, &to.address, &source):
+        return -ENETUNREACH
+    if ep.lport == 0:
+        ep.lport = free_port(stack, &ep.sock, &source)
+        if ep.lport == 0:
+            return -EAGAIN
+        ep.local = source
+        demux_bind(&stack.demux, &ep.sock)
+    elif address_is_any(&ep.local):
+        ep.local = source
+    ep.remote = to.address
+    ep.rport = to.port
+    ep.connected = 1
+    return 0
+
+
+cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to) noexcept nogil:
+    cdef int i, error
+    cdef address_t source
+    if tcb.sock.error:
+        error = tcb.sock.error
+        tcb.sock.error = 0
+        return -error
+    if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
+        return -EALREADY
+    if tcb.state != CLOSED:
+        return -EISCONN
+    if to.port == 0:
+        return -EADDRNOTAVAIL
+    if is_broadcast(stack, &to.address):
+        return -ENETUNREACH
+    i = stack_route(stack, &to.address, &tcb.next_hop)
+    if i < 0 or not stack_source(stack, i, &to.address, &source):
+        return -ENETUNREACH
+    tcb.route_interface = <uint8_t> i
+    tcb.remote = to.address
+    tcb.rport = to.port
+    if tcb.lport == 0 or address_is_any(&tcb.local):
+        tcb.local = source
+    if tcb.lport == 0:
+        if not choose_port(stack, tcb):
+            tcb.lport = 0
+            return -EADDRNOTAVAIL
+        demux_bind(&stack.demux, &tcb.sock)
+    elif not names_free(stack, tcb):
+        return -EADDRNOTAVAIL
+    if demux_insert(&stack.demux, tcb) != 0:
+        return -ENOMEM
+    connection_open(tcb, stack_link_mss(stack, tcb))
+    stack_settle(stack)
+    return -EINPROGRESS
+
+
+cdef bint names_free(stack_t *stack, tcb_t *tcb) noexcept nogil:
+    """No connection has these four names. One in TIME-WAIT gives way when timestamps protect the new one (RFC 6191)."""
+    cdef void *p
+    tcb.hash = demux_hash(&stack.tcp, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
+    p = demux_find(&stack.demux, tcb.hash, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
+    if p == NULL:
+        return True
+    if is_tw(p) and as_tw(p).has_ts and stack.tcp.config.timestamps:
+        demux_tw_remove(&stack.demux, as_tw(p))
+        return True
+    return False
+
+
+cdef bint choose_port(stack_t *stack, tcb_t *tcb) noexcept nogil:
+    """An unpredictable port: random tries first, then every port from a random one on (RFC 6056)."""
+    cdef uint32_t first = stack.tcp.config.port_first, n = stack.tcp.config.port_last - first + 1
+    cdef uint32_t offset = random_below(&stack.tcp, n), i
+    for i in range(n + PORT_TRIES):
+        if i < PORT_TRIES:
+            tcb.lport = <uint16_t> (first + random_below(&stack.tcp, n))
+        else:
+            tcb.lport = <uint16_t> (first + (offset + i) % n)
+        tcb.hash = demux_hash(&stack.tcp, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
+        if demux_find(&stack.demux, tcb.hash, &tcb.local, &tcb.remote, tcb.lport, tcb.rport) == NULL and \
+                not demux_port_taken(&stack.demux, &tcb.sock, &tcb.local, tcb.lport):
+            return True
+    return False
+
+
+cdef int sock_listen(stack_t *stack, sock_t *sock, int backlog) noexcept nogil:
+    cdef tcb_t *tcb = <tcb_t *> sock
+    if sock.kind != SOCK_TCP:
+        return -EOPNOTSUPP
+    if tcb.state != CLOSED and tcb.state != LISTEN:
+        return -EINVAL
+    if tcb.lport == 0:
+        tcb.lport = free_port(stack, sock, &tcb.local)
+        if tcb.lport == 0:
+            return -EADDRINUSE
+        address_from_v4(&tcb.local, 0)
+        demux_bind(&stack.demux, sock)
+    elif tcb.state == CLOSED and listener_there(stack, tcb):
+        return -EADDRINUSE
+    if tcb.listener == NULL:
+        tcb.listener = <listener_t *> calloc(1, sizeof(listener_t))
+        if tcb.listener == NULL:
+            return -ENOMEM
+    tcb.listener.backlog = backlog if backlog > 0 else 0
+    if tcb.listener.backlog > stack.tcp.config.somaxconn:
+        tcb.listener.backlog = stack.tcp.config.somaxconn
+    tcb.state = LISTEN
+    return 0
+
+
+cdef bint listener_there(stack_t *stack, tcb_t *tcb) noexcept nogil:
+    """SO_REUSEADDR lets two sockets bind a port, but only one listen there."""
+    cdef uint32_t i
+    cdef tcb_t *other
+    for i in range(stack.sock_count):
+        other = <tcb_t *> stack.socks[i]
+        if other.sock.kind == SOCK_TCP and other != tcb and other.state == LISTEN and other.lport == tcb.lport and \
+                (address_equal(&other.local, &tcb.local) or address_is_any(&other.local) or address_is_any(&tcb.local)):
+            return True
+    return False
+
+
+cdef int sock_accept(stack_t *stack, sock_t *sock, sock_t **out) noexcept nogil:
+    cdef tcb_t *child
+    if sock.kind != SOCK_TCP:
+        return -EOPNOTSUPP
+    if (<tcb_t *> sock).state != LISTEN:
+        return -EINVAL
+    child = listener_accept(<tcb_t *> sock)
+    if child == NULL:
+        return -EAGAIN
+    out[0] = &child.sock
+    return 0
+
+
+# --- sending ----------------------------------------------------------------------------------------------------------
+
+cdef ssize_t sock_send(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, int flags) noexcept nogil:
+    cdef udp_endpoint_t *ep
+    cdef endpoint_t to
+    if sock.kind == SOCK_TCP:
+        return send_tcp(stack, <tcb_t *> sock, data, n, flags)
+    ep = <udp_endpoint_t *> sock
+    if not ep.connected:
+        return -EDESTADDRREQ
+    to.address = ep.remote
+    to.port = ep.rport
+    return sock_sendto(stack, sock, data, n, flags, &to)
+
+
+cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n, int flags) noexcept nogil:
+    """Into the link and the send buffer in one pass while windows allow, the rest into the buffer alone."""
+    cdef size_t done = 0
+    cdef uint32_t fresh, unsent, limit
+    cdef int error
+    cdef plan_t plan
+    if tcb.sock.error:
+        error = tcb.sock.error
+        tcb.sock.error = 0
+        return -error
+    if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
+        return -EAGAIN
+    if tcb.flags & TF_FIN_QUEUED or tcb.state in (CLOSED, LISTEN, TIME_WAIT):
+        return -EPIPE if tcb.flags & (TF_SYN_SENT | TF_FIN_QUEUED) else -ENOTCONN
+    if flags & MSG_MORE:
+        tcb.flags |= TF_MORE
+    else:
+        tcb.flags &= ~TF_MORE
+    while done < n:
+        fresh = send_room(tcb)
+        if fresh > n - done:
+            fresh = <uint32_t> (n - done)
+        if fresh == 0:
+            break
+        if tcb.rtx_nxt == data_end(tcb) and next_segment(tcb, fresh, &plan) and plan.fresh:
+            if send_reserve(tcb, plan.length) != 0:
+                break
+            error = stack_send_planned(stack, tcb, &plan, data + done)
+            if error == CLAIM_OK:
+                done += plan.length
+                continue
+        # No room in a window or in the link, or a short rest waits already: only complete that rest, then go on fused.
+        limit = send_segment_limit(tcb)
+        unsent = data_end(tcb) - tcb.rtx_nxt
+        if 0 < unsent < limit and fresh > limit - unsent:
+            fresh = limit - unsent
+        if send_reserve(tcb, fresh) != 0:
+            break
+        send_append(tcb, data + done, fresh)
+        done += fresh
+        if stack_tcb_output(stack, tcb) == CLAIM_FULL:
+            want_output(tcb)
+    if done < n:
+        tcb.flags |= TF_WANT_WRITE
+    stack_settle(stack)
+    if done:
+        return <ssize_t> done
+    if n == 0:
+        return 0
+    return -EAGAIN if send_room(tcb) == 0 else -ENOMEM
+
+
+cdef ssize_t sock_sendto(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, int flags,
+                         const endpoint_t *to) noexcept nogil:
+    cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
+    cdef address_t next_hop, source
+    cdef interface_t *ifc
+    cdef int i, r
+    if sock.kind == SOCK_TCP:
+        return send_tcp(stack, <tcb_t *> sock, data, n, flags)
+    if sock.error:
+        r = sock.error
+        sock.error = 0
+        return -r
+    if ep.shutdown & 2:
+        return -EPIPE
+    if n > 65507:
+        return -EMSGSIZE
+    if to.port == 0 and sock.kind == SOCK_UDP:
+        return -EINVAL
+    if is_broadcast(stack, &to.address) and not sock.flags & SF_BROADCAST and \
+            (<const uint8_t *> &to.address)[12] >= 240:
+        return -EACCES
+    i = stack_route(stack, &to.address, &next_hop)
+    if i < 0:
+        return -ENETUNREACH
+    if ep.lport == 0:
+        ep.lport = free_port(stack, sock, &ep.local)
+        if ep.lport == 0:
+            return -EAGAIN
+        demux_bind(&stack.demux, sock)
+    source = ep.local
+    if address_is_any(&source) and not stack_source(stack, i, &to.address, &source):
+        return -EADDRNOTAVAIL
+    ifc = stack.interfaces[i]
+    if n + 28 > ifc.mtu:
+        return -EMSGSIZE                               # fragments are not made
+    if sock.kind == SOCK_PING:
+        r = send_ping(stack, ep, ifc, data, n, &source, &to.address, &next_hop)
+    else:
+        r = send_udp(stack, ep, ifc, data, n, &source, to, &next_hop)
+    if r == CLAIM_FULL:
+        stack.datagram_waiters += 1
+        return -EAGAIN
+    stack_settle(stack)
+    return -EINVAL if r == -EINVAL else <ssize_t> n
+
+
+cdef int send_udp(stack_t *stack, udp_endpoint_t *ep, interface_t *ifc, const uint8_t *data, size_t n,
+                  const address_t *source, const endpoint_t *to, const address_t *next_hop) noexcept nogil:
+    cdef packet_out_t out
+    cdef uint32_t length = <uint32_t> n
+    cdef int r = interface_claim(ifc, next_hop, 28, length, stack.tcp.now_ns, &out)
+    if r != CLAIM_OK:
+        return r
+    write_udp(out.ip + 20, address_v4(source), address_v4(&to.address), ep.lport, to.port, length,
+              checksum_and_copy(out.body, data, length))
+    ifc.ip_id += 1
+    write_ipv4(out.ip, address_v4(source), address_v4(&to.address), 17, 28 + length, ep.tos, ep.ttl, 0, True)
+    interface_commit(&out, stack.tcp.now_ns)
+    stack.tcp.counters.udp_out += 1
+    return CLAIM_OK
+
+
+cdef int send_ping(stack_t *stack, udp_endpoint_t *ep, interface_t *ifc, const uint8_t *data, size_t n,
+                   const address_t *source, const address_t *to, const address_t *next_hop) noexcept nogil:
+    """The caller's 8 header bytes give type and sequence; identifier and checksum are ours, as with Linux's ping sockets."""
+    if n < 8 or data[0] != 8 or data[1] != 0:
+        return -EINVAL
+    return icmp_send_echo(ifc, source, to, next_hop, ep.lport, <uint16_t> (data[6] << 8 | data[7]), data + 8,
+                          <uint32_t> (n - 8), ep.ttl, stack.tcp.now_ns)
+
+
+# --- receiving --------------------------------------------------------------------------------------------------------
+
+cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, int flags) noexcept nogil:
+    cdef tcb_t *tcb
+    cdef uint32_t got
+    cdef int error
+    if sock.kind != SOCK_TCP:
+        return sock_recvfrom(stack, sock, data, n, flags, NULL)
+    tcb = <tcb_t *> sock
+    if n > 0x7fffffff:
+        n = 0x7fffffff
+    got = receive_take(tcb, data, <uint32_t> n, flags & MSG_PEEK)
+    if got:
+        if not flags & MSG_PEEK:
+            connection_consumed(tcb)
+            stack_settle(stack)
+        return got
+    if n == 0 and tcb.state >= ESTABLISHED:
+        return 0
+    if sock.error:
+        error = sock.error
+        sock.error = 0
+        return -error
+    if tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD) or tcb.state == TIME_WAIT:
+        return 0
+    if tcb.state == CLOSED:
+        return 0 if tcb.flags & TF_SYN_SENT else -ENOTCONN
+    if tcb.state == LISTEN:
+        return -ENOTCONN
+    return -EAGAIN
+
+
+cdef ssize_t sock_recvfrom(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, int flags,
+                           endpoint_t *src) noexcept nogil:
+    cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
+    cdef endpoint_t whom
+    cdef uint32_t length = 0
+    cdef ssize_t got
+    cdef int error
+    if sock.kind == SOCK_TCP:
+        if src != NULL:
+            memset(src, 0, sizeof(endpoint_t))
+        return sock_recv(stack, sock, data, n, flags)
+    if sock.error:
+        error = sock.error
+        sock.error = 0
+        return -error
+    got = udp_receive(ep, data, n, &whom, &length, flags & MSG_PEEK)
+    if got < 0:
+        return 0 if ep.shutdown & 1 else got
+    if src != NULL:
+        src[0] = whom
+    return length if flags & MSG_TRUNC else got
+
+
+cdef void sock_lend(stack_t *stack, sock_t *sock, uint8_t *data, size_t n) noexcept nogil:
+    cdef tcb_t *tcb = <tcb_t *> sock
+    if sock.kind != SOCK_TCP:
+        return
+    tcb.lent = data
+    tcb.lent_size = <uint32_t> (n if n < 0x7fffffff else 0x7fffffff)
+    tcb.lent_filled = 0
+    lent_drain(tcb)
+
+
+cdef size_t sock_lend_filled(stack_t *stack, sock_t *sock) noexcept nogil:
+    return (<tcb_t *> sock).lent_filled if sock.kind == SOCK_TCP else 0
+
+
+cdef size_t sock_lend_taken(stack_t *stack, sock_t *sock) noexcept nogil:
+    cdef tcb_t *tcb = <tcb_t *> sock
+    cdef size_t n
+    if sock.kind != SOCK_TCP:
+        return 0
+    n = tcb.lent_filled
+    tcb.lent = NULL
+    tcb.lent_filled = 0
+    if n:
+        connection_consumed(tcb)
+        stack_settle(stack)
+    return n
+
+
+# --- ending -----------------------------------------------------------------------------------------------------------
+
+cdef int sock_shutdown(stack_t *stack, sock_t *sock, int how) noexcept nogil:
+    cdef tcb_t *tcb
+    if how < 0 or how > 2:
+        return -EINVAL
+    if sock.kind != SOCK_TCP:
+        if not (<udp_endpoint_t *> sock).connected:
+            return -ENOTCONN
+        (<udp_endpoint_t *> sock).shutdown |= 3 if how == 2 else how + 1
+        return 0
+    tcb = <tcb_t *> sock
+    if tcb.state == LISTEN and how != 1:
+        while tcb.listener.accept_first != NULL:
+            connection_abort(tcb.listener.accept_first, 0, True)
+        while tcb.listener.children != NULL:
+            connection_abort(tcb.listener.children, 0, True)
+        demux_unbind(&stack.demux, sock)
+        free(tcb.listener)
+        tcb.listener = NULL
+        tcb.state = CLOSED
+        tcb.lport = 0
+        stack_settle(stack)
+        return 0
+    if tcb.state == CLOSED or tcb.state == LISTEN or tcb.state == SYN_SENT:
+        return -ENOTCONN
+    if how == 0 or how == 2:
+        tcb.flags |= TF_SHUT_RD
+    if how == 1 or how == 2:
+        connection_shutdown_write(tcb)
+    stack_settle(stack)
+    return 0
+
+
+cdef void forget_event(stack_t *stack, sock_t *sock) noexcept nogil:
+    """Out of the list of events: nobody is there to hear them."""
+    cdef sock_t **at = &stack.tcp.events.first
+    cdef sock_t *before = NULL
+    if not sock.flags & SF_QUEUED_EVENT:
+        return
+    while at[0] != NULL:
+        if at[0] == sock:
+            at[0] = sock.event_next
+            if stack.tcp.events.last == sock:
+                stack.tcp.events.last = before
+            break
+        before = at[0]
+        at = &at[0].event_next
+    sock.flags &= ~<uint8_t> SF_QUEUED_EVENT
+
+
+cdef void sock_close(stack_t *stack, sock_t *sock) noexcept nogil:
+    sock.owner = NULL
+    forget_event(stack, sock)
+    if sock.kind == SOCK_TCP:
+        connection_close(<tcb_t *> sock)
+        stack_settle(stack)
+        return
+    demux_unbind(&stack.demux, sock)
+    udp_endpoint_free(<udp_endpoint_t *> sock)
+    stack_unregister(stack, sock)
+    free(sock)
+
+
+cdef uint32_t stack_lingering(stack_t *stack) noexcept nogil:
+    cdef uint32_t i, n = 0
+    cdef tcb_t *tcb
+    for i in range(stack.sock_count):
+        tcb = <tcb_t *> stack.socks[i]
+        if tcb.sock.kind == SOCK_TCP and tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL and \
+                tcb.state in (FIN_WAIT_1, CLOSING, LAST_ACK):
+            n += 1
+    return n
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+cdef uint32_t sock_poll(stack_t *stack, sock_t *sock) noexcept nogil:
+    cdef udp_endpoint_t *ep
+    cdef uint32_t mask
+    if sock.kind == SOCK_TCP:
+        mask = connection_poll(<tcb_t *> sock)
+        if not mask & EVENT_OUT and (<tcb_t *> sock).state >= ESTABLISHED:
+            (<tcb_t *> sock).flags |= TF_WANT_WRITE    # whoever asked wants to hear when there is room
+        return mask
+    ep = <udp_endpoint_t *> sock
+    mask = 0 if stack.datagram_waiters else EVENT_OUT
+    if ep.first != NULL or ep.shutdown & 1:
+        mask |= EVENT_IN
+    if sock.error:
+        mask |= EVENT_ERR | EVENT_IN | EVENT_OUT
+    return mask
+
+
+cdef int sock_take_error(sock_t *sock) noexcept nogil:
+    cdef int error = sock.error
+    sock.error = 0
+    return error
+
+
+cdef int sock_setsockopt(stack_t *stack, sock_t *sock, int level, int name, const uint8_t *value,
+                         uint32_t n) noexcept nogil:
+    cdef int r = option_set(stack, sock, level, name, value, n)
+    stack_settle(stack)
+    return r
+
+
+cdef int sock_getsockopt(stack_t *stack, sock_t *sock, int level, int name, uint8_t *value, uint32_t *n) noexcept nogil:
+    return option_get(stack, sock, level, name, value, n)

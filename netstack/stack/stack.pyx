@@ -1,0 +1,562 @@
+"""The Stack for Python: frames and time in, frames and a deadline out. It reads no clock and opens nothing.
+
+Everything a program does with sockets on virtual time goes through here; programs in real time hold a `netstack.Host`,
+which drives the same structure in C.
+"""
+
+import errno
+import ipaddress
+import os
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from netstack.address cimport address_format, address_is_any, address_parse, address_t, endpoint_t
+from netstack.clock cimport NEVER
+from netstack.counters cimport counters_as_dict
+from netstack.ip.interface cimport interface_add_address, interface_t
+from netstack.ip.route cimport route_add
+from netstack.link.link cimport Link, MEDIA_ETHERNET
+from netstack.link.queue cimport QueueLink, queue_link_push
+from netstack.sock cimport SF_ORPHAN, SF_V6, SOCK_PING, SOCK_TCP
+from netstack.stack.core cimport (
+    stack_add_interface, stack_advance, stack_destroy, stack_init, stack_next_deadline, stack_next_event, stack_process,
+    stack_set_now,
+)
+from netstack.stack.options cimport sysctl_get, sysctl_set
+from netstack.stack.snapshot cimport restore_stack, snapshot_stack
+from netstack.stack.sockets cimport (
+    sock_accept, sock_bind, sock_close, sock_connect, sock_getsockopt, sock_listen, sock_local, sock_open, sock_poll,
+    sock_recv, sock_recvfrom, sock_remote, sock_send, sock_sendto, sock_setsockopt, sock_shutdown, stack_lingering,
+)
+from netstack.tcp.tcb cimport tcb_t
+from netstack.udp.endpoint cimport udp_endpoint_t
+
+from netstack.config import StackConfig
+from netstack.errors import ConfigError
+
+STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING",
+          "LAST_ACK", "TIME_WAIT")
+
+cdef enum:
+    BUDGET = 1024                # frames of one link in one pass
+
+
+def seed_bytes(seed):
+    """32 bytes of secret: from the operating system, or spread from what was given."""
+    if seed is None:
+        return os.urandom(32)
+    import hashlib
+
+    data = seed.to_bytes(16, "little", signed=True) if isinstance(seed, int) else bytes(seed)
+    return hashlib.blake2b(data, digest_size=32).digest()
+
+
+def parse_mac(text):
+    """``"02:00:00:00:00:01"`` as 6 bytes."""
+    try:
+        mac = bytes(int(part, 16) for part in text.split(":"))
+    except ValueError:
+        mac = b""
+    if len(mac) != 6 or mac[0] & 1:
+        raise ConfigError(f"mac {text!r}: six bytes in hexadecimal with colons, no multicast address")
+    return mac
+
+
+cdef int parse_endpoint(object address, endpoint_t *out) except -1:
+    """``(host, port, ...)`` with a literal host; ``""`` is the unspecified address."""
+    host, port = address[0], address[1]
+    if not 0 <= port <= 65535:
+        raise OverflowError("port must be 0-65535.")
+    address_parse(host if host else "0.0.0.0", &out.address)
+    out.port = port
+    return 0
+
+
+cdef object endpoint_tuple(const endpoint_t *e, int family):
+    text = address_format(&e.address)
+    if family == 10:
+        if address_is_any(&e.address):
+            text = "::"
+        elif "." in text:
+            text = "::ffff:" + text
+        return text, e.port, 0, 0
+    return text, e.port
+
+
+cdef void drain_events(Stack stack) noexcept:
+    while stack_next_event(stack.c) != NULL:
+        pass
+
+
+cdef object fail(int r):
+    return OSError(-r, os.strerror(-r))
+
+
+cdef class Stack:
+    """A TCP/IP stack as a state machine.
+
+    Parameters
+    ----------
+    config : StackConfig, optional
+        Interfaces, addresses, seed, settings. Without it keyword arguments make one.
+    links : sequence of Link, optional
+        One per interface of the config. Without them each interface has a queue, filled by `input` and emptied by
+        `pop_output`.
+
+    Notes
+    -----
+    Time is integer nanoseconds of any clock, given to every call that needs it; it only moves forward. The same seed and
+    the same inputs give the same bytes out.
+
+    Examples
+    --------
+    >>> from netstack.stack import Stack
+    >>> a = Stack(addresses="10.0.0.1", seed=1)
+    >>> b = Stack(addresses="10.0.0.2", seed=2)
+    >>> server = b.socket()
+    >>> server.bind(("10.0.0.2", 80)); server.listen()
+    >>> client = a.socket()
+    >>> client.connect_ex(("10.0.0.2", 80)) == errno.EINPROGRESS
+    True
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.c = <stack_t *> calloc(1, sizeof(stack_t))
+        if self.c == NULL:
+            raise MemoryError
+        self.links = []
+
+    def __init__(self, config=None, links=None, **settings):
+        cdef bytes seed
+        cdef Link link
+        cdef str text
+        if config is None:
+            config = StackConfig(**settings)
+        elif settings:
+            raise TypeError("give a StackConfig or keyword settings, not both")
+        if links is not None and len(links) != len(config.interfaces):
+            raise ConfigError(f"{len(config.interfaces)} interfaces need as many links, not {len(links)}")
+        self.config = config
+        seed = seed_bytes(config.seed)
+        stack_init(self.c, <const uint8_t *> <const char *> seed)
+        for i, settings_of in enumerate(config.interfaces):
+            if links is None:
+                link = QueueLink(mtu=settings_of.mtu, media=settings_of.media)
+            else:
+                link = links[i]
+            self.add_interface(link, settings_of, seed)
+        self.add_loopback()
+        for text, value in config.sysctl.items():
+            sysctl_set(self.c, text, value)
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            stack_destroy(self.c)
+            free(self.c)
+
+    cdef StackSocket wrap(self, sock_t *sock):
+        cdef StackSocket s = StackSocket.__new__(StackSocket)
+        s.stack = self
+        s.sock = sock
+        s.family = 10 if sock.flags & SF_V6 else 2
+        return s
+
+    def add_interface(self, Link link not None, settings, bytes seed):
+        """Join a link as the next interface (called while the stack is made)."""
+        cdef interface_t *ifc = stack_add_interface(self.c, &link.link)
+        cdef address_t a, gateway
+        cdef int r
+        cdef uint16_t index
+        if ifc == NULL:
+            raise ConfigError("too many interfaces")
+        self.links.append(link)
+        index = <uint16_t> ifc.index
+        if settings.mtu < ifc.mtu:
+            ifc.mtu = settings.mtu
+        if link.link.media == MEDIA_ETHERNET:
+            mac = parse_mac(settings.mac) if settings.mac else bytes([2]) + seed[1 + index:6 + index]
+            memcpy(ifc.mac, <const uint8_t *> <const char *> (<bytes> mac), 6)
+        for text in settings.addresses:
+            net = ipaddress.ip_interface(text)
+            prefix = net.network.prefixlen + (96 if net.version == 4 else 0)
+            address_parse(net.ip, &a)
+            r = interface_add_address(ifc, &a, prefix)
+            if r < 0:
+                raise ConfigError(f"address {text}: {os.strerror(-r)}")
+            if prefix < 128:
+                address_parse(net.network.network_address, &a)
+                address_parse("0.0.0.0", &gateway)
+                route_add(&self.c.routes, &a, prefix, &gateway, index)
+        if settings.gateway is not None:
+            address_parse(settings.gateway, &gateway)
+            address_parse("0.0.0.0" if "." in settings.gateway else "::", &a)
+            route_add(&self.c.routes, &a, 96 if "." in settings.gateway else 0, &gateway, index)
+        elif link.link.media != MEDIA_ETHERNET:
+            address_parse("0.0.0.0", &a)               # a point-to-point IP link: everything goes in
+            route_add(&self.c.routes, &a, 96, &a, index)
+
+    def add_loopback(self):
+        """127.0.0.0/8 and our own addresses are delivered inside (called last while the stack is made)."""
+        cdef Link link = QueueLink(mtu=65535, media="ip", loop=True)
+        cdef interface_t *ifc = stack_add_interface(self.c, &link.link)
+        cdef address_t a
+        if ifc == NULL:
+            raise ConfigError("too many interfaces")
+        self.links.append(link)
+        ifc.loopback = 1
+        address_parse("127.0.0.1", &a)
+        interface_add_address(ifc, &a, 104)
+
+    # --- frames and time ---------------------------------------------------------------------------------------------
+
+    def input(self, packet, now_ns, interface=0):
+        """A frame arrived on an interface (a packet, on IP media) at *now_ns*.
+
+        Timers due before are fired first, each at its own time. Answers are ready for `pop_output` afterwards.
+
+        Raises
+        ------
+        TypeError
+            When the interface has a link of its own: then frames come from there (`process`).
+        """
+        cdef const uint8_t[::1] view = packet
+        cdef int r
+        if not isinstance(self.links[interface], QueueLink):
+            raise TypeError(f"interface {interface} has a link of its own: call process()")
+        cdef QueueLink link = <QueueLink> self.links[interface]
+        stack_advance(self.c, now_ns)
+        r = queue_link_push(&link.link, &view[0] if len(view) else NULL, <uint32_t> len(view))
+        if r < 0:
+            raise fail(r)
+        stack_process(self.c, now_ns, BUDGET)
+        drain_events(self)
+
+    def process(self, now_ns):
+        """Take what the links have, fire what is due, send what is due. True when input is left."""
+        cdef int more = stack_process(self.c, now_ns, BUDGET)
+        drain_events(self)
+        return bool(more)
+
+    def advance(self, now_ns):
+        """Fire the timers due by *now_ns*, in deadline order, each at its own time."""
+        stack_advance(self.c, now_ns)
+        stack_process(self.c, now_ns, BUDGET)
+        drain_events(self)
+
+    def next_deadline(self):
+        """When `advance` has something to do (ns), or None."""
+        cdef int64_t d = stack_next_deadline(self.c)
+        return None if d == NEVER else d
+
+    def pop_output(self, interface=0):
+        """The oldest frame to send and when it was made: ``(bytes, t_ns)``, or None."""
+        if not isinstance(self.links[interface], QueueLink):
+            raise TypeError(f"interface {interface} has a link of its own")
+        return self.links[interface].pop()
+
+    @property
+    def now_ns(self):
+        """The latest time this stack was told (ns)."""
+        return self.c.tcp.now_ns
+
+    # --- settings and state ------------------------------------------------------------------------------------------
+
+    def set(self, name, value):
+        """Change a setting by its full Linux sysctl name, e.g. ``"net.ipv4.tcp_timestamps"``.
+
+        Raises
+        ------
+        KeyError
+            No such setting here.
+        ValueError
+            Out of range.
+        """
+        sysctl_set(self.c, name, value)
+
+    def get(self, name):
+        """A setting by its full Linux sysctl name."""
+        return sysctl_get(self.c, name)
+
+    def counters(self):
+        """What happened so far, by name; drops by reason."""
+        return counters_as_dict(&self.c.tcp.counters)
+
+    @property
+    def segments_by_driver(self):
+        """TCP segments processed by calling threads and by the service thread: ``(callers, service)``."""
+        return self.c.segments_by[0], self.c.segments_by[1]
+
+    @property
+    def lingering(self):
+        """Closed sockets whose data or FIN is still on its way."""
+        return stack_lingering(self.c)
+
+    def sockets(self):
+        """Every socket and TIME-WAIT record: ``((local, lport, remote, rport), state)``; datagram sockets are "UDP"."""
+        cdef uint32_t i
+        cdef tcb_t *tcb
+        cdef udp_endpoint_t *ep
+        out = []
+        for i in range(self.c.sock_count):
+            if self.c.socks[i].kind == SOCK_TCP:
+                tcb = <tcb_t *> self.c.socks[i]
+                out.append(((address_format(&tcb.local), tcb.lport, address_format(&tcb.remote), tcb.rport),
+                            STATES[tcb.state]))
+            else:
+                ep = <udp_endpoint_t *> self.c.socks[i]
+                out.append(((address_format(&ep.local), ep.lport, address_format(&ep.remote), ep.rport),
+                            "PING" if ep.sock.kind == SOCK_PING else "UDP"))
+        tw = self.c.demux.tw_first
+        while tw != NULL:
+            out.append(((address_format(&tw.local), tw.lport, address_format(&tw.remote), tw.rport), "TIME_WAIT"))
+            tw = tw.next
+        return out
+
+    @property
+    def socket_count(self):
+        """Sockets in the table, those included that the application has closed and TCP has not."""
+        return self.c.sock_count
+
+    @property
+    def addresses(self):
+        """Our addresses, the loopback's left out, as text."""
+        cdef uint32_t i, k
+        out = []
+        for i in range(self.c.interface_count):
+            if not self.c.interfaces[i].loopback:
+                for k in range(self.c.interfaces[i].address_count):
+                    out.append(address_format(&self.c.interfaces[i].addresses[k]))
+        return out
+
+    def snapshot(self):
+        """All state of connections, listeners, datagram sockets, neighbours and the stack itself, in a versioned form."""
+        return snapshot_stack(self)
+
+    @classmethod
+    def restore(cls, data, now_ns, links=None):
+        """A stack that goes on where `snapshot` was taken, at *now_ns* on a clock of its own.
+
+        Timers go on with the time they had left; timestamps and sequence numbers go on without a step. `socket_by_id`
+        gives the sockets back.
+
+        Raises
+        ------
+        SnapshotError
+            These bytes are no snapshot.
+        """
+        return restore_stack(cls, data, now_ns, links)
+
+    def socket_by_id(self, id):
+        """The socket with that `StackSocket.id`, for a stack that was restored.
+
+        Raises
+        ------
+        KeyError
+            No socket has it, or the application had closed it.
+        """
+        cdef uint32_t i, wanted = id
+        for i in range(self.c.sock_count):
+            if self.c.socks[i].id == wanted and not self.c.socks[i].flags & SF_ORPHAN:
+                return self.wrap(self.c.socks[i])
+        raise KeyError(id)
+
+    def socket(self, type="stream", family=2, protocol=0):
+        """A non-blocking socket. type: ``"stream"``, ``"dgram"``, or the number of the socket module."""
+        cdef sock_t *sock
+        cdef int number = {"stream": 1, "dgram": 2}[type] if isinstance(type, str) else type
+        cdef int r = sock_open(self.c, family, number, protocol, &sock)
+        if r < 0:
+            raise fail(r)
+        return self.wrap(sock)
+
+
+cdef class StackSocket:
+    """A non-blocking socket of a `Stack`: methods of the socket module, errors by errno, time from the stack.
+
+    Calls that make TCP send do so at the stack's current time (`Stack.advance` sets it).
+    """
+
+    def __init__(self):
+        raise TypeError("made by Stack.socket()")
+
+    cdef sock_t *live(self) except NULL:
+        if self.sock == NULL:
+            raise OSError(errno.EBADF, "the socket is closed")
+        return self.sock
+
+    @property
+    def id(self):
+        """Number of this socket within its stack; kept by snapshots."""
+        return self.live().id
+
+    @property
+    def closed(self):
+        return self.sock == NULL
+
+    @property
+    def state(self):
+        """Name of the TCP state, or "UDP"."""
+        cdef sock_t *s = self.live()
+        return STATES[(<tcb_t *> s).state] if s.kind == SOCK_TCP else "UDP"
+
+    def bind(self, address):
+        cdef endpoint_t e
+        cdef int r
+        parse_endpoint(address, &e)
+        r = sock_bind(self.stack.c, self.live(), &e)
+        if r < 0:
+            raise fail(r)
+
+    def listen(self, backlog=128):
+        cdef int r = sock_listen(self.stack.c, self.live(), backlog)
+        if r < 0:
+            raise fail(r)
+
+    def connect_ex(self, address):
+        """0, or an errno number: EINPROGRESS while the handshake is under way."""
+        cdef endpoint_t e
+        cdef int r
+        parse_endpoint(address, &e)
+        r = sock_connect(self.stack.c, self.live(), &e)
+        drain_events(self.stack)
+        return -r
+
+    def connect(self, address):
+        cdef int r = self.connect_ex(address)
+        if r:
+            raise fail(-r)
+
+    def accept(self):
+        """``(socket, address)``; BlockingIOError when nobody waits."""
+        cdef sock_t *child
+        cdef int r = sock_accept(self.stack.c, self.live(), &child)
+        if r < 0:
+            raise fail(r)
+        s = self.stack.wrap(child)
+        return s, s.getpeername()
+
+    def send(self, data, flags=0):
+        cdef const uint8_t[::1] view = data
+        cdef ssize_t r = sock_send(self.stack.c, self.live(), &view[0] if len(view) else NULL, len(view), flags)
+        drain_events(self.stack)
+        if r < 0:
+            raise fail(r)
+        return r
+
+    def sendto(self, data, address):
+        cdef const uint8_t[::1] view = data
+        cdef endpoint_t e
+        cdef ssize_t r
+        parse_endpoint(address, &e)
+        r = sock_sendto(self.stack.c, self.live(), &view[0] if len(view) else NULL, len(view), 0, &e)
+        drain_events(self.stack)
+        if r < 0:
+            raise fail(r)
+        return r
+
+    def recv(self, size, flags=0):
+        """At most *size* bytes; ``b""`` at end of file; BlockingIOError when there is nothing."""
+        cdef bytes out
+        cdef ssize_t r
+        cdef sock_t *s = self.live()
+        cdef uint8_t *p = <uint8_t *> malloc(size if size else 1)
+        if p == NULL:
+            raise MemoryError
+        try:
+            r = sock_recv(self.stack.c, s, p, size, flags)
+            drain_events(self.stack)
+            if r < 0:
+                raise fail(r)
+            out = p[:r]
+        finally:
+            free(p)
+        return out
+
+    def recvfrom(self, size, flags=0):
+        """``(bytes, address)`` of one datagram."""
+        cdef endpoint_t e
+        cdef ssize_t r
+        cdef sock_t *s = self.live()
+        cdef uint8_t *p = <uint8_t *> malloc(size if size else 1)
+        if p == NULL:
+            raise MemoryError
+        try:
+            r = sock_recvfrom(self.stack.c, s, p, size, flags, &e)
+            if r < 0:
+                raise fail(r)
+            return p[:r if r < <ssize_t> size else <ssize_t> size], endpoint_tuple(&e, self.family)
+        finally:
+            free(p)
+
+    def shutdown(self, how):
+        """0: no more reading, 1: no more writing, 2: both."""
+        cdef int r = sock_shutdown(self.stack.c, self.live(), how)
+        drain_events(self.stack)
+        if r < 0:
+            raise fail(r)
+
+    def close(self):
+        """Let go; TCP finishes alone. Closing twice is allowed."""
+        cdef sock_t *s = self.sock
+        if s == NULL:
+            return
+        self.sock = NULL
+        sock_close(self.stack.c, s)
+        drain_events(self.stack)
+
+    def poll(self):
+        """Which of poll(2)'s events hold: POLLIN 1, POLLOUT 4, POLLERR 8, POLLHUP 16, POLLRDHUP 0x2000."""
+        return sock_poll(self.stack.c, self.live())
+
+    def setsockopt(self, level, name, value):
+        """By Linux's numbers; value an int or bytes."""
+        cdef bytes raw = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else \
+            int(value).to_bytes(4, "little", signed=True)
+        cdef int r = sock_setsockopt(self.stack.c, self.live(), level, name, <const uint8_t *> <const char *> raw,
+                                     <uint32_t> len(raw))
+        drain_events(self.stack)
+        if r < 0:
+            raise fail(r)
+
+    def getsockopt(self, level, name, size=0):
+        """An int, or with *size* the first *size* bytes of the value."""
+        cdef uint8_t value[512]
+        cdef uint32_t n = size if size else 4
+        cdef int r
+        if n > sizeof(value):
+            n = sizeof(value)
+        r = sock_getsockopt(self.stack.c, self.live(), level, name, value, &n)
+        if r < 0:
+            raise fail(r)
+        raw = <bytes> value[:n]
+        return raw if size else int.from_bytes(raw, "little", signed=True)
+
+    def getsockname(self):
+        cdef endpoint_t e
+        sock_local(self.stack.c, self.live(), &e)
+        return endpoint_tuple(&e, self.family)
+
+    def getpeername(self):
+        cdef endpoint_t e
+        cdef int r = sock_remote(self.stack.c, self.live(), &e)
+        if r < 0:
+            raise fail(r)
+        return endpoint_tuple(&e, self.family)
+
+    def info(self):
+        """Variables of the connection by their RFC names; for tests and plots."""
+        cdef sock_t *s = self.live()
+        cdef tcb_t *t = <tcb_t *> s
+        if s.kind != SOCK_TCP:
+            raise TypeError("only of a TCP socket")
+        return {
+            "state": STATES[t.state], "snd_una": t.snd_una, "snd_nxt": t.snd_nxt, "snd_wnd": t.snd_wnd,
+            "rcv_nxt": t.rcv_nxt, "rcv_adv": t.rcv_adv, "iss": t.iss, "irs": t.irs, "mss": t.mss, "cwnd": t.cc.cwnd,
+            "ssthresh": t.cc.ssthresh, "srtt_ns": t.srtt_ns, "rttvar_ns": t.rttvar_ns, "rto_ns": t.rto_ns,
+            "retries": t.retries, "retransmits": t.retransmits, "bytes_sent": t.bytes_sent,
+            "bytes_received": t.bytes_received, "send_queue": t.snd_len, "receive_queue": t.rcv_nxt - t.rcv_read,
+            "send_buffer": t.snd_cap, "receive_buffer": t.rcv_cap, "ranges": t.range_count,
+            "congestion": t.cc_ops.name.decode(),
+        }

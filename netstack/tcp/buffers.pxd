@@ -1,0 +1,22 @@
+"""Send and receive buffers: rings indexed by sequence number, grown on demand, given back when empty."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from netstack.tcp.tcb cimport tcb_t, tcp_t
+
+
+# --- send buffer: bytes snd_una .. snd_una + snd_len (behind the SYN)
+cdef uint32_t send_room(const tcb_t *tcb) noexcept nogil
+cdef int send_reserve(tcb_t *tcb, uint32_t n) noexcept nogil                                    # 0, or -1: no memory
+cdef void send_append(tcb_t *tcb, const uint8_t *data, uint32_t n) noexcept nogil               # after send_reserve
+cdef uint32_t send_append_and_copy(tcb_t *tcb, uint8_t *to, const uint8_t *data, uint32_t n) noexcept nogil  # fused; sum
+cdef uint32_t send_copy_out(const tcb_t *tcb, uint32_t seq, uint8_t *to, uint32_t n) noexcept nogil          # sum
+cdef void send_acknowledged(tcb_t *tcb, uint32_t n) noexcept nogil                              # moves snd_una's side
+# --- receive buffer: bytes rcv_read .. rcv_nxt readable, ranges beyond
+cdef int receive_reserve(tcb_t *tcb, uint32_t end) noexcept nogil                               # 0, or -1: no memory
+cdef uint32_t receive_store_and_sum(tcb_t *tcb, uint32_t seq, const uint8_t *data, uint32_t n) noexcept nogil
+cdef void receive_store(tcb_t *tcb, uint32_t seq, const uint8_t *data, uint32_t n) noexcept nogil
+cdef uint32_t receive_take(tcb_t *tcb, uint8_t *to, uint32_t n, bint peek) noexcept nogil
+cdef void receive_shrink(tcb_t *tcb) noexcept nogil                                             # when empty
+cdef void buffers_free(tcb_t *tcb) noexcept nogil
+cdef void pool_free(tcp_t *tcp) noexcept nogil

@@ -1,0 +1,26 @@
+"""What happens to a connection as a whole: opened, established, closed, aborted; and what the application asks of it."""
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+
+from netstack.tcp.tcb cimport listener_t, segment_t, tcb_t, tcp_t
+
+
+cdef void connection_open(tcb_t *tcb, uint32_t link_mss) noexcept nogil        # active; the four names are set
+cdef void connection_spawned(tcb_t *child, const segment_t *seg, uint32_t link_mss) noexcept nogil   # passive: SYN came
+cdef void connection_options(tcb_t *tcb, const segment_t *seg, uint32_t link_mss) noexcept nogil
+cdef void connection_established(tcb_t *tcb) noexcept nogil
+cdef void connection_abort(tcb_t *tcb, int32_t error, bint reset) noexcept nogil
+cdef void connection_time_wait(tcb_t *tcb) noexcept nogil
+cdef void connection_finished(tcb_t *tcb) noexcept nogil                       # reached CLOSED in good order
+cdef void connection_close(tcb_t *tcb) noexcept nogil                          # the application's close
+cdef void connection_shutdown_write(tcb_t *tcb) noexcept nogil
+cdef void connection_consumed(tcb_t *tcb) noexcept nogil                       # the application read something
+cdef uint32_t connection_poll(const tcb_t *tcb) noexcept nogil                 # EVENT_*
+cdef void lent_drain(tcb_t *tcb) noexcept nogil
+cdef void listener_close(tcb_t *tcb) noexcept nogil
+cdef void listener_forget(tcb_t *child) noexcept nogil                         # leaves its listener's lists
+cdef bint listener_adopt(tcb_t *child) noexcept nogil                          # into the accept queue; False: full
+cdef tcb_t *listener_accept(tcb_t *tcb) noexcept nogil
+cdef void keepalive_start(tcb_t *tcb) noexcept nogil
+cdef void queue_bare(tcp_t *tcp, const segment_t *seg, uint32_t seq, uint32_t ack, uint8_t flags) noexcept nogil
+cdef uint16_t receive_window_field(tcb_t *tcb) noexcept nogil                  # the field to send; moves rcv_adv

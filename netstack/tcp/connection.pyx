@@ -1,0 +1,417 @@
+"""Opening, establishing, closing and aborting (RFC 9293 sections 3.5, 3.6 and 3.10.1 to 3.10.6), and the listener's queues."""
+
+from libc.errno cimport ECONNRESET
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from netstack.clock cimport NS_PER_MS, NS_PER_S
+from netstack.sock cimport (
+    EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event,
+)
+from netstack.tcp.buffers cimport receive_take, send_room
+from netstack.tcp.isn cimport choose_isn, timestamp_now
+from netstack.tcp.seq cimport seq_gt
+from netstack.tcp.tcb cimport (
+    ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
+    SYN_SENT, TF_ACCEPTED, TF_ACK_NOW, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_IN_ACCEPT, TF_LINGER, TF_PASSIVE, TF_RTT_TIMING, TF_SACK_OK,
+    TF_SHUT_RD, TF_TS_OK, TF_WANT_WRITE, TF_WINDOW_UPDATE, TF_WS_OK, TIME_WAIT, bare_t, receive_end, tcb_clear, want_output,
+)
+from netstack.tcp.timers cimport timer_remove, timer_update
+
+
+cdef uint8_t window_shift(const tcb_t *tcb) noexcept nogil:
+    """The smallest shift that lets the 16-bit field say the largest receive buffer (RFC 7323 section 2.3)."""
+    cdef uint32_t space = tcb.tcp.config.rmem_max
+    cdef uint8_t shift = 0
+    if tcb.rcv_wanted > space:
+        space = tcb.rcv_wanted
+    while shift < 14 and (space >> shift) > 65535:
+        shift += 1
+    return shift
+
+
+cdef void connection_open(tcb_t *tcb, uint32_t link_mss) noexcept nogil:
+    """Active OPEN (3.10.1): a SYN is due."""
+    cdef tcp_t *tcp = tcb.tcp
+    choose_isn(tcb)
+    tcb.state = SYN_SENT
+    tcb.snd_una = tcb.iss
+    tcb.snd_nxt = tcb.iss
+    tcb.rtx_nxt = tcb.iss
+    tcb.recover = tcb.iss
+    tcb.rcv_wscale = window_shift(tcb) if tcp.config.window_scaling else 0
+    tcb.mss = link_mss
+    tcb.cc.mss = link_mss
+    tcb.last_receive_ns = tcp.now_ns
+    tcp.counters.tcp_active_opens += 1
+    want_output(tcb)
+
+
+cdef void connection_spawned(tcb_t *child, const segment_t *seg, uint32_t link_mss) noexcept nogil:
+    """A SYN reached a listener (3.10.7.2): the child answers SYN,ACK."""
+    choose_isn(child)
+    child.state = SYN_RCVD
+    child.flags |= TF_PASSIVE
+    child.snd_una = child.iss
+    child.snd_nxt = child.iss
+    child.rtx_nxt = child.iss
+    child.cc.mss = link_mss                # what our SYN,ACK says
+    child.recover = child.iss
+    child.irs = seg.seq
+    child.rcv_nxt = seg.seq + 1
+    child.rcv_read = child.rcv_nxt
+    child.rcv_adv = child.rcv_nxt
+    child.rcv_wscale = window_shift(child)
+    child.last_receive_ns = child.tcp.now_ns
+    connection_options(child, seg, link_mss)
+    child.snd_wnd = seg.wnd                # never scaled on a SYN (RFC 7323 section 2.2)
+    child.max_snd_wnd = seg.wnd
+    child.snd_wl1 = seg.seq
+    child.snd_wl2 = child.iss
+    want_output(child)
+
+
+cdef void connection_options(tcb_t *tcb, const segment_t *seg, uint32_t link_mss) noexcept nogil:
+    """What the peer's SYN offers, against what we do."""
+    cdef tcp_t *tcp = tcb.tcp
+    cdef uint32_t mss = seg.mss if seg.mss else 536
+    if mss < tcp.config.min_snd_mss:
+        mss = tcp.config.min_snd_mss       # against amplification by tiny segments (CVE-2019-11479)
+    tcb.peer_mss = mss
+    if tcb.user_mss and tcb.user_mss < mss:
+        mss = tcb.user_mss
+    tcb.mss = mss if mss < link_mss else link_mss
+    if seg.has_ts and tcp.config.timestamps:
+        tcb.flags |= TF_TS_OK
+        tcb.ts_recent = seg.tsval
+        tcb.ts_recent_ns = tcp.now_ns
+    if seg.sack_permitted and tcp.config.sack:
+        tcb.flags |= TF_SACK_OK
+    if seg.wscale != 255 and tcp.config.window_scaling:
+        tcb.flags |= TF_WS_OK
+        tcb.snd_wscale = seg.wscale
+    else:
+        tcb.snd_wscale = 0
+        tcb.rcv_wscale = 0
+
+
+cdef void connection_established(tcb_t *tcb) noexcept nogil:
+    """Both SYNs are acknowledged: congestion control starts, the application is told."""
+    cdef tcp_t *tcp = tcb.tcp
+    tcb.state = ESTABLISHED
+    tcb.retries = 0
+    tcb.cc.mss = tcb.mss - 12 if tcb.flags & TF_TS_OK else tcb.mss
+    tcb.cc_ops.init(&tcb.cc, tcp.now_ns)
+    # RFC 6928; one segment when the SYN was lost (RFC 5681 section 3.1)
+    tcb.cc.cwnd = tcb.cc.mss if tcb.syn_retries else tcp.config.initial_cwnd_segments * tcb.cc.mss
+    tcb.rtx_deadline = 0
+    tcb.state_deadline = 0
+    tcb.recover = tcb.snd_una - 1
+    if tcb.sock.flags & SF_KEEPALIVE:
+        keepalive_start(tcb)
+    sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
+
+
+cdef void keepalive_start(tcb_t *tcb) noexcept nogil:
+    tcb.keepalive_probes = 0
+    tcb.keepalive_deadline = tcb.tcp.now_ns + <int64_t> tcb.keepalive_idle_s * NS_PER_S
+    timer_update(tcb)
+
+
+cdef void leave(tcb_t *tcb) noexcept nogil:
+    """Out of every list of TCP, CLOSED; the stack frees it when no handle is left."""
+    cdef tcp_t *tcp = tcb.tcp
+    listener_forget(tcb)
+    tcb.state = CLOSED
+    tcb.rtx_deadline = 0
+    tcb.ack_deadline = 0
+    tcb.state_deadline = 0
+    tcb.keepalive_deadline = 0
+    timer_remove(tcb)
+    tcp.released(tcp.stack, tcb)
+
+
+cdef void connection_abort(tcb_t *tcb, int32_t error, bint reset) noexcept nogil:
+    """The connection is over, in error. Data in order that was acknowledged stays readable; nothing more is sent.
+
+    reset: tell the peer (3.10.5: <SEQ=SND.NXT><CTL=RST,ACK>).
+    """
+    cdef tcp_t *tcp = tcb.tcp
+    cdef bare_t *b
+    if tcb.state == CLOSED:
+        return
+    if reset and tcb.state not in (LISTEN, SYN_SENT, TIME_WAIT) and tcp.bare_count < MAX_BARE:
+        b = &tcp.bare[tcp.bare_count]
+        tcp.bare_count += 1
+        b.src = tcb.local
+        b.dst = tcb.remote
+        b.sport = tcb.lport
+        b.dport = tcb.rport
+        b.seq = tcb.snd_nxt
+        b.ack = tcb.rcv_nxt
+        b.flags = RST | ACK
+        b.wnd = 0
+        b.has_ts = 0
+        b.interface = tcb.route_interface
+        tcp.counters.tcp_resets_out += 1
+    if tcb.state in (SYN_SENT, SYN_RCVD):
+        tcp.counters.tcp_attempt_fails += 1
+    else:
+        tcp.counters.tcp_established_resets += 1
+    if error:
+        tcb.sock.error = error
+    leave(tcb)
+    if not tcb.sock.flags & SF_ORPHAN:
+        sock_event(&tcp.events, &tcb.sock, EVENT_IN | EVENT_OUT | EVENT_ERR | EVENT_HUP)
+
+
+cdef void connection_finished(tcb_t *tcb) noexcept nogil:
+    """LAST-ACK was acknowledged: nothing more to say on either side."""
+    leave(tcb)
+    if not tcb.sock.flags & SF_ORPHAN:
+        sock_event(&tcb.tcp.events, &tcb.sock, EVENT_IN | EVENT_OUT | EVENT_HUP)
+
+
+cdef void connection_time_wait(tcb_t *tcb) noexcept nogil:
+    """A small record answers late segments from here on (3.6.1); the TCB is only the application's handle now."""
+    cdef tcp_t *tcp = tcb.tcp
+    cdef bare_t *b
+    if tcb.flags & TF_ACK_NOW and tcp.bare_count < MAX_BARE:
+        b = &tcp.bare[tcp.bare_count]
+        tcp.bare_count += 1
+        b.src = tcb.local
+        b.dst = tcb.remote
+        b.sport = tcb.lport
+        b.dport = tcb.rport
+        b.seq = tcb.snd_nxt
+        b.ack = tcb.rcv_nxt
+        b.flags = ACK
+        b.wnd = receive_window_field(tcb)
+        b.has_ts = (tcb.flags & TF_TS_OK) != 0
+        b.tsval = timestamp_now(tcb)
+        b.tsecr = tcb.ts_recent
+        b.interface = tcb.route_interface
+        tcb.flags &= ~TF_ACK_NOW
+    tcb.state = TIME_WAIT
+    tcp.counters.tcp_time_wait += 1
+    tcp.to_time_wait(tcp.stack, tcb)
+    tcb.rtx_deadline = 0
+    tcb.ack_deadline = 0
+    tcb.state_deadline = 0
+    tcb.keepalive_deadline = 0
+    timer_remove(tcb)
+    if tcb.sock.flags & SF_ORPHAN:
+        tcb.state = CLOSED
+        tcp.released(tcp.stack, tcb)
+    else:
+        sock_event(&tcp.events, &tcb.sock, EVENT_IN | EVENT_OUT | EVENT_HUP)
+
+
+cdef void connection_shutdown_write(tcb_t *tcb) noexcept nogil:
+    """No more data from the application: a FIN follows the last byte (3.10.4)."""
+    if tcb.flags & TF_FIN_QUEUED:
+        return
+    if tcb.state == ESTABLISHED or tcb.state == SYN_RCVD:
+        tcb.state = FIN_WAIT_1
+    elif tcb.state == CLOSE_WAIT:
+        tcb.state = LAST_ACK
+    else:
+        return
+    tcb.flags |= TF_FIN_QUEUED
+    want_output(tcb)
+
+
+cdef void connection_close(tcb_t *tcb) noexcept nogil:
+    """The application lets go of the socket. Data it sent is still delivered, unless data it never read is left
+    (RFC 2525 section 2.17: then the peer must hear a reset) or SO_LINGER says zero seconds."""
+    cdef tcp_t *tcp = tcb.tcp
+    cdef uint8_t state = tcb.state
+    tcb.sock.flags |= SF_ORPHAN
+    tcb.lent = NULL
+    if state == LISTEN:
+        listener_close(tcb)
+        return
+    if state == CLOSED or state == TIME_WAIT:
+        tcb.state = CLOSED
+        tcp.released(tcp.stack, tcb)
+        return
+    if state == SYN_SENT:
+        connection_abort(tcb, 0, False)
+        return
+    if (tcb.flags & TF_LINGER and tcb.linger_s == 0) or receive_end(tcb) != tcb.rcv_read:
+        connection_abort(tcb, 0, True)
+        return
+    connection_shutdown_write(tcb)
+    if tcb.state == FIN_WAIT_2:
+        tcb.state_deadline = tcp.now_ns + <int64_t> tcp.config.fin_timeout_ms * NS_PER_MS
+        timer_update(tcb)
+
+
+cdef void connection_consumed(tcb_t *tcb) noexcept nogil:
+    """The application took data: say so when the window can grow by enough (RFC 9293 section 3.8.6.2.2)."""
+    cdef uint32_t free_bytes, offered, threshold
+    if tcb.state < ESTABLISHED or tcb.state > FIN_WAIT_2 or tcb.flags & TF_FIN_RECEIVED:
+        return
+    free_bytes = tcb.rcv_wanted - (tcb.rcv_nxt - tcb.rcv_read) if tcb.rcv_nxt - tcb.rcv_read < tcb.rcv_wanted else 0
+    offered = tcb.rcv_adv - tcb.rcv_nxt
+    threshold = tcb.rcv_wanted // 2
+    if offered < 2 * tcb.mss and tcb.mss < threshold:
+        threshold = tcb.mss                # the peer may be waiting for this
+    elif tcb.rcv_wanted // 4 < threshold:
+        threshold = tcb.rcv_wanted // 4
+    if free_bytes >= offered + threshold:
+        tcb.flags |= TF_ACK_NOW
+        want_output(tcb)
+
+
+cdef uint16_t receive_window_field(tcb_t *tcb) noexcept nogil:
+    """The window field, by which ``rcv_adv`` moves: never to the left, and to the right only by enough (RFC 9293 section 3.8.6.2.2)."""
+    cdef uint32_t held = tcb.rcv_nxt - tcb.rcv_read
+    cdef uint32_t space = tcb.rcv_wanted - held if held < tcb.rcv_wanted else 0
+    cdef uint32_t offered, window, step, field
+    if tcb.state == SYN_SENT:
+        return <uint16_t> (space if space < 65535 else 65535)
+    offered = tcb.rcv_adv - tcb.rcv_nxt if seq_gt(tcb.rcv_adv, tcb.rcv_nxt) else 0
+    step = tcb.rcv_wanted // 2
+    if tcb.mss < step:
+        step = tcb.mss
+    window = space if space >= offered + step else offered
+    if tcb.state == SYN_RCVD:
+        field = window if window < 65535 else 65535
+        tcb.rcv_adv = tcb.rcv_nxt + field
+        return <uint16_t> field
+    field = window >> tcb.rcv_wscale
+    if (field << tcb.rcv_wscale) < offered:
+        field += 1
+    if field > 65535:
+        field = 65535
+    if seq_gt(tcb.rcv_nxt + (field << tcb.rcv_wscale), tcb.rcv_adv):
+        tcb.rcv_adv = tcb.rcv_nxt + (field << tcb.rcv_wscale)
+    return <uint16_t> field
+
+
+cdef uint32_t connection_poll(const tcb_t *tcb) noexcept nogil:
+    """What poll(2) would say."""
+    cdef uint32_t mask = 0
+    if tcb.state == LISTEN:
+        return EVENT_IN if tcb.listener.accept_count else 0
+    if tcb.sock.error:
+        mask |= EVENT_ERR | EVENT_IN | EVENT_OUT
+    if tcb.state == CLOSED or tcb.state == TIME_WAIT:
+        return mask | EVENT_IN | EVENT_OUT | EVENT_HUP | EVENT_RDHUP
+    if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
+        return mask
+    if receive_end(tcb) != tcb.rcv_read or tcb.lent_filled or tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD):
+        mask |= EVENT_IN
+    if tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD):
+        mask |= EVENT_RDHUP
+    if tcb.flags & TF_FIN_QUEUED:
+        mask |= EVENT_OUT                  # a write would not block: it fails with EPIPE
+        if tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD):
+            mask |= EVENT_HUP
+    elif 3 * send_room(tcb) >= tcb.snd_wanted:
+        mask |= EVENT_OUT
+    return mask
+
+
+cdef void lent_drain(tcb_t *tcb) noexcept nogil:
+    """Readable bytes into the lent buffer."""
+    if tcb.lent != NULL and tcb.lent_filled < tcb.lent_size:
+        tcb.lent_filled += receive_take(tcb, tcb.lent + tcb.lent_filled, tcb.lent_size - tcb.lent_filled, False)
+
+
+# --- the listener's queues --------------------------------------------------------------------------------------------
+
+cdef void listener_forget(tcb_t *child) noexcept nogil:
+    """A child leaves its listener: embryonic, or waiting to be accepted."""
+    cdef listener_t *listener
+    if child.parent == NULL:
+        return
+    listener = child.parent.listener
+    if child.sibling_back != NULL:
+        child.sibling_back.sibling = child.sibling
+    if child.sibling != NULL:
+        child.sibling.sibling_back = child.sibling_back
+    if child.flags & TF_IN_ACCEPT:
+        child.flags &= ~TF_IN_ACCEPT
+        listener.accept_count -= 1
+        if listener.accept_first == child:
+            listener.accept_first = child.sibling
+        if listener.accept_last == child:
+            listener.accept_last = child.sibling_back
+    else:
+        listener.syn_count -= 1
+        if listener.children == child:
+            listener.children = child.sibling
+    child.parent = NULL
+    child.sibling = NULL
+    child.sibling_back = NULL
+
+
+cdef bint listener_adopt(tcb_t *child) noexcept nogil:
+    """From the embryonic list to the accept queue. False when that is full: the ACK is ignored and comes again."""
+    cdef tcb_t *parent = child.parent
+    cdef listener_t *listener
+    if parent == NULL:
+        return True
+    listener = parent.listener
+    if listener.accept_count > listener.backlog:
+        return False
+    listener_forget(child)
+    child.parent = parent
+    child.flags |= TF_IN_ACCEPT
+    child.sibling_back = listener.accept_last
+    if listener.accept_last == NULL:
+        listener.accept_first = child
+    else:
+        listener.accept_last.sibling = child
+    listener.accept_last = child
+    listener.accept_count += 1
+    child.tcp.counters.tcp_passive_opens += 1
+    sock_event(&child.tcp.events, &parent.sock, EVENT_IN)
+    return True
+
+
+cdef tcb_t *listener_accept(tcb_t *tcb) noexcept nogil:
+    """The oldest connection in the queue, or NULL."""
+    cdef tcb_t *child = tcb.listener.accept_first
+    if child == NULL:
+        return NULL
+    listener_forget(child)
+    child.flags |= TF_ACCEPTED
+    child.sock.flags &= ~<uint8_t> SF_ORPHAN
+    return child
+
+
+cdef void listener_close(tcb_t *tcb) noexcept nogil:
+    """Children nobody accepted are reset, then the listener is gone."""
+    cdef listener_t *listener = tcb.listener
+    while listener.children != NULL:
+        connection_abort(listener.children, ECONNRESET, True)
+    while listener.accept_first != NULL:
+        connection_abort(listener.accept_first, ECONNRESET, True)
+    free(listener)
+    tcb.listener = NULL
+    leave(tcb)
+
+
+cdef void queue_bare(tcp_t *tcp, const segment_t *seg, uint32_t seq, uint32_t ack, uint8_t flags) noexcept nogil:
+    """A segment without payload in answer to *seg*, sent at the end of the pass. More than MAX_BARE a pass are dropped,
+    which limits what a flood of strays can make us send."""
+    cdef bare_t *b
+    if tcp.bare_count >= MAX_BARE or seg.broadcast:
+        return
+    b = &tcp.bare[tcp.bare_count]
+    tcp.bare_count += 1
+    memset(b, 0, sizeof(bare_t))
+    b.src = seg.dst
+    b.dst = seg.src
+    b.sport = seg.dport
+    b.dport = seg.sport
+    b.seq = seq
+    b.ack = ack
+    b.flags = flags
+    b.interface = seg.interface
+    if flags & RST:
+        tcp.counters.tcp_resets_out += 1

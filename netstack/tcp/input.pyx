@@ -1,0 +1,560 @@
+"""Segment arrives: header prediction for the expected segment, else the steps of RFC 9293 section 3.10.7 in their order.
+
+Nothing of a segment acts before its checksum is good. On the fast path the payload is summed while it is copied to its
+final place, where nobody looks until ``rcv_nxt`` moves; every other segment is first copied, and summed in the same pass,
+into private memory. Input never transmits: it sets flags and puts the connection into the output list.
+"""
+
+from libc.errno cimport ECONNREFUSED, ECONNRESET
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport malloc
+
+from netstack.clock cimport NS_PER_MS, NS_PER_S
+from netstack.counters cimport (
+    DROP_NONE, DROP_TCP_ACK, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM, DROP_TCP_CLOSED, DROP_TCP_DUPLICATE, DROP_TCP_FLAGS,
+    DROP_TCP_NO_PORT, DROP_TCP_OOO_LIMIT, DROP_TCP_OUT_OF_MEMORY, DROP_TCP_PAWS, DROP_TCP_SEQUENCE,
+)
+from netstack.sock cimport EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event
+from netstack.tcp.buffers cimport (
+    receive_reserve, receive_shrink, receive_store, receive_store_and_sum, send_acknowledged, send_room,
+)
+from netstack.tcp.connection cimport (
+    connection_abort, connection_established, connection_finished, connection_options, connection_time_wait, lent_drain,
+    listener_adopt, queue_bare,
+)
+from netstack.tcp.isn cimport timestamp_now
+from netstack.tcp.ranges cimport range_absorb, range_insert
+from netstack.tcp.recovery cimport flight_size, recovery_on_ack, recovery_on_duplicate
+from netstack.tcp.rtt cimport rto_reset, rtt_sample
+from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
+from netstack.tcp.tcb cimport (
+    ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, PSH, RST,
+    SCRATCH_BYTES, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
+    TF_IN_RECOVERY, TF_PASSIVE, TF_PERSIST, TF_QUICKACK, TF_RTT_TIMING, TF_RTX_HEAD, TF_SYN_SENT, TF_TS_OK,
+    TF_WANT_WRITE, TIME_WAIT, data_end, receive_end, want_output,
+)
+from netstack.tcp.timers cimport timer_update
+from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold, checksum_partial
+
+cdef enum:
+    NOT_PREDICTED = -1
+    PAWS_IDLE_DAYS = 24          # RFC 7323 section 5.5: an older ts_recent proves nothing
+
+
+# --- the sum ----------------------------------------------------------------------------------------------------------
+
+cdef bint segment_verify(tcp_t *tcp, segment_t *seg) noexcept nogil:
+    """Check the sum of a whole segment; a payload moves to private memory in the same pass, and seg.payload with it."""
+    cdef uint32_t total = seg.partial
+    if seg.length:
+        if tcp.scratch == NULL:
+            tcp.scratch = <uint8_t *> malloc(SCRATCH_BYTES)
+            if tcp.scratch == NULL:
+                return False
+        total = checksum_combine(total, checksum_and_copy(tcp.scratch, seg.payload, seg.length), 0)
+        seg.payload = tcp.scratch
+    return seg.trusted or checksum_fold(total) == 0xffff
+
+
+cdef DropReason segment_for_nobody(tcp_t *tcp, segment_t *seg) noexcept nogil:
+    """3.10.7.1: everything but a RST is answered by one."""
+    cdef uint32_t length
+    if not segment_verify(tcp, seg):
+        return DROP_TCP_CHECKSUM
+    if not seg.flags & RST:
+        if seg.flags & ACK:
+            queue_bare(tcp, seg, seg.ack, 0, RST)
+        else:
+            length = seg.length + (1 if seg.flags & SYN else 0) + (1 if seg.flags & FIN else 0)
+            queue_bare(tcp, seg, 0, seg.seq + length, RST | ACK)
+    return DROP_TCP_NO_PORT
+
+
+# --- entry ------------------------------------------------------------------------------------------------------------
+
+cdef DropReason segment_arrives(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    cdef int verdict
+    cdef DropReason reason
+    if tcb.state == ESTABLISHED and (seg.flags & ~PSH) == ACK and seg.seq == tcb.rcv_nxt:
+        verdict = header_prediction(tcb, seg)
+        if verdict != NOT_PREDICTED:
+            return <DropReason> verdict
+    if not segment_verify(tcb.tcp, seg):
+        return DROP_TCP_CHECKSUM
+    if tcb.state == LISTEN:
+        return listen_state(tcb, seg)
+    if tcb.state == SYN_SENT:
+        return syn_sent_state(tcb, seg)
+    reason = synchronized_states(tcb, seg)
+    if tcb.state != CLOSED and tcb.state != TIME_WAIT:
+        timer_update(tcb)
+    return reason
+
+
+cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """The next expected segment of an established connection: in order, acceptable ACK, nothing special.
+
+    Everything that is not exactly that is NOT_PREDICTED, before anything changed.
+    """
+    cdef tcp_t *tcp = tcb.tcp
+    cdef uint32_t n = seg.length, lent = 0, total = seg.partial
+    if tcb.range_count or seg.ack - tcb.snd_una > tcb.snd_nxt - tcb.snd_una or n > tcb.rcv_adv - tcb.rcv_nxt or \
+            tcb.flags & TF_FIN_AHEAD:
+        return NOT_PREDICTED
+    if tcb.flags & TF_TS_OK and (not seg.has_ts or <int32_t> (seg.tsval - tcb.ts_recent) < 0):
+        return NOT_PREDICTED
+    if n:
+        if tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL:
+            return NOT_PREDICTED
+        if tcb.lent != NULL and tcb.rcv_read == tcb.rcv_nxt:
+            lent = tcb.lent_size - tcb.lent_filled
+            if lent > n:
+                lent = n
+        if lent < n and receive_reserve(tcb, tcb.rcv_nxt + n) != 0:
+            return DROP_TCP_OUT_OF_MEMORY
+        if lent:
+            total = checksum_combine(total, checksum_and_copy(tcb.lent + tcb.lent_filled, seg.payload, lent), 0)
+        if lent < n:
+            total = checksum_combine(
+                total, receive_store_and_sum(tcb, tcb.rcv_nxt + lent, seg.payload + lent, n - lent), lent)
+    if checksum_fold(total) != 0xffff and not seg.trusted:
+        receive_shrink(tcb)
+        return DROP_TCP_CHECKSUM
+    tcp.counters.tcp_fast_path += 1
+    tcb.last_receive_ns = tcp.now_ns
+    if seg.has_ts and seq_le(seg.seq, tcb.rcv_acked):
+        tcb.ts_recent = seg.tsval
+        tcb.ts_recent_ns = tcp.now_ns
+    if seg.ack != tcb.snd_una or seg.wnd << tcb.snd_wscale != tcb.snd_wnd or n == 0:
+        acknowledge(tcb, seg)
+    if n:
+        tcb.rcv_nxt += n
+        tcb.rcv_read += lent
+        tcb.lent_filled += lent
+        delivered(tcb, n)
+        schedule_ack(tcb, n)
+    timer_update(tcb)
+    return DROP_NONE
+
+
+# --- LISTEN and SYN-SENT ----------------------------------------------------------------------------------------------
+
+cdef DropReason listen_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """3.10.7.2."""
+    cdef tcp_t *tcp = tcb.tcp
+    cdef tcb_t *child
+    if seg.flags & RST:
+        return DROP_TCP_FLAGS
+    if seg.flags & ACK:
+        queue_bare(tcp, seg, seg.ack, 0, RST)
+        return DROP_TCP_FLAGS
+    if not seg.flags & SYN or seg.flags & FIN or seg.broadcast:
+        return DROP_TCP_FLAGS
+    if tcb.listener.accept_count > tcb.listener.backlog or \
+            tcb.listener.syn_count >= (tcb.listener.backlog if tcb.listener.backlog > 8 else 8):
+        return DROP_TCP_BACKLOG
+    child = tcp.spawn(tcp.stack, tcb, seg)
+    if child == NULL:
+        return DROP_TCP_OUT_OF_MEMORY
+    child.parent = tcb
+    child.sibling_back = NULL
+    child.sibling = tcb.listener.children
+    if child.sibling != NULL:
+        child.sibling.sibling_back = child
+    tcb.listener.children = child
+    tcb.listener.syn_count += 1
+    return DROP_NONE
+
+
+cdef DropReason syn_sent_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """3.10.7.3. Data on a SYN is not taken: the peer sends it again once the handshake is over."""
+    cdef tcp_t *tcp = tcb.tcp
+    cdef bint acked = False
+    if seg.flags & ACK:
+        if seq_le(seg.ack, tcb.iss) or seq_gt(seg.ack, tcb.snd_nxt):
+            if not seg.flags & RST:
+                queue_bare(tcp, seg, seg.ack, 0, RST)
+            return DROP_TCP_ACK
+        acked = True
+    if seg.flags & RST:
+        if not acked:
+            return DROP_TCP_FLAGS
+        tcp.counters.tcp_resets_in += 1
+        connection_abort(tcb, ECONNREFUSED, False)
+        return DROP_NONE
+    if not seg.flags & SYN:
+        return DROP_TCP_FLAGS
+    tcb.irs = seg.seq
+    tcb.rcv_nxt = seg.seq + 1
+    tcb.rcv_read = tcb.rcv_nxt
+    tcb.rcv_adv = tcb.rcv_nxt + (tcb.rcv_wanted if tcb.rcv_wanted < 65535 else 65535)
+    tcb.rcv_acked = tcb.rcv_nxt
+    tcb.last_receive_ns = tcp.now_ns
+    connection_options(tcb, seg, tcb.cc.mss)
+    tcb.snd_wnd = seg.wnd
+    tcb.max_snd_wnd = seg.wnd
+    tcb.snd_wl1 = seg.seq
+    tcb.snd_wl2 = seg.ack
+    if acked:
+        tcb.snd_una = seg.ack
+        tcb.rtx_nxt = seg.ack
+        if tcb.flags & TF_RTT_TIMING:
+            tcb.flags &= ~TF_RTT_TIMING
+            rtt_sample(tcb, tcp.now_ns - tcb.rtt_time_ns)
+        else:
+            rto_reset(tcb)
+        connection_established(tcb)
+        tcb.flags |= TF_ACK_NOW
+    else:
+        # Simultaneous open (figure 7): our SYN goes again, now with an acknowledgement.
+        tcb.state = SYN_RCVD
+        tcb.rtx_nxt = tcb.iss
+    want_output(tcb)
+    return DROP_NONE
+
+
+# --- the other states, step by step -----------------------------------------------------------------------------------
+
+cdef DropReason synchronized_states(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """3.10.7.4, with the checks of RFC 5961 and RFC 7323 where they belong."""
+    cdef DropReason reason
+    if tcb.state == CLOSED or tcb.state == TIME_WAIT:
+        return DROP_TCP_CLOSED
+    reason = check_timestamps(tcb, seg)
+    if reason == DROP_NONE:
+        reason = check_sequence(tcb, seg)
+    if reason == DROP_NONE:
+        reason = check_rst(tcb, seg)
+    if reason == DROP_NONE and tcb.state != CLOSED:
+        reason = check_syn(tcb, seg)
+    if reason == DROP_NONE and tcb.state != CLOSED:
+        reason = check_ack(tcb, seg)
+    if reason == DROP_NONE and tcb.state != CLOSED and tcb.state != TIME_WAIT:
+        # Sixth, URG: urgent data is delivered in line and its pointer drives nothing (RFC 6093).
+        reason = process_text(tcb, seg)
+    if reason == DROP_NONE and tcb.state != CLOSED and tcb.state != TIME_WAIT:
+        check_fin(tcb, seg)
+    return reason
+
+
+cdef void challenge(tcb_t *tcb) noexcept nogil:
+    """An ACK to a suspicious segment, limited per connection and second, never globally (RFC 5961 section 7, CVE-2016-5696)."""
+    cdef int64_t now = tcb.tcp.now_ns
+    if now - tcb.challenge_ns >= NS_PER_S or tcb.challenge_ns == 0:
+        tcb.challenge_ns = now
+        tcb.challenge_count = 0
+    if tcb.challenge_count >= tcb.tcp.config.challenge_ack_limit:
+        return
+    tcb.challenge_count += 1
+    tcb.tcp.counters.tcp_challenge_acks += 1
+    tcb.flags |= TF_ACK_NOW
+    want_output(tcb)
+
+
+cdef DropReason check_timestamps(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """PAWS (RFC 7323 section 5.3 R1); a RST is exempt (section 5.2). What is valid is remembered in check_sequence."""
+    if not tcb.flags & TF_TS_OK or not seg.has_ts or seg.flags & RST:
+        return DROP_NONE
+    if <int32_t> (seg.tsval - tcb.ts_recent) < 0 and \
+            tcb.tcp.now_ns - tcb.ts_recent_ns < <int64_t> PAWS_IDLE_DAYS * 86400 * NS_PER_S:
+        if seg.length:
+            tcb.flags |= TF_ACK_NOW
+            want_output(tcb)
+        else:
+            challenge(tcb)
+        return DROP_TCP_PAWS
+    return DROP_NONE
+
+
+cdef DropReason check_sequence(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """First: the sequence number. An unacceptable segment is answered with an ACK, unless it carries RST."""
+    cdef uint32_t window = tcb.rcv_adv - tcb.rcv_nxt if seq_gt(tcb.rcv_adv, tcb.rcv_nxt) else 0
+    cdef uint32_t length = seg.length + (1 if seg.flags & SYN else 0) + (1 if seg.flags & FIN else 0)
+    cdef uint32_t end = seg.seq + length
+    cdef bint acceptable
+    if length == 0:
+        acceptable = seq_ge(seg.seq, tcb.rcv_nxt) and seq_le(seg.seq, tcb.rcv_nxt + window)
+    else:
+        # Some of it lies in the window; with a window of zero the next segment's ACK and RST still count.
+        acceptable = seg.seq == tcb.rcv_nxt or (seq_gt(end, tcb.rcv_nxt) and seq_lt(seg.seq, tcb.rcv_nxt + window))
+    if not acceptable:
+        if seg.flags & RST:
+            return DROP_TCP_SEQUENCE
+        if tcb.state == SYN_RCVD and not tcb.flags & TF_PASSIVE and seg.flags & (SYN | ACK) == SYN | ACK and \
+                seg.seq == tcb.irs:
+            seg.seq += 1                              # simultaneous open: the SYN is known, its ACK is what we wait for
+            seg.flags &= ~<uint8_t> SYN
+            return DROP_NONE
+        if tcb.state == SYN_RCVD and seg.flags & SYN and seg.seq == tcb.irs:
+            tcb.rtx_nxt = tcb.iss                     # the peer's SYN again: so is our answer
+            want_output(tcb)
+            return DROP_TCP_DUPLICATE
+        if seg.flags & SYN:
+            challenge(tcb)
+            return DROP_TCP_SEQUENCE
+        if length and seq_le(end, tcb.rcv_nxt):
+            tcb.flags |= TF_ACK_NOW                   # old data: our ACK was lost
+            want_output(tcb)
+            acknowledge_duplicate_segment(tcb, seg)
+            return DROP_TCP_DUPLICATE
+        challenge(tcb)
+        return DROP_TCP_SEQUENCE
+    if seg.has_ts and tcb.flags & TF_TS_OK and not seg.flags & RST and seq_le(seg.seq, tcb.rcv_acked):
+        if <int32_t> (seg.tsval - tcb.ts_recent) >= 0:
+            tcb.ts_recent = seg.tsval
+            tcb.ts_recent_ns = tcb.tcp.now_ns
+    tcb.last_receive_ns = tcb.tcp.now_ns
+    tcb.keepalive_probes = 0
+    return DROP_NONE
+
+
+cdef void acknowledge_duplicate_segment(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """A retransmission we do not need may still carry the acknowledgement we do."""
+    if seg.flags & ACK and tcb.state >= ESTABLISHED and seq_gt(seg.ack, tcb.snd_una) and seq_le(seg.ack, tcb.snd_nxt) \
+            and not seg.flags & (SYN | RST):
+        acknowledge(tcb, seg)
+        after_ack(tcb)
+
+
+cdef DropReason check_rst(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """Second: RST counts only exactly at RCV.NXT; elsewhere in the window it is challenged (RFC 5961 section 3.2)."""
+    if not seg.flags & RST:
+        return DROP_NONE
+    if seg.seq != tcb.rcv_nxt:
+        challenge(tcb)
+        return DROP_TCP_SEQUENCE
+    tcb.tcp.counters.tcp_resets_in += 1
+    if tcb.state == SYN_RCVD:
+        connection_abort(tcb, ECONNREFUSED, False)
+    elif tcb.state == CLOSING or tcb.state == LAST_ACK:
+        connection_finished(tcb)
+    else:
+        connection_abort(tcb, ECONNRESET, False)
+    return DROP_NONE
+
+
+cdef DropReason check_syn(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """Fourth: a SYN in a synchronized state is challenged, wherever it lies (RFC 5961 section 4.2)."""
+    if not seg.flags & SYN:
+        return DROP_NONE
+    challenge(tcb)
+    return DROP_TCP_FLAGS
+
+
+cdef DropReason check_ack(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """Fifth: the ACK field."""
+    cdef tcp_t *tcp = tcb.tcp
+    if not seg.flags & ACK:
+        return DROP_TCP_FLAGS
+    if tcb.state == SYN_RCVD or (tcb.state == FIN_WAIT_1 and tcb.snd_una == tcb.iss):
+        if seq_le(seg.ack, tcb.snd_una) or seq_gt(seg.ack, tcb.snd_nxt):
+            queue_bare(tcp, seg, seg.ack, 0, RST)
+            return DROP_TCP_ACK
+        return establish_passive(tcb, seg)
+    # RFC 5961 section 5.2: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT
+    if seq_gt(seg.ack, tcb.snd_nxt) or seq_lt(seg.ack, tcb.snd_una - tcb.max_snd_wnd):
+        challenge(tcb)
+        return DROP_TCP_ACK
+    if seq_ge(seg.ack, tcb.snd_una):
+        acknowledge(tcb, seg)
+        after_ack(tcb)
+    return DROP_NONE
+
+
+cdef DropReason establish_passive(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """Our SYN,ACK is acknowledged; a listener's child needs room in the accept queue."""
+    cdef bint closing = tcb.state == FIN_WAIT_1
+    if not listener_adopt(tcb):
+        return DROP_TCP_BACKLOG
+    tcb.snd_una = tcb.iss + 1
+    tcb.rtx_nxt = tcb.snd_nxt
+    tcb.snd_wnd = seg.wnd << tcb.snd_wscale
+    tcb.max_snd_wnd = tcb.snd_wnd
+    tcb.snd_wl1 = seg.seq
+    tcb.snd_wl2 = seg.ack
+    if tcb.flags & TF_RTT_TIMING:
+        tcb.flags &= ~TF_RTT_TIMING
+        rtt_sample(tcb, tcb.tcp.now_ns - tcb.rtt_time_ns)
+    else:
+        rto_reset(tcb)
+    connection_established(tcb)
+    if closing:
+        tcb.state = FIN_WAIT_1
+    want_output(tcb)
+    return DROP_NONE
+
+
+cdef void after_ack(tcb_t *tcb) noexcept nogil:
+    """States that wait for the acknowledgement of our FIN."""
+    if not tcb.flags & TF_FIN_SENT or tcb.snd_una != tcb.snd_nxt:
+        return
+    if tcb.state == FIN_WAIT_1:
+        tcb.state = FIN_WAIT_2
+        if tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL:
+            tcb.state_deadline = tcb.tcp.now_ns + <int64_t> tcb.tcp.config.fin_timeout_ms * NS_PER_MS
+    elif tcb.state == CLOSING:
+        connection_time_wait(tcb)
+    elif tcb.state == LAST_ACK:
+        connection_finished(tcb)
+
+
+cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """Window and acknowledgement of a segment with SND.UNA <= SEG.ACK <= SND.NXT whose sum is good."""
+    cdef tcp_t *tcp = tcb.tcp
+    cdef uint32_t acked = seg.ack - tcb.snd_una, data, window, flight
+    cdef int64_t rtt = 0
+    cdef bint window_changed = False
+    if seq_lt(tcb.snd_wl1, seg.seq) or (tcb.snd_wl1 == seg.seq and seq_le(tcb.snd_wl2, seg.ack)):
+        window = seg.wnd << tcb.snd_wscale
+        window_changed = window != tcb.snd_wnd
+        if window > tcb.snd_wnd:
+            want_output(tcb)
+            if tcb.flags & TF_PERSIST:
+                tcb.flags &= ~TF_PERSIST
+                tcb.rtx_deadline = 0
+                tcb.retries = 0
+                rto_reset(tcb)
+        tcb.snd_wnd = window
+        tcb.snd_wl1 = seg.seq
+        tcb.snd_wl2 = seg.ack
+        if window > tcb.max_snd_wnd:
+            tcb.max_snd_wnd = window
+    if acked == 0:
+        if tcb.flags & TF_PERSIST or tcb.snd_wnd == 0:
+            tcb.retries = 0                           # the peer lives, it only has no room
+        if seg.length == 0 and not window_changed and tcb.snd_nxt != tcb.snd_una and not seg.flags & (SYN | FIN):
+            recovery_on_duplicate(tcb)
+        return
+    flight = flight_size(tcb)
+    if tcb.flags & TF_RTT_TIMING and seq_gt(seg.ack, tcb.rtt_seq):
+        tcb.flags &= ~TF_RTT_TIMING
+        rtt = tcp.now_ns - tcb.rtt_time_ns
+        rtt_sample(tcb, rtt)
+    elif tcb.retries:
+        # After timeouts only a timestamp tells which transmission this answers (RFC 7323 section 4).
+        if seg.has_ts and seg.tsecr and <int32_t> (timestamp_now(tcb) - seg.tsecr) > 0 and \
+                <int32_t> (timestamp_now(tcb) - seg.tsecr) < 120000:
+            rtt_sample(tcb, <int64_t> <int32_t> (timestamp_now(tcb) - seg.tsecr) * NS_PER_MS)
+        else:
+            rto_reset(tcb)
+    tcb.retries = 0
+    tcb.soft_error = 0
+    data = acked if acked < tcb.snd_len else tcb.snd_len
+    if data:
+        send_acknowledged(tcb, data)
+    tcb.snd_una = seg.ack
+    if seq_lt(tcb.rtx_nxt, tcb.snd_una):
+        tcb.rtx_nxt = tcb.snd_una
+    if tcb.flags & TF_IN_RECOVERY:
+        recovery_on_ack(tcb, acked)
+    else:
+        recovery_on_ack(tcb, acked)
+        if 2 * flight >= tcb.cc.cwnd:                 # the window was what held us back (RFC 7661)
+            tcb.cc_ops.on_ack(&tcb.cc, acked, flight, rtt, tcp.now_ns)
+    tcb.rtx_deadline = 0 if tcb.snd_una == tcb.snd_nxt else tcp.now_ns + tcb.rto_ns
+    if tcb.snd_len or tcb.flags & TF_FIN_QUEUED:
+        want_output(tcb)
+    if tcb.flags & TF_WANT_WRITE and 3 * send_room(tcb) >= tcb.snd_wanted:
+        tcb.flags &= ~TF_WANT_WRITE
+        sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
+
+
+# --- text and FIN -----------------------------------------------------------------------------------------------------
+
+cdef void delivered(tcb_t *tcb, uint32_t n) noexcept nogil:
+    """n more bytes are in order."""
+    tcb.bytes_received += n
+    tcb.tcp.counters.tcp_payload_in += n
+    sock_event(&tcb.tcp.events, &tcb.sock, EVENT_IN)
+
+
+cdef void schedule_ack(tcb_t *tcb, uint32_t n) noexcept nogil:
+    """Every second segment at the end of the pass, at once at the start of a connection, else delayed (3.8.6.3)."""
+    tcb.ack_pending += 1
+    if tcb.quickack:
+        tcb.quickack -= 1
+        tcb.flags |= TF_ACK_NOW
+        want_output(tcb)
+    elif tcb.ack_pending >= 2 or n >= 2 * tcb.mss or tcb.flags & TF_QUICKACK:
+        tcb.flags |= TF_ACK_NOW
+        want_output(tcb)
+    elif not tcb.ack_deadline:
+        tcb.ack_deadline = tcb.tcp.now_ns + <int64_t> tcb.tcp.config.delayed_ack_ms * NS_PER_MS
+
+
+cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """Seventh: the payload, already verified and private. Trimmed to the window, stored at its place."""
+    cdef uint32_t start = seg.seq, end = seg.seq + seg.length, before = tcb.rcv_nxt, edge, last
+    cdef const uint8_t *data = seg.payload
+    cdef bint holes
+    if seg.length == 0:
+        return DROP_NONE
+    if tcb.state not in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
+        return DROP_NONE                              # 3.10.7.4: "should not occur", the segment text is ignored
+    if tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL:
+        if seq_gt(end, tcb.rcv_nxt):
+            connection_abort(tcb, 0, True)            # nobody will ever read it: say so (RFC 9293 section 3.6.1)
+            return DROP_TCP_CLOSED
+        return DROP_NONE
+    if seq_lt(start, tcb.rcv_nxt):
+        data += tcb.rcv_nxt - start
+        start = tcb.rcv_nxt
+    edge = tcb.rcv_adv
+    if tcb.flags & TF_FIN_AHEAD and seq_lt(tcb.fin_seq, edge):
+        edge = tcb.fin_seq
+    if seq_gt(end, edge):
+        end = edge
+        seg.flags &= ~<uint8_t> FIN                   # what lies beyond the window has not been received
+    if not seq_lt(start, end):
+        tcb.flags |= TF_ACK_NOW
+        want_output(tcb)
+        return DROP_NONE
+    last = end
+    if tcb.range_count and seq_gt(tcb.ranges[tcb.range_count - 1].end, last):
+        last = tcb.ranges[tcb.range_count - 1].end
+    if receive_reserve(tcb, last) != 0:
+        return DROP_TCP_OUT_OF_MEMORY
+    if start != tcb.rcv_nxt:
+        tcb.tcp.counters.tcp_out_of_order += 1
+        if range_insert(tcb, start, end) != 0:
+            return DROP_TCP_OOO_LIMIT
+        receive_store(tcb, start, data, end - start)
+        tcb.flags |= TF_ACK_NOW                       # a duplicate ACK, at once (RFC 5681 section 4.2)
+        want_output(tcb)
+        return DROP_NONE
+    receive_store(tcb, start, data, end - start)
+    holes = tcb.range_count != 0
+    tcb.rcv_nxt = end
+    range_absorb(tcb)
+    delivered(tcb, tcb.rcv_nxt - before)
+    lent_drain(tcb)
+    if holes:
+        tcb.flags |= TF_ACK_NOW
+        want_output(tcb)
+    else:
+        schedule_ack(tcb, end - start)
+    return DROP_NONE
+
+
+cdef void check_fin(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """Eighth: the FIN, once everything before it is here."""
+    cdef uint32_t at = seg.seq + seg.length
+    if seg.flags & FIN and not tcb.flags & (TF_FIN_RECEIVED | TF_FIN_AHEAD) and seq_ge(at, tcb.rcv_nxt):
+        tcb.fin_seq = at
+        tcb.flags |= TF_FIN_AHEAD
+        if at != tcb.rcv_nxt:
+            tcb.flags |= TF_ACK_NOW
+            want_output(tcb)
+    if not tcb.flags & TF_FIN_AHEAD or tcb.rcv_nxt != tcb.fin_seq:
+        return
+    tcb.flags &= ~TF_FIN_AHEAD
+    tcb.flags |= TF_FIN_RECEIVED | TF_ACK_NOW
+    tcb.rcv_nxt += 1
+    sock_event(&tcb.tcp.events, &tcb.sock, EVENT_IN | EVENT_RDHUP)
+    want_output(tcb)
+    if tcb.state == SYN_RCVD or tcb.state == ESTABLISHED:
+        tcb.state = CLOSE_WAIT
+    elif tcb.state == FIN_WAIT_1:
+        tcb.state = CLOSING
+    elif tcb.state == FIN_WAIT_2:
+        connection_time_wait(tcb)

@@ -1,0 +1,350 @@
+"""The state of one TCP connection (RFC 9293 section 3.3.1), and what all connections of a stack share.
+
+Names are the RFC's: ``snd_una``, ``rcv_nxt``, ... Times are nanoseconds of the stack's clock; 0 in a deadline means
+"not running". Sequence numbers index both buffers directly (position = seq & (capacity - 1)), so neither needs an offset.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from netstack.address cimport address_t
+from netstack.counters cimport counters_t
+from netstack.sock cimport event_list_t, sock_t
+
+cdef enum:                       # tcb_t.state
+    CLOSED = 0
+    LISTEN = 1
+    SYN_SENT = 2
+    SYN_RCVD = 3
+    ESTABLISHED = 4
+    FIN_WAIT_1 = 5
+    FIN_WAIT_2 = 6
+    CLOSE_WAIT = 7
+    CLOSING = 8
+    LAST_ACK = 9
+    TIME_WAIT = 10
+
+cdef enum:                       # flags of a segment
+    FIN = 0x01
+    SYN = 0x02
+    RST = 0x04
+    PSH = 0x08
+    ACK = 0x10
+    URG = 0x20
+    ECE = 0x40
+    CWR = 0x80
+
+cdef enum:                       # tcb_t.flags: what happened to this connection
+    TF_ACK_NOW = 0x0001          # an acknowledgement is owed at once
+    TF_TS_OK = 0x0002            # timestamps agreed (RFC 7323)
+    TF_SACK_OK = 0x0004          # selective acknowledgements agreed (RFC 2018)
+    TF_WS_OK = 0x0008            # window scale agreed
+    TF_FIN_QUEUED = 0x0010       # the application will send no more: FIN follows the last byte of the send buffer
+    TF_FIN_SENT = 0x0020         # it was sent at least once
+    TF_FIN_RECEIVED = 0x0040     # the peer's FIN is in order: end of file
+    TF_FIN_AHEAD = 0x0080        # the peer's FIN was seen beyond a gap, at fin_seq
+    TF_SHUT_RD = 0x0100          # the application reads no more
+    TF_IN_RECOVERY = 0x0200      # fast recovery (RFC 6582)
+    TF_RTO_RECOVERY = 0x0400     # going back over everything up to recover after a timeout
+    TF_OUTPUT = 0x0800           # in the output list
+    TF_PASSIVE = 0x1000          # came from a listener
+    TF_CLAIM_FAILED = 0x2000     # the link was full: try again at the next pass
+    TF_RTT_TIMING = 0x4000       # rtt_seq is being timed
+    TF_PERSIST = 0x8000          # rtx_deadline is the persist timer
+    TF_WANT_WRITE = 0x10000      # a writer was told "full": tell it when there is room
+    TF_ACCEPTED = 0x20000        # handed to the application
+    TF_IN_DEMUX = 0x40000
+    TF_CORK = 0x80000
+    TF_MORE = 0x100000           # the last write said MSG_MORE
+    TF_RESET_SENT = 0x200000
+    TF_WINDOW_UPDATE = 0x400000  # the application freed enough room to say so
+    TF_NODELAY = 0x800000
+    TF_LINGER = 0x1000000        # SO_LINGER is on
+    TF_QUICKACK = 0x2000000      # TCP_QUICKACK set by the application
+    TF_RTX_HEAD = 0x4000000      # send the segment at snd_una again, whatever cwnd says
+    TF_PROBE = 0x8000000         # send a probe (persist or keepalive): an old sequence number, no data
+    TF_IN_ACCEPT = 0x20000000    # in its listener's accept queue (else, with a parent, among the embryonic)
+    TF_FORCE = 0x40000000        # send a small segment now: the override of silly window avoidance
+    TF_SYN_SENT = 0x10000000     # our SYN (or SYN,ACK) was sent at least once
+
+cdef enum:                       # of a listener's flags, those its connections begin with
+    INHERITED_FLAGS = TF_NODELAY | TF_CORK | TF_LINGER
+
+cdef enum:
+    MAX_RANGES = 128             # out-of-order pieces held per connection
+    MAX_BARE = 64                # segments without a connection answered in one pass; more are dropped
+    SCRATCH_BYTES = 65536
+
+
+cdef struct range_t:
+    uint32_t start
+    uint32_t end
+
+
+cdef struct congestion_t:
+    # What an algorithm sees and steers. cwnd and ssthresh are bytes.
+    uint32_t cwnd
+    uint32_t ssthresh
+    uint32_t mss
+    uint32_t bytes_acked         # towards the next increase in congestion avoidance (RFC 3465)
+    uint64_t private_state[6]    # the algorithm's own
+
+
+cdef struct congestion_ops_t:
+    # An algorithm: functions over a congestion_t. flight: bytes outstanding when the event happened.
+    const char *name
+    void (*init)(congestion_t *cc, int64_t now_ns) noexcept nogil
+    void (*on_ack)(congestion_t *cc, uint32_t acked, uint32_t flight, int64_t rtt_ns, int64_t now_ns) noexcept nogil
+    void (*on_loss)(congestion_t *cc, uint32_t flight, int64_t now_ns) noexcept nogil   # once per loss episode
+    void (*on_rto)(congestion_t *cc, uint32_t flight, int64_t now_ns) noexcept nogil
+    void (*after_idle)(congestion_t *cc, int64_t idle_ns, int64_t rto_ns) noexcept nogil
+
+
+cdef struct listener_t:
+    tcb_t *accept_first          # established, waiting for accept()
+    tcb_t *accept_last
+    tcb_t *children              # not yet established
+    uint32_t backlog
+    uint32_t accept_count
+    uint32_t syn_count
+
+
+cdef struct tcb_t:
+    sock_t sock                  # first: a tcb_t * is a sock_t *
+    # --- read and written by every segment
+    uint32_t flags               # TF_*
+    uint8_t state
+    uint8_t snd_wscale           # the peer's shift: its window field << snd_wscale
+    uint8_t rcv_wscale           # ours
+    uint8_t dupacks
+    uint32_t snd_una
+    uint32_t snd_nxt             # one past the highest sequence number ever sent
+    uint32_t rtx_nxt             # where sending goes on: below snd_nxt while something is sent again, else equal to it
+    uint32_t snd_wnd             # bytes, scaled
+    uint32_t snd_wl1
+    uint32_t snd_wl2
+    uint32_t max_snd_wnd
+    uint32_t rcv_nxt
+    uint32_t rcv_adv             # right edge of the window last advertised; never moves left
+    uint32_t rcv_acked           # the last acknowledgement number sent
+    uint32_t rcv_read            # next byte for the application
+    uint32_t ts_recent
+    uint32_t mss                 # largest payload we send in a segment without options
+    uint32_t snd_len             # bytes in the send buffer, from snd_una (SYN not counted)
+    uint32_t ack_pending         # segments with data received since our last acknowledgement
+    uint8_t *snd_buf
+    uint8_t *rcv_buf
+    uint32_t snd_cap             # power of two, or 0
+    uint32_t rcv_cap
+    uint32_t snd_wanted          # high-water mark of how far the send buffer may grow: sndbuf
+    uint32_t rcv_wanted          # rcvbuf: what the window is computed from
+    congestion_t cc
+    const congestion_ops_t *cc_ops
+    int64_t rtx_deadline         # RTO, or persist when TF_PERSIST
+    int64_t ack_deadline         # delayed acknowledgement
+    int64_t timer_deadline       # what the heap has for us: not later than the earliest of all
+    uint32_t heap_index          # place in the heap plus 1; 0: not in it
+    tcp_t *tcp
+    tcb_t *output_next
+    # --- identity
+    address_t local
+    address_t remote
+    uint16_t lport
+    uint16_t rport
+    uint32_t hash
+    # --- timing
+    int64_t srtt_ns
+    int64_t rttvar_ns
+    int64_t rto_ns
+    int64_t rtt_time_ns          # when rtt_seq was sent
+    uint32_t rtt_seq
+    uint32_t ts_offset
+    int64_t ts_recent_ns         # when ts_recent was taken
+    int64_t last_send_ns
+    int64_t last_receive_ns
+    int64_t state_deadline       # FIN-WAIT-2 of an orphan, linger, user timeout
+    int64_t keepalive_deadline
+    # --- recovery and out-of-order data
+    uint32_t recover
+    uint32_t iss
+    uint32_t irs
+    uint32_t fin_seq
+    range_t *ranges              # sorted, disjoint, all above rcv_nxt
+    uint16_t range_count
+    uint16_t range_capacity
+    uint16_t last_range          # the one that grew last: first SACK block (RFC 2018 section 4)
+    uint8_t retries              # consecutive timeouts, or probes
+    uint8_t keepalive_probes
+    uint8_t quickack             # segments still acknowledged at once
+    uint8_t syn_retries
+    uint8_t ttl
+    uint8_t tos
+    int32_t soft_error           # what ICMP said; reported when the connection times out (RFC 5927)
+    uint32_t challenge_count
+    int64_t challenge_ns         # start of the interval it counts in
+    # --- a thread's buffer, lent while it waits in recv_into
+    uint8_t *lent
+    uint32_t lent_size
+    uint32_t lent_filled
+    # --- settings
+    uint16_t keepalive_idle_s
+    uint16_t keepalive_interval_s
+    uint8_t keepalive_count
+    uint8_t route_interface      # where packets leave; 255: not looked up
+    uint16_t user_mss            # TCP_MAXSEG, 0: none
+    uint32_t peer_mss            # from its SYN
+    uint32_t linger_s
+    uint32_t user_timeout_ms
+    address_t next_hop
+    # --- listening
+    listener_t *listener         # of a LISTEN socket
+    tcb_t *parent                # of a child not yet accepted
+    tcb_t *sibling               # next child, or next in the accept queue
+    tcb_t *sibling_back
+    uint64_t bytes_sent
+    uint64_t bytes_received
+    uint64_t retransmits
+
+
+cdef struct bare_t:
+    # A segment without a connection (or of TIME-WAIT): no payload.
+    address_t src
+    address_t dst
+    uint16_t sport
+    uint16_t dport
+    uint32_t seq
+    uint32_t ack
+    uint32_t tsval
+    uint32_t tsecr
+    uint16_t wnd
+    uint8_t flags
+    uint8_t has_ts
+    uint8_t interface
+
+
+cdef struct timer_heap_t:
+    tcb_t **items
+    uint32_t count
+    uint32_t capacity
+
+
+cdef struct buffer_pool_t:
+    # Buffers given back, by power of two: 4 KiB << i. A bounded stock, so that short silences cost no malloc.
+    void *free[12]
+    uint32_t bytes
+
+
+cdef struct tcp_config_t:
+    uint8_t timestamps
+    uint8_t sack
+    uint8_t window_scaling
+    uint8_t slow_start_after_idle
+    uint8_t syn_retries
+    uint8_t synack_retries
+    uint8_t retries2
+    uint8_t orphan_retries
+    uint8_t quickack_segments
+    uint32_t rmem_default
+    uint32_t rmem_max
+    uint32_t wmem_default
+    uint32_t wmem_max
+    uint32_t fin_timeout_ms
+    uint32_t time_wait_ms
+    uint32_t max_tw
+    uint32_t challenge_ack_limit # per connection and second (RFC 5961 section 7)
+    uint32_t min_snd_mss
+    uint32_t initial_cwnd_segments
+    uint32_t somaxconn
+    uint32_t delayed_ack_ms
+    uint32_t rto_min_ms
+    uint32_t keepalive_time_s
+    uint32_t keepalive_intvl_s
+    uint32_t keepalive_probes
+    uint32_t port_first
+    uint32_t port_last
+
+
+cdef struct tcp_t:
+    # What the connections of a stack share. The first member of stack_t.
+    int64_t now_ns
+    int64_t clock_shift_ns       # timestamps and ISNs go on from here after a restore at another time
+    timer_heap_t timers
+    tcb_t *output_first          # connections with something to send
+    tcb_t *output_last
+    event_list_t events
+    counters_t counters
+    buffer_pool_t pool
+    tcp_config_t config
+    const congestion_ops_t *congestion
+    uint64_t secret[2]           # SipHash key: hash tables, ISNs, ports, timestamp offsets
+    uint64_t random[2]           # state of the generator
+    uint32_t tcb_count
+    uint8_t *scratch             # 64 KiB: private copy of a payload that is not simply next
+    bare_t *bare                 # segments without a connection, to be sent at the end of the pass
+    uint32_t bare_count
+    # what TCP asks of the stack it lives in
+    void *stack
+    void (*released)(void *stack, tcb_t *tcb) noexcept nogil       # the TCB has reached CLOSED for good; the stack frees it
+    void (*to_time_wait)(void *stack, tcb_t *tcb) noexcept nogil   # a small record takes over
+    tcb_t *(*spawn)(void *stack, tcb_t *listener, const segment_t *seg) noexcept nogil   # a child for a SYN; NULL: no memory
+
+
+cdef struct segment_t:
+    # A received segment: fields from the private header copy, payload still in the link's memory.
+    address_t src
+    address_t dst
+    uint16_t sport
+    uint16_t dport
+    uint32_t seq
+    uint32_t ack
+    uint32_t wnd                 # the field, not scaled
+    uint32_t length              # payload bytes
+    uint8_t flags
+    uint8_t has_ts
+    uint8_t wscale               # from a SYN: shift, 255: none
+    uint8_t sack_permitted
+    uint16_t mss                 # from a SYN: 0: none
+    uint16_t urgent
+    uint32_t tsval
+    uint32_t tsecr
+    uint32_t sack_count
+    range_t sack[4]
+    const uint8_t *payload
+    uint32_t partial             # sum of pseudo header and TCP header: with the payload's it must fold to 0xffff
+    uint8_t trusted              # the link vouches for the sum
+    uint8_t interface            # index of the interface it came by
+    uint8_t broadcast
+
+
+
+# Output list: connections that owe something.
+cdef inline void want_output(tcb_t *tcb) noexcept nogil:
+    cdef tcp_t *tcp = tcb.tcp
+    if tcb.flags & TF_OUTPUT:
+        return
+    tcb.flags |= TF_OUTPUT
+    tcb.output_next = NULL
+    if tcp.output_last == NULL:
+        tcp.output_first = tcb
+    else:
+        tcp.output_last.output_next = tcb
+    tcp.output_last = tcb
+
+
+cdef inline uint32_t receive_end(const tcb_t *tcb) noexcept nogil:
+    """One past the last byte of data in order: the FIN takes a sequence number but is no byte."""
+    return tcb.rcv_nxt - 1 if tcb.flags & TF_FIN_RECEIVED else tcb.rcv_nxt
+
+
+cdef inline uint32_t data_end(const tcb_t *tcb) noexcept nogil:
+    """Sequence number one past the last byte in the send buffer."""
+    return tcb.snd_una + tcb.snd_len
+
+
+cdef inline bint is_synchronized(const tcb_t *tcb) noexcept nogil:
+    return tcb.state >= ESTABLISHED
+
+
+cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil
+cdef void tcb_clear(tcb_t *tcb) noexcept nogil            # buffers, timers, lists; not the struct
+cdef void tcp_config_init(tcp_config_t *config) noexcept nogil
+cdef uint32_t send_segment_limit(const tcb_t *tcb) noexcept nogil   # payload of a full segment, options taken off

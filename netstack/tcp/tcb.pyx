@@ -1,0 +1,76 @@
+"""Life of a TCB: made CLOSED, cleared when it reaches CLOSED for good."""
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+
+from netstack.sock cimport SOCK_TCP
+from netstack.tcp.buffers cimport buffers_free
+from netstack.tcp.timers cimport timer_remove
+
+
+cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
+    """Defaults, Linux's where Linux has the knob."""
+    memset(config, 0, sizeof(tcp_config_t))
+    config.timestamps = 1
+    config.sack = 1
+    config.window_scaling = 1
+    config.slow_start_after_idle = 1
+    config.syn_retries = 6
+    config.synack_retries = 5
+    config.retries2 = 15                   # R2 of RFC 9293 section 3.8.3, at least 100 s
+    config.orphan_retries = 8
+    config.quickack_segments = 16
+    config.rmem_default = 1 << 20          # bytes
+    config.rmem_max = 6 << 20
+    config.wmem_default = 1 << 20
+    config.wmem_max = 4 << 20
+    config.fin_timeout_ms = 60000
+    config.time_wait_ms = 60000            # as Linux; RFC 9293 section 3.4.2 says 2 MSL, MSL 2 minutes
+    config.max_tw = 65536
+    config.challenge_ack_limit = 10        # RFC 5961 section 7, per connection
+    config.min_snd_mss = 48
+    config.initial_cwnd_segments = 10      # RFC 6928
+    config.somaxconn = 4096
+    config.delayed_ack_ms = 40             # RFC 9293 section 3.8.6.3 allows 500
+    config.rto_min_ms = 200                # RFC 6298 section 2.4 says 1 s; 200 ms as Linux
+    config.keepalive_time_s = 7200
+    config.keepalive_intvl_s = 75
+    config.keepalive_probes = 9
+    config.port_first = 10240
+    config.port_last = 65535
+
+
+cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
+    """A CLOSED connection with the stack's defaults. The caller gives it its place in the table of sockets."""
+    memset(tcb, 0, sizeof(tcb_t))
+    tcb.sock.kind = SOCK_TCP
+    tcb.tcp = tcp
+    tcb.state = CLOSED
+    tcb.ttl = 64
+    tcb.snd_wanted = tcp.config.wmem_default
+    tcb.rcv_wanted = tcp.config.rmem_default
+    tcb.cc_ops = tcp.congestion
+    tcb.rto_ns = 1000000000
+    tcb.mss = 536                          # RFC 9293 section 3.7.1, until the SYN says more
+    tcb.quickack = tcp.config.quickack_segments
+    tcb.keepalive_idle_s = <unsigned short> tcp.config.keepalive_time_s
+    tcb.keepalive_interval_s = <unsigned short> tcp.config.keepalive_intvl_s
+    tcb.keepalive_count = <unsigned char> tcp.config.keepalive_probes
+    tcb.route_interface = 255
+    tcp.tcb_count += 1
+
+
+cdef void tcb_clear(tcb_t *tcb) noexcept nogil:
+    """Give back everything the connection holds; lists it may still be in are the caller's to leave."""
+    timer_remove(tcb)
+    buffers_free(tcb)
+    tcb.rtx_deadline = 0
+    tcb.ack_deadline = 0
+    tcb.state_deadline = 0
+    tcb.keepalive_deadline = 0
+    tcb.lent = NULL
+
+
+cdef uint32_t send_segment_limit(const tcb_t *tcb) noexcept nogil:
+    """Payload bytes of a full segment: the MSS less the options every segment carries (RFC 6691)."""
+    return tcb.mss - 12 if tcb.flags & TF_TS_OK else tcb.mss

@@ -1,0 +1,52 @@
+"""TCP header on the wire (RFC 9293 section 3.1) and the options we speak."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from netstack.counters cimport DropReason
+
+
+cdef struct wire_range_t:
+    uint32_t start
+    uint32_t end
+
+
+cdef struct tcp_header_t:
+    uint16_t sport               # host order, all
+    uint16_t dport
+    uint32_t seq
+    uint32_t ack
+    uint32_t wnd
+    uint16_t urgent
+    uint8_t flags
+    uint8_t header_length        # bytes, options included
+    # options
+    uint8_t has_ts
+    uint8_t wscale               # shift, 255: none
+    uint8_t sack_permitted
+    uint8_t sack_count
+    uint16_t mss                 # 0: none
+    uint32_t tsval
+    uint32_t tsecr
+    wire_range_t sack[4]
+
+
+cdef struct tcp_options_t:
+    # What to write. Order and padding are Linux's (the profile of the project).
+    uint16_t mss                 # 0: leave out; only on SYN
+    uint8_t wscale               # 255: leave out; only on SYN
+    uint8_t sack_permitted
+    uint8_t has_ts
+    uint8_t sack_count
+    uint32_t tsval
+    uint32_t tsecr
+    wire_range_t sack[4]
+
+
+# p: private copy; available: bytes of it; segment_length: TCP header plus payload.
+cdef DropReason parse_tcp(const uint8_t *p, uint32_t available, uint32_t segment_length, tcp_header_t *out) noexcept nogil
+cdef void parse_tcp_options(const uint8_t *p, uint32_t n, tcp_header_t *out) noexcept nogil
+cdef uint32_t tcp_options_length(const tcp_options_t *o) noexcept nogil
+cdef uint32_t write_tcp_options(uint8_t *p, const tcp_options_t *o) noexcept nogil     # bytes written, a multiple of 4
+# 20 bytes, checksum field zero
+cdef void write_tcp(uint8_t *p, uint16_t sport, uint16_t dport, uint32_t seq, uint32_t ack, uint8_t header_length,
+                    uint8_t flags, uint16_t wnd) noexcept nogil
