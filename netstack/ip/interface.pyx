@@ -186,6 +186,21 @@ cdef DropReason check_addresses(interface_t *ifc, const ipv4_t *ip, packet_in_t 
     return DROP_IP_DESTINATION
 
 
+cdef inline void copy_header(uint8_t *to, const uint8_t *p, uint32_t n) noexcept nogil:
+    """At most HEADER_COPY bytes as moves of fixed size; where they overlap the later one wins, and only `to` is read."""
+    if n >= 64:
+        memcpy(to, p, 64)
+        memcpy(to + n - 64, p + n - 64, 64)
+    elif n >= 32:
+        memcpy(to, p, 32)
+        memcpy(to + n - 32, p + n - 32, 32)
+    elif n >= 16:
+        memcpy(to, p, 16)
+        memcpy(to + n - 16, p + n - 16, 16)
+    else:
+        memcpy(to, p, n)
+
+
 cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t now_ns, packet_in_t *out) noexcept nogil:
     cdef const uint8_t *p
     cdef uint32_t n, room, available
@@ -203,18 +218,14 @@ cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t 
             return reason
         out.protocol = CONSUMED
 
-    # Every byte that is believed below is read here, once, from memory that others may write.
+    # What is believed below is copied here first, from memory that others may write.
     p = frame.head + ifc.link_header
     room = frame.head_length - ifc.link_header
     if frame.body_length > 0x7fffffff - room:
         return DROP_LINK_MALFORMED
     available = room + frame.body_length
-    if room >= HEADER_COPY:
-        n = HEADER_COPY
-        memcpy(out.header, p, HEADER_COPY)
-    else:
-        n = room
-        memcpy(out.header, p, n)
+    n = room if room < HEADER_COPY else HEADER_COPY
+    copy_header(out.header, p, n)
     if n < IPV4_HEADER:
         return DROP_LINK_MALFORMED if frame.body_length else DROP_IP_HEADER_LENGTH
     if out.header[0] >> 4 != 4:
