@@ -1,8 +1,8 @@
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, Self
 
 from rings.doorbell import Doorbell
 from rings.ends import EndState

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = ["-I", str(ROOT / "netstack/include"), "-I", str(ROOT / "rings/include")]
 
+SANITIZED = any(name in os.environ.get("LD_PRELOAD", "") for name in ("libasan", "libtsan"))  # ci/sanitize
+
 
 def scale(count: int, minimum: int = 1) -> int:
     """`count` times NETSTACK_TEST_SCALE (0.1 unless set; ``ci/test --full`` sets 1)."""
@@ -28,7 +30,8 @@ def compile_c(source: str | os.PathLike, out_dir: str | os.PathLike, *flags: str
     compiler = compiler or os.environ.get("CC", "cc").split()[0]
     command = [compiler, "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", *INCLUDE, *flags,
                str(source), "-o", str(out), "-pthread", "-lm"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    plain = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}   # a sanitizer is not for the compiler
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=plain)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
     return str(out)
 

@@ -17,11 +17,15 @@ BY_CYTHON = r"""
 
 
 def test_stubs_agree_with_the_compiled_modules(tmp_path):
-    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for package in ("netstack", "rings")
-               for p in sorted((ROOT / package).rglob("*.pyi"))]
+    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts)
+               for package in ("netstack", "rings") for p in sorted((ROOT / package).rglob("*.pyi"))
+               if p.with_suffix(".pyx").exists()]
     allowed = tmp_path / "allowed"
     allowed.write_text(BY_CYTHON)
+    config = tmp_path / "mypy.ini"   # the stubs alone: errors elsewhere are mypy's own run to tell
+    config.write_text("[mypy]\npython_version = 3.10\n"
+                      "follow_imports = silent\nignore_missing_imports = True\n")
     done = run([sys.executable, "-m", "mypy.stubtest", "--concise", "--ignore-disjoint-bases",
                 "--ignore-missing-stub", "--ignore-unused-allowlist", "--allowlist", allowed,
-                "--mypy-config-file", ROOT / "pyproject.toml", *modules], check=False, cwd=ROOT)
+                "--mypy-config-file", config, *modules], check=False, cwd=ROOT)
     assert modules and done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """ARP (RFC 826, 5227, 1122 section 2.3.2): who asks, who answers, and what is believed.
 
-Nothing said unasked is believed (``security.md`` H1): only an answer to our own question makes an entry reachable. Another
-station's claim to a known address makes us ask the known station again; it keeps its entry as long as it answers.
+Nothing said unasked is believed: only an answer to our own question makes an entry reachable. Another station's claim
+to a known address makes us ask the known station again; it keeps its entry as long as it answers.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t

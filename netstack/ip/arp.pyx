@@ -91,8 +91,8 @@ cdef bint send_waiting(interface_t *ifc, neighbor_t *n, int64_t now_ns) noexcept
     return True
 
 
-cdef void give_up(interface_t *ifc, neighbor_t *n, int64_t now_ns) noexcept nogil:
-    """No answer. The callback may use the table: the queue is taken off first, and n is not touched afterwards."""
+cdef void give_up(interface_t *ifc, neighbor_t *n, int64_t until_ns) noexcept nogil:
+    """No answer: failed until then. The callback may use the table: it runs last, on a queue taken off before."""
     cdef pending_packet_t *p
     cdef pending_packet_t *first = NULL
     cdef pending_packet_t *last = NULL
@@ -106,7 +106,7 @@ cdef void give_up(interface_t *ifc, neighbor_t *n, int64_t now_ns) noexcept nogi
         else:
             last.next = p
         last = p
-    neighbor_set_state(&ifc.neighbors, n, NEIGHBOR_FAILED, now_ns + FAILED_NS)
+    neighbor_set_state(&ifc.neighbors, n, NEIGHBOR_FAILED, until_ns)
     while first != NULL:
         p = first
         first = p.next
@@ -176,14 +176,14 @@ cdef void arp_advance(interface_t *ifc, int64_t now_ns) noexcept nogil:
             continue
         if n.state == NEIGHBOR_INCOMPLETE:
             if n.probes >= ARP_TRIES:
-                give_up(ifc, n, now_ns)
+                give_up(ifc, n, now_ns + FAILED_NS)
                 continue
             ask(ifc, n, BROADCAST_MAC, now_ns)
             n.probes += 1
             n.deadline_ns = now_ns + RETRY_NS
         elif n.state == NEIGHBOR_PROBE and n.probes >= ARP_TRIES:
             give_up(ifc, n, now_ns)      # it has left, or moved: the next packet asks everybody
-            t.entries[i - 1].deadline_ns = now_ns
+            continue
         elif n.state == NEIGHBOR_PROBE:
             ask(ifc, n, n.mac, now_ns)
             n.probes += 1

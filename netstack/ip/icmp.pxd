@@ -13,7 +13,7 @@ cdef struct icmp_message_t:
     # of an echo reply: what a ping socket wants
     uint16_t identifier
     uint16_t sequence
-    const uint8_t *payload       # private, checksum verified, valid until the next message; the 8 header bytes lie before it
+    const uint8_t *payload       # private, verified, valid until the next message; the 8 header bytes lie before it
     uint32_t payload_length
     # of an error: the packet that caused it, as we sent it
     uint8_t is_error

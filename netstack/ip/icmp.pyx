@@ -8,10 +8,10 @@ from libc.string cimport memset
 from netstack.address cimport address_from_v4, address_v4
 from netstack.counters cimport (
     DROP_ICMP_CHECKSUM, DROP_ICMP_EMBEDDED, DROP_ICMP_LENGTH, DROP_ICMP_RATE, DROP_ICMP_TYPE, DROP_IP_NO_ROUTE,
-    DROP_LINK_MALFORMED, DROP_NEIGHBOR_QUEUE, DROP_NEIGHBOR_UNREACHABLE, DROP_NO_MEMORY, DROP_NONE, DROP_TX_FULL, drop,
+    DROP_LINK_MALFORMED, DROP_NEIGHBOR_UNREACHABLE, DROP_NO_MEMORY, DROP_NONE, DROP_TX_FULL, drop,
 )
 from netstack.ip.interface cimport (
-    CLAIM_DROPPED, CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_claim, interface_commit, interface_has_address,
+    CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_claim, interface_commit, interface_has_address,
     packet_out_t, packet_payload,
 )
 from netstack.link.link cimport frame_t
@@ -180,7 +180,8 @@ cdef DropReason answer_echo(packet_in_t *packet, const icmp_t *icmp, const uint8
     return DROP_NONE
 
 
-cdef DropReason private_copy(packet_in_t *packet, const icmp_t *icmp, const uint8_t *payload, uint32_t length) noexcept nogil:
+cdef DropReason private_copy(packet_in_t *packet, const icmp_t *icmp, const uint8_t *payload,
+                             uint32_t length) noexcept nogil:
     """The message in the interface's own memory, its sum verified over exactly those bytes."""
     cdef interface_t *ifc = packet.interface
     cdef uint32_t need = ICMP_HEADER + length
@@ -231,7 +232,7 @@ cdef DropReason read_embedded(packet_in_t *packet, icmp_message_t *out) noexcept
 
 
 cdef bint is_known_error(const icmp_t *icmp) noexcept nogil:
-    """Errors that transports are told of. Redirects and source quench are not (``security.md`` G4, RFC 6633)."""
+    """Errors that transports are told of. Redirects are never followed, source quench is dead (RFC 6633)."""
     if icmp.type == ICMP_UNREACHABLE:
         return icmp.code < ICMP_CODES_UNREACHABLE
     if icmp.type == ICMP_TIME_EXCEEDED:

@@ -12,7 +12,7 @@ from netstack.counters cimport (
     DROP_IP_VERSION, DROP_LINK_MALFORMED, DROP_LINK_NOT_OURS, DROP_LINK_TYPE, DROP_NEIGHBOR_QUEUE, DROP_NONE, drop,
 )
 from netstack.ip.arp cimport (
-    ARP_FULL, ARP_NO_ROOM, ARP_RESOLVED, ARP_UNREACHABLE, ARP_WAIT, arp_advance, arp_announce, arp_input, arp_resolve,
+    ARP_FULL, ARP_NO_ROOM, ARP_UNREACHABLE, ARP_WAIT, arp_advance, arp_announce, arp_input, arp_resolve,
 )
 from netstack.ip.neighbor cimport (
     neighbor_claim, neighbor_commit, neighbor_free, neighbor_init, neighbor_t, pending_packet_t,

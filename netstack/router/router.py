@@ -58,12 +58,13 @@ class _Attached:
 
 
 def command_of(pid: int) -> str:
-    """The command line of a process, as the kernel tells it; empty if it hides."""
+    """The command line of a process, as the kernel tells it, in one line; empty if it hides."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read(4096).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+            text = file.read(4096).rstrip(b"\0").decode("utf-8", "replace")
     except OSError:
         return ""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 class Router:

@@ -40,4 +40,5 @@ cdef void udp_endpoint_free(udp_endpoint_t *ep) noexcept nogil       # the queue
 cdef DropReason udp_deliver(udp_endpoint_t *ep, event_list_t *events, const address_t *src, uint16_t sport,
                             const uint8_t *payload, uint32_t length, int64_t partial) noexcept nogil
 # The next datagram's bytes, at most n; -EAGAIN. *length gets the datagram's whole length. peek: leave it there.
-cdef ssize_t udp_receive(udp_endpoint_t *ep, uint8_t *buf, size_t n, endpoint_t *src, uint32_t *length, bint peek) noexcept nogil
+cdef ssize_t udp_receive(udp_endpoint_t *ep, uint8_t *buf, size_t n, endpoint_t *src, uint32_t *length,
+                         bint peek) noexcept nogil

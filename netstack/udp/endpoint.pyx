@@ -71,7 +71,8 @@ cdef DropReason udp_deliver(udp_endpoint_t *ep, event_list_t *events, const addr
     return DROP_NONE
 
 
-cdef ssize_t udp_receive(udp_endpoint_t *ep, uint8_t *buf, size_t n, endpoint_t *src, uint32_t *length, bint peek) noexcept nogil:
+cdef ssize_t udp_receive(udp_endpoint_t *ep, uint8_t *buf, size_t n, endpoint_t *src, uint32_t *length,
+                         bint peek) noexcept nogil:
     """Take the oldest datagram. src and length may be NULL; what does not fit into buf is lost unless peeked."""
     cdef datagram_t *d = ep.first
     if d == NULL:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""ARP packets as Python sees them: for tests, fuzzers and tools. The packet path uses the functions of the .pxd."""
+"""ARP packets as Python sees them: for tests, fuzzers, tools. The packet path uses the .pxd."""
 
 from ipaddress import IPv4Address
 from typing import NamedTuple

@@ -30,7 +30,8 @@ cdef inline DropReason parse_ethernet(const uint8_t *p, uint32_t available, ethe
     return DROP_NONE
 
 
-cdef inline void write_ethernet(uint8_t *p, const uint8_t *dst, const uint8_t *src, uint16_t ethertype) noexcept nogil:
+cdef inline void write_ethernet(uint8_t *p, const uint8_t *dst, const uint8_t *src,
+                                uint16_t ethertype) noexcept nogil:
     memcpy(p, dst, 6)
     memcpy(p + 6, src, 6)
     store_be16(p + 12, ethertype)

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Ethernet headers as Python sees them: for tests, fuzzers and tools. The packet path uses the functions of the .pxd."""
+"""Ethernet headers as Python sees them: for tests, fuzzers, tools. The packet path uses the .pxd."""
 
 from typing import NamedTuple
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""ICMP messages as Python sees them: for tests, fuzzers and tools. The packet path uses the functions of the .pxd."""
+"""ICMP messages as Python sees them: for tests, fuzzers, tools. The packet path uses the .pxd."""
 
 from typing import NamedTuple
 

@@ -39,7 +39,7 @@ cdef struct ipv4_t:
 
 
 cdef inline DropReason check_ipv4_options(const uint8_t *p, uint32_t n) noexcept nogil:
-    """Walk n bytes of options (RFC 791 section 3.1). Source routes and malformed options are dropped, the rest ignored."""
+    """Walk n bytes of options (RFC 791 section 3.1): source routes and malformed ones are dropped, others ignored."""
     cdef uint32_t i = 0
     cdef uint8_t kind, length
     while i < n:

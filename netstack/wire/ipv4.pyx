@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""IPv4 headers as Python sees them: for tests, fuzzers and tools. The packet path uses the functions of the .pxd."""
+"""IPv4 headers as Python sees them: for tests, fuzzers, tools. The packet path uses the .pxd."""
 
 from ipaddress import IPv4Address
 from typing import NamedTuple

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstack.wire import checksum
-from tests.support import compile_c, run, scale
+from tests.support import SANITIZED, compile_c, run, scale
 
 
 def oracle(data: bytes) -> int:
@@ -135,6 +135,7 @@ def hostile_writer(tmp_path_factory):
     return compile_c("tests/c/hostile_writer.c", tmp_path_factory.mktemp("hostile"))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("mode", ["copy", "copy2"])
 @pytest.mark.parametrize("cpu", checksum.cpu_features())
 def test_no_wrong_delivery_while_another_process_rewrites_the_source(hostile_writer, cpu, mode):
@@ -144,6 +145,7 @@ def test_no_wrong_delivery_while_another_process_rewrites_the_source(hostile_wri
     assert seen["rejected"] > 0, "the writer never hit: this run shows nothing"
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("mode", ["sum_first", "overlap"])
 @pytest.mark.parametrize("cpu", checksum.cpu_features())
 def test_mutants_that_load_bytes_twice_do_deliver_wrong(hostile_writer, cpu, mode):
@@ -158,6 +160,8 @@ def instructions(tmp_path_factory):
     """`instructions(level, operation, size)`: executed per call, loop and call included."""
     if not shutil.which("valgrind"):
         pytest.skip("needs valgrind")
+    if SANITIZED:
+        pytest.skip("counts say nothing under a sanitizer")
     program = compile_c("bench/c/checksum_bench.c", tmp_path_factory.mktemp("callgrind"))
 
     def total(cpu, operation, size, count):

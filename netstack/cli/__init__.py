@@ -1,0 +1,1 @@
+"""The ``netstack`` command: tables, progress and plots live here and nowhere else."""

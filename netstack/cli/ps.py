@@ -1,0 +1,84 @@
+"""``netstack ps``: who is attached to a router."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from netstack.errors import NetstackError
+
+STATES = {1: "active", 2: "failed", 3: "held"}
+
+
+def describe(info) -> dict:
+    """One attachment as plain values."""
+    from netstack.router.pool import format_address
+
+    return {
+        "id": info.id,
+        "pid": info.pid,
+        "uid": info.uid,
+        "command": info.command,
+        "addresses": [format_address(a) for a in info.addresses],
+        "state": STATES.get(info.state, str(info.state)),
+        "epoch": info.epoch,
+        "mtu": info.mtu,
+        "packets_from": info.packets_in,
+        "bytes_from": info.bytes_in,
+        "packets_to": info.packets_out,
+        "bytes_to": info.bytes_out,
+        "drops_from": info.drops_in,
+        "drops_to": info.drops_out,
+        "uptime_s": round(info.uptime_ns / 1e9, 3),
+    }
+
+
+def uptime(seconds: float) -> str:
+    """Short: 42s, 3m10s, 2h05m, 4d03h."""
+    s = int(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m{s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h{s // 60 % 60:02d}m"
+    return f"{s // 86400}d{s // 3600 % 24:02d}h"
+
+
+def table(rows: list[dict], title: str):
+    """The table for people. "From" is what the stack sent, "to" what it was sent."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column, style in (("pid", "right"), ("addresses", "left"), ("packets from", "right"), ("to", "right"),
+                          ("drops from", "right"), ("to", "right"), ("up", "right"), ("command", "left")):
+        out.add_column(column, justify=style, no_wrap=column != "command", overflow="ellipsis")
+    for row in rows:
+        out.add_row(str(row["pid"]), "\n".join(row["addresses"]), f"{row['packets_from']:,}", f"{row['packets_to']:,}",
+                    f"{row['drops_from']:,}", f"{row['drops_to']:,}", uptime(row["uptime_s"]), row["command"])
+    return out
+
+
+@click.command()
+@click.option("--name", default=None, help="The router (default: $NETSTACK_ROUTER, or 'default').")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+def command(name, as_json):
+    """Show who is attached to a router: process, addresses, packets and drops."""
+    from netstack.router.client import ControlClient
+
+    try:
+        with ControlClient(name) as client:
+            rows = [describe(info) for info in client.attachments()]
+            title = f"router {client.name}, process {client.router_pid}"
+    except (NetstackError, OSError) as error:
+        raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    elif rows:
+        from rich.console import Console
+
+        Console().print(table(rows, title))
+    else:
+        click.echo(f"{title}: nobody is attached")

@@ -1,0 +1,75 @@
+"""``netstack router``: a router in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import sys
+
+import click
+
+from netstack.errors import NetstackError
+
+
+def raise_descriptor_limit() -> None:
+    """A router needs eight descriptors for each stack: take what the hard limit gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):
+            pass
+
+
+def wait_for_signal() -> int:
+    """Sleep until SIGINT or SIGTERM; returns which."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(read, True)
+    signal.set_wakeup_fd(write)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    while True:
+        for number in os.read(read, 64):
+            if number in (signal.SIGINT, signal.SIGTERM):
+                return number
+
+
+@click.command()
+@click.option("--name", default=None, help="Name under which stacks find it (default: 'default').")
+@click.option("--pool", default="10.77.0.0/16", show_default=True, metavar="CIDR",
+              help="Addresses it hands out; the first is its own.")
+@click.option("--uplink", "uplinks", multiple=True, metavar="tap:NAME[,address=A/N][,gateway=A]",
+              help="Way to the outside. Repeatable.")
+@click.option("--backend", type=click.Choice(["posix", "memfd"]), default="posix", show_default=True,
+              help="Memory of the rings: posix for stacks of one owner, memfd (sealed) for strangers.")
+@click.option("--distrust", is_flag=True, help="The same as --backend memfd.")
+@click.option("--mtu", type=click.IntRange(576, 65535), default=65535, show_default=True,
+              help="Largest packet between stacks, bytes.")
+@click.option("--ring", "ring_capacity", default=None, metavar="SIZE",
+              help="Memory of each ring, e.g. 256KiB; a power of two (default: twice the L2 cache).")
+@click.option("--max", "max_attachments", type=click.IntRange(1, 65000), default=1024, show_default=True,
+              help="Most stacks at a time.")
+@click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
+def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, quiet):
+    """Run a router in the foreground: it gives each stack an address and forwards between them.
+
+    Ends with SIGINT (Ctrl-C) or SIGTERM.
+    """
+    from netstack.router.paths import router_name
+    from netstack.router.router import Router
+    from netstack.units import size_bytes
+
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S",
+                        level=logging.WARNING if quiet else logging.INFO)
+    raise_descriptor_limit()
+    try:
+        router = Router(pool, router_name(name), uplinks=uplinks, backend="memfd" if distrust else backend, mtu=mtu,
+                        ring_capacity=None if ring_capacity is None else size_bytes(ring_capacity),
+                        max_attachments=max_attachments)
+    except (NetstackError, OSError, ValueError) as error:
+        raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
+    with router:
+        number = wait_for_signal()
+        logging.getLogger("netstack.router").info("%s: ending", signal.Signals(number).name)
