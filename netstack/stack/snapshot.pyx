@@ -1,11 +1,677 @@
-"""State into bytes and back."""
+"""A stack as a versioned record format, and back: what migration, live upgrade and the determinism tests stand on.
 
+Layout: magic, length of the header, header (JSON), records. The header names the fields of each structure with their
+sizes, so that a later version reads what it still knows and leaves the rest at its default; it also carries the small
+state of the stack (interfaces, neighbours, routes, settings). A record is {u16 type, u16 0, u32 length} and its bytes,
+little-endian throughout.
+
+Times are kept as the difference to the clock of the restored stack: a timer goes on with what it had left. The clock
+that timestamps and initial sequence numbers come from goes on without a step (``tcp_t.clock_shift_ns``).
+
+What is not in it: frames inside links, buffers lent by waiting threads, and the list of events; a driver ends loans before
+and looks at every socket after.
+"""
+
+import json
+import struct
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from netstack.address cimport address_t
+from netstack.demux cimport (
+    BIND_BUCKETS, demux_bind, demux_insert, demux_tw_insert, tw_t,
+)
+from netstack.ip.interface cimport interface_add_address, interface_t
+from netstack.ip.neighbor cimport (
+    NEIGHBOR_FREE, neighbor_claim, neighbor_commit, neighbor_make, neighbor_schedule, neighbor_set_state, neighbor_t,
+    pending_packet_t,
+)
+from netstack.ip.route cimport route_add
+from netstack.link.link cimport MEDIA_ETHERNET, Link
+from netstack.link.queue cimport QueueLink
+from netstack.sock cimport SF_BOUND, SF_ORPHAN, SF_QUEUED_EVENT, SOCK_TCP, sock_t
+from netstack.stack.core cimport (
+    stack_add_interface, stack_init, stack_new_tcb, stack_register, stack_t,
+)
+from netstack.tcp.buffers cimport receive_reserve, receive_store, send_append, send_reserve
+from netstack.tcp.congestion.controller cimport congestion_default, congestion_find
+from netstack.tcp.ranges cimport range_insert
+from netstack.tcp.tcb cimport (
+    CLOSED, LISTEN, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TIME_WAIT, congestion_ops_t, listener_t, receive_end, tcb_t, tcp_config_t,
+    want_output,
+)
+from netstack.tcp.timers cimport timer_update
+from netstack.udp.endpoint cimport datagram_t, udp_endpoint_init, udp_endpoint_t
+
+from netstack.config import InterfaceConfig, StackConfig
 from netstack.errors import SnapshotError
+
+MAGIC = b"netstack snapshot 1\n"
+
+cdef enum:                       # record types
+    RECORD_TCP = 1
+    RECORD_DATAGRAM = 2
+    RECORD_TIME_WAIT = 3
+
+cdef enum:
+    MAX_RECORDS = 1 << 22
+    MAX_DATA = 1 << 30
+
+
+# --- the fields of each structure: name, offset, size, is it a time ---------------------------------------------------
+
+cdef list tcb_fields():
+    cdef tcb_t s
+    cdef char *base = <char *> &s
+    return [
+        ("sock.id", <char *> &s.sock.id - base, sizeof(s.sock.id), False),
+        ("sock.kind", <char *> &s.sock.kind - base, sizeof(s.sock.kind), False),
+        ("sock.flags", <char *> &s.sock.flags - base, sizeof(s.sock.flags), False),
+        ("sock.error", <char *> &s.sock.error - base, sizeof(s.sock.error), False),
+        ("flags", <char *> &s.flags - base, sizeof(s.flags), False),
+        ("state", <char *> &s.state - base, sizeof(s.state), False),
+        ("snd_wscale", <char *> &s.snd_wscale - base, sizeof(s.snd_wscale), False),
+        ("rcv_wscale", <char *> &s.rcv_wscale - base, sizeof(s.rcv_wscale), False),
+        ("dupacks", <char *> &s.dupacks - base, sizeof(s.dupacks), False),
+        ("snd_una", <char *> &s.snd_una - base, sizeof(s.snd_una), False),
+        ("snd_nxt", <char *> &s.snd_nxt - base, sizeof(s.snd_nxt), False),
+        ("rtx_nxt", <char *> &s.rtx_nxt - base, sizeof(s.rtx_nxt), False),
+        ("snd_wnd", <char *> &s.snd_wnd - base, sizeof(s.snd_wnd), False),
+        ("snd_wl1", <char *> &s.snd_wl1 - base, sizeof(s.snd_wl1), False),
+        ("snd_wl2", <char *> &s.snd_wl2 - base, sizeof(s.snd_wl2), False),
+        ("max_snd_wnd", <char *> &s.max_snd_wnd - base, sizeof(s.max_snd_wnd), False),
+        ("rcv_nxt", <char *> &s.rcv_nxt - base, sizeof(s.rcv_nxt), False),
+        ("rcv_adv", <char *> &s.rcv_adv - base, sizeof(s.rcv_adv), False),
+        ("rcv_acked", <char *> &s.rcv_acked - base, sizeof(s.rcv_acked), False),
+        ("rcv_read", <char *> &s.rcv_read - base, sizeof(s.rcv_read), False),
+        ("ts_recent", <char *> &s.ts_recent - base, sizeof(s.ts_recent), False),
+        ("mss", <char *> &s.mss - base, sizeof(s.mss), False),
+        ("snd_len", <char *> &s.snd_len - base, sizeof(s.snd_len), False),
+        ("ack_pending", <char *> &s.ack_pending - base, sizeof(s.ack_pending), False),
+        ("snd_wanted", <char *> &s.snd_wanted - base, sizeof(s.snd_wanted), False),
+        ("rcv_wanted", <char *> &s.rcv_wanted - base, sizeof(s.rcv_wanted), False),
+        ("cc", <char *> &s.cc - base, sizeof(s.cc), False),
+        ("rtx_deadline", <char *> &s.rtx_deadline - base, sizeof(s.rtx_deadline), True),
+        ("ack_deadline", <char *> &s.ack_deadline - base, sizeof(s.ack_deadline), True),
+        ("local", <char *> &s.local - base, sizeof(s.local), False),
+        ("remote", <char *> &s.remote - base, sizeof(s.remote), False),
+        ("lport", <char *> &s.lport - base, sizeof(s.lport), False),
+        ("rport", <char *> &s.rport - base, sizeof(s.rport), False),
+        ("hash", <char *> &s.hash - base, sizeof(s.hash), False),
+        ("srtt_ns", <char *> &s.srtt_ns - base, sizeof(s.srtt_ns), False),
+        ("rttvar_ns", <char *> &s.rttvar_ns - base, sizeof(s.rttvar_ns), False),
+        ("rto_ns", <char *> &s.rto_ns - base, sizeof(s.rto_ns), False),
+        ("rtt_time_ns", <char *> &s.rtt_time_ns - base, sizeof(s.rtt_time_ns), True),
+        ("rtt_seq", <char *> &s.rtt_seq - base, sizeof(s.rtt_seq), False),
+        ("ts_offset", <char *> &s.ts_offset - base, sizeof(s.ts_offset), False),
+        ("ts_recent_ns", <char *> &s.ts_recent_ns - base, sizeof(s.ts_recent_ns), True),
+        ("last_send_ns", <char *> &s.last_send_ns - base, sizeof(s.last_send_ns), True),
+        ("last_receive_ns", <char *> &s.last_receive_ns - base, sizeof(s.last_receive_ns), True),
+        ("state_deadline", <char *> &s.state_deadline - base, sizeof(s.state_deadline), True),
+        ("keepalive_deadline", <char *> &s.keepalive_deadline - base, sizeof(s.keepalive_deadline), True),
+        ("recover", <char *> &s.recover - base, sizeof(s.recover), False),
+        ("iss", <char *> &s.iss - base, sizeof(s.iss), False),
+        ("irs", <char *> &s.irs - base, sizeof(s.irs), False),
+        ("fin_seq", <char *> &s.fin_seq - base, sizeof(s.fin_seq), False),
+        ("last_range", <char *> &s.last_range - base, sizeof(s.last_range), False),
+        ("retries", <char *> &s.retries - base, sizeof(s.retries), False),
+        ("keepalive_probes", <char *> &s.keepalive_probes - base, sizeof(s.keepalive_probes), False),
+        ("quickack", <char *> &s.quickack - base, sizeof(s.quickack), False),
+        ("syn_retries", <char *> &s.syn_retries - base, sizeof(s.syn_retries), False),
+        ("ttl", <char *> &s.ttl - base, sizeof(s.ttl), False),
+        ("tos", <char *> &s.tos - base, sizeof(s.tos), False),
+        ("soft_error", <char *> &s.soft_error - base, sizeof(s.soft_error), False),
+        ("challenge_count", <char *> &s.challenge_count - base, sizeof(s.challenge_count), False),
+        ("challenge_ns", <char *> &s.challenge_ns - base, sizeof(s.challenge_ns), True),
+        ("keepalive_idle_s", <char *> &s.keepalive_idle_s - base, sizeof(s.keepalive_idle_s), False),
+        ("keepalive_interval_s", <char *> &s.keepalive_interval_s - base, sizeof(s.keepalive_interval_s), False),
+        ("keepalive_count", <char *> &s.keepalive_count - base, sizeof(s.keepalive_count), False),
+        ("route_interface", <char *> &s.route_interface - base, sizeof(s.route_interface), False),
+        ("user_mss", <char *> &s.user_mss - base, sizeof(s.user_mss), False),
+        ("peer_mss", <char *> &s.peer_mss - base, sizeof(s.peer_mss), False),
+        ("linger_s", <char *> &s.linger_s - base, sizeof(s.linger_s), False),
+        ("user_timeout_ms", <char *> &s.user_timeout_ms - base, sizeof(s.user_timeout_ms), False),
+        ("next_hop", <char *> &s.next_hop - base, sizeof(s.next_hop), False),
+        ("bytes_sent", <char *> &s.bytes_sent - base, sizeof(s.bytes_sent), False),
+        ("bytes_received", <char *> &s.bytes_received - base, sizeof(s.bytes_received), False),
+        ("retransmits", <char *> &s.retransmits - base, sizeof(s.retransmits), False),
+    ]
+
+
+cdef list config_fields():
+    cdef tcp_config_t s
+    cdef char *base = <char *> &s
+    return [
+        ("timestamps", <char *> &s.timestamps - base, sizeof(s.timestamps), False),
+        ("sack", <char *> &s.sack - base, sizeof(s.sack), False),
+        ("window_scaling", <char *> &s.window_scaling - base, sizeof(s.window_scaling), False),
+        ("slow_start_after_idle", <char *> &s.slow_start_after_idle - base, sizeof(s.slow_start_after_idle), False),
+        ("syn_retries", <char *> &s.syn_retries - base, sizeof(s.syn_retries), False),
+        ("synack_retries", <char *> &s.synack_retries - base, sizeof(s.synack_retries), False),
+        ("retries2", <char *> &s.retries2 - base, sizeof(s.retries2), False),
+        ("orphan_retries", <char *> &s.orphan_retries - base, sizeof(s.orphan_retries), False),
+        ("quickack_segments", <char *> &s.quickack_segments - base, sizeof(s.quickack_segments), False),
+        ("rmem_default", <char *> &s.rmem_default - base, sizeof(s.rmem_default), False),
+        ("rmem_max", <char *> &s.rmem_max - base, sizeof(s.rmem_max), False),
+        ("wmem_default", <char *> &s.wmem_default - base, sizeof(s.wmem_default), False),
+        ("wmem_max", <char *> &s.wmem_max - base, sizeof(s.wmem_max), False),
+        ("fin_timeout_ms", <char *> &s.fin_timeout_ms - base, sizeof(s.fin_timeout_ms), False),
+        ("time_wait_ms", <char *> &s.time_wait_ms - base, sizeof(s.time_wait_ms), False),
+        ("max_tw", <char *> &s.max_tw - base, sizeof(s.max_tw), False),
+        ("challenge_ack_limit", <char *> &s.challenge_ack_limit - base, sizeof(s.challenge_ack_limit), False),
+        ("min_snd_mss", <char *> &s.min_snd_mss - base, sizeof(s.min_snd_mss), False),
+        ("initial_cwnd_segments", <char *> &s.initial_cwnd_segments - base, sizeof(s.initial_cwnd_segments), False),
+        ("somaxconn", <char *> &s.somaxconn - base, sizeof(s.somaxconn), False),
+        ("delayed_ack_ms", <char *> &s.delayed_ack_ms - base, sizeof(s.delayed_ack_ms), False),
+        ("rto_min_ms", <char *> &s.rto_min_ms - base, sizeof(s.rto_min_ms), False),
+        ("keepalive_time_s", <char *> &s.keepalive_time_s - base, sizeof(s.keepalive_time_s), False),
+        ("keepalive_intvl_s", <char *> &s.keepalive_intvl_s - base, sizeof(s.keepalive_intvl_s), False),
+        ("keepalive_probes", <char *> &s.keepalive_probes - base, sizeof(s.keepalive_probes), False),
+        ("port_first", <char *> &s.port_first - base, sizeof(s.port_first), False),
+        ("port_last", <char *> &s.port_last - base, sizeof(s.port_last), False),
+    ]
+
+
+cdef list time_wait_fields():
+    cdef tw_t s
+    cdef char *base = <char *> &s
+    return [
+        ("local", <char *> &s.local - base, sizeof(s.local), False),
+        ("remote", <char *> &s.remote - base, sizeof(s.remote), False),
+        ("lport", <char *> &s.lport - base, sizeof(s.lport), False),
+        ("rport", <char *> &s.rport - base, sizeof(s.rport), False),
+        ("snd_nxt", <char *> &s.snd_nxt - base, sizeof(s.snd_nxt), False),
+        ("rcv_nxt", <char *> &s.rcv_nxt - base, sizeof(s.rcv_nxt), False),
+        ("ts_recent", <char *> &s.ts_recent - base, sizeof(s.ts_recent), False),
+        ("ts_offset", <char *> &s.ts_offset - base, sizeof(s.ts_offset), False),
+        ("hash", <char *> &s.hash - base, sizeof(s.hash), False),
+        ("wnd", <char *> &s.wnd - base, sizeof(s.wnd), False),
+        ("has_ts", <char *> &s.has_ts - base, sizeof(s.has_ts), False),
+        ("interface", <char *> &s.interface - base, sizeof(s.interface), False),
+        ("expires_ns", <char *> &s.expires_ns - base, sizeof(s.expires_ns), True),
+    ]
+
+
+cdef list datagram_fields():
+    cdef udp_endpoint_t s
+    cdef char *base = <char *> &s
+    return [
+        ("sock.id", <char *> &s.sock.id - base, sizeof(s.sock.id), False),
+        ("sock.kind", <char *> &s.sock.kind - base, sizeof(s.sock.kind), False),
+        ("sock.flags", <char *> &s.sock.flags - base, sizeof(s.sock.flags), False),
+        ("sock.error", <char *> &s.sock.error - base, sizeof(s.sock.error), False),
+        ("local", <char *> &s.local - base, sizeof(s.local), False),
+        ("remote", <char *> &s.remote - base, sizeof(s.remote), False),
+        ("lport", <char *> &s.lport - base, sizeof(s.lport), False),
+        ("rport", <char *> &s.rport - base, sizeof(s.rport), False),
+        ("connected", <char *> &s.connected - base, sizeof(s.connected), False),
+        ("shutdown", <char *> &s.shutdown - base, sizeof(s.shutdown), False),
+        ("ttl", <char *> &s.ttl - base, sizeof(s.ttl), False),
+        ("tos", <char *> &s.tos - base, sizeof(s.tos), False),
+        ("rcvbuf", <char *> &s.rcvbuf - base, sizeof(s.rcvbuf), False),
+        ("sndbuf", <char *> &s.sndbuf - base, sizeof(s.sndbuf), False),
+        ("dropped", <char *> &s.dropped - base, sizeof(s.dropped), False),
+    ]
+
+
+
+cdef dict TABLES = {
+    "tcp": tcb_fields(), "config": config_fields(), "time_wait": time_wait_fields(), "datagram": datagram_fields(),
+}
+
+
+cdef bytes pack(list fields, const void *p):
+    """The fields one behind the other."""
+    cdef list out = []
+    for _, offset, size, _ in fields:
+        out.append((<const char *> p)[<size_t> offset:<size_t> offset + <size_t> size])
+    return b"".join(out)
+
+
+cdef class Reader:
+    """Bytes of a snapshot, never read past their end."""
+    cdef bytes data
+    cdef Py_ssize_t at
+
+    def __init__(self, bytes data):
+        self.data = data
+        self.at = 0
+
+    cdef bytes take(self, Py_ssize_t n):
+        cdef bytes out
+        if n < 0 or n > len(self.data) - self.at:
+            raise SnapshotError("the snapshot ends too early")
+        out = self.data[self.at:self.at + n]
+        self.at += n
+        return out
+
+    cdef object number(self, str form):
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+
+cdef object unpack(Reader reader, list plan, void *p, int64_t shift):
+    """Read fields as *plan* says: (offset or -1, size, is it a time). Times move by *shift*."""
+    cdef bytes raw
+    cdef int64_t t
+    for offset, size, is_time in plan:
+        raw = reader.take(size)
+        if offset < 0:
+            continue
+        memcpy(<char *> p + <size_t> offset, <const char *> raw, <size_t> size)
+        if is_time:
+            memcpy(&t, <const char *> raw, 8)
+            if t:
+                t += shift
+                if t == 0:
+                    t = 1
+                memcpy(<char *> p + <size_t> offset, &t, 8)
+
+
+cdef dict plans_of(dict header):
+    """How to read each structure of this snapshot into ours, by the names both know."""
+    out = {}
+    for table, fields in TABLES.items():
+        ours = {name: (offset, size, is_time) for name, offset, size, is_time in fields}
+        plan = []
+        for name, size in header["fields"][table]:
+            known = ours.get(name)
+            if known is None:
+                plan.append((-1, size, False))
+            elif known[1] != size:
+                raise SnapshotError(f"field {table}.{name} has {size} bytes in the snapshot and {known[1]} here")
+            else:
+                plan.append(known)
+        out[table] = plan
+    return out
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+cdef bytes ring_bytes(const uint8_t *ring, uint32_t capacity, uint32_t seq, uint32_t n):
+    cdef uint32_t at, first
+    if n == 0:
+        return b""
+    at = seq & (capacity - 1)
+    first = capacity - at
+    if first >= n:
+        return (<const char *> ring)[at:at + n]
+    return (<const char *> ring)[at:capacity] + (<const char *> ring)[:n - first]
+
+
+cdef bytes tcp_record(const tcb_t *tcb):
+    """One connection or listener: fields, congestion control, lists it heads, ranges, both buffers."""
+    cdef list out = [pack(TABLES["tcp"], tcb)]
+    cdef uint32_t i, held, k
+    cdef const tcb_t *child
+    out.append(struct.pack("<16s", (<bytes> tcb.cc_ops.name)[:16]))
+    if tcb.listener != NULL:
+        accept, children = [], []
+        child = tcb.listener.accept_first
+        while child != NULL:
+            accept.append(child.sock.id)
+            child = child.sibling
+        child = tcb.listener.children
+        while child != NULL:
+            children.append(child.sock.id)
+            child = child.sibling
+        out.append(struct.pack(f"<BIII{len(accept)}I{len(children)}I", 1, tcb.listener.backlog, len(accept),
+                               len(children), *accept, *children))
+    else:
+        out.append(b"\0")
+    out.append(struct.pack("<H", tcb.range_count))
+    for i in range(tcb.range_count):
+        out.append(struct.pack("<II", tcb.ranges[i].start, tcb.ranges[i].end))
+    out.append(ring_bytes(tcb.snd_buf, tcb.snd_cap, tcb.snd_una, tcb.snd_len))   # as many as the field snd_len says
+    held = receive_end(tcb) - tcb.rcv_read if tcb.rcv_cap else 0
+    out.append(struct.pack("<I", held))
+    out.append(ring_bytes(tcb.rcv_buf, tcb.rcv_cap, tcb.rcv_read, held))
+    for k in range(tcb.range_count):
+        out.append(ring_bytes(tcb.rcv_buf, tcb.rcv_cap, tcb.ranges[k].start, tcb.ranges[k].end - tcb.ranges[k].start))
+    return b"".join(out)
+
+
+cdef bytes datagram_record(const udp_endpoint_t *ep):
+    cdef list out = [pack(TABLES["datagram"], ep)]
+    cdef const datagram_t *d = ep.first
+    cdef uint32_t n = 0
+    while d != NULL:
+        out.append((<const char *> &d.src)[:16])
+        out.append(struct.pack("<HI", d.sport, d.length))
+        out.append((<const char *> (d + 1))[:d.length])
+        n += 1
+        d = d.next
+    out.insert(1, struct.pack("<I", n))
+    return b"".join(out)
+
+
+cdef dict interface_state(const interface_t *ifc):
+    cdef uint32_t i
+    cdef const neighbor_t *n
+    cdef const pending_packet_t *p
+    neighbors = []
+    for i in range(ifc.neighbors.count):
+        n = &ifc.neighbors.entries[i]
+        if n.state == NEIGHBOR_FREE:
+            continue
+        pending = []
+        p = n.first
+        while p != NULL:
+            pending.append([p.head_length, (<const char *> p.data)[:p.length].hex()])
+            p = p.next
+        neighbors.append({
+            "address": (<const char *> &n.address)[:16].hex(), "mac": (<const char *> n.mac)[:6].hex(),
+            "state": n.state, "probes": n.probes, "deadline": n.deadline_ns, "used": n.used_ns,
+            "confirmed": n.confirmed_ns, "pending": pending,
+        })
+    return {
+        "media": "ethernet" if ifc.media == MEDIA_ETHERNET else "ip", "mtu": ifc.mtu,
+        "mac": (<const char *> ifc.mac)[:6].hex(), "ip_id": ifc.ip_id, "icmp_tokens": ifc.icmp_tokens_ns,
+        "defended": ifc.defended_ns,
+        "addresses": [[(<const char *> &ifc.addresses[k])[:16].hex(), ifc.prefix_lengths[k]]
+                      for k in range(ifc.address_count)],
+        "neighbors": neighbors,
+    }
 
 
 cdef bytes snapshot_stack(Stack stack):
-    raise SnapshotError("not yet")
+    """See `Stack.snapshot`."""
+    cdef stack_t *c = stack.c
+    cdef uint32_t i
+    cdef sock_t *sock
+    cdef tcb_t *tcb
+    cdef tw_t *tw
+    cdef list records = []
+    cdef list bound = [], output = []
+    for i in range(<uint32_t> BIND_BUCKETS):
+        chain = []
+        sock = c.demux.bound[i]
+        while sock != NULL:
+            chain.append(sock.id)
+            sock = sock.bind_next
+        bound.extend(reversed(chain))                  # bound in this order, the chains come out the same
+    tcb = c.tcp.output_first
+    while tcb != NULL:
+        output.append(tcb.sock.id)
+        tcb = tcb.output_next
+    for i in range(c.sock_count):
+        sock = c.socks[i]
+        if sock.kind == SOCK_TCP:
+            if (<tcb_t *> sock).state == CLOSED and sock.flags & SF_ORPHAN:
+                continue                               # dead, waiting to be freed
+            records.append((RECORD_TCP, tcp_record(<tcb_t *> sock)))
+        else:
+            records.append((RECORD_DATAGRAM, datagram_record(<udp_endpoint_t *> sock)))
+    tw = c.demux.tw_first
+    while tw != NULL:
+        records.append((RECORD_TIME_WAIT, pack(TABLES["time_wait"], tw)))
+        tw = tw.next
+    header = {
+        "fields": {table: [[name, size] for name, _, size, _ in fields] for table, fields in TABLES.items()},
+        "now": c.tcp.now_ns, "clock_shift": c.tcp.clock_shift_ns,
+        "secret": (<const char *> c.tcp.secret)[:16].hex(), "random": (<const char *> c.tcp.random)[:16].hex(),
+        "congestion": c.tcp.congestion.name.decode(), "next_sock_id": c.next_sock_id,
+        "config": pack(TABLES["config"], &c.tcp.config).hex(),
+        "counters": (<const char *> &c.tcp.counters)[:sizeof(c.tcp.counters)].hex(),
+        "interfaces": [interface_state(c.interfaces[k]) for k in range(c.interface_count) if not c.interfaces[k].loopback],
+        "loopback": [interface_state(c.interfaces[k]) for k in range(c.interface_count) if c.interfaces[k].loopback],
+        "routes": [[(<const char *> &c.routes.routes[k].prefix)[:16].hex(), c.routes.routes[k].prefix_length,
+                    (<const char *> &c.routes.routes[k].gateway)[:16].hex(), c.routes.routes[k].interface]
+                   for k in range(c.routes.count)],
+        "settings": [{"addresses": list(s.addresses), "gateway": s.gateway, "mtu": s.mtu, "media": s.media, "mac": s.mac}
+                     for s in stack.config.interfaces],
+        "bound": bound, "output": output,
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    parts = [MAGIC, struct.pack("<II", len(text), len(records)), text]
+    for kind, payload in records:
+        parts.append(struct.pack("<HHI", kind, 0, len(payload)))
+        parts.append(payload)
+    return b"".join(parts)
+
+
+# --- in ---------------------------------------------------------------------------------------------------------------
+
+cdef object need(bint ok):
+    if not ok:
+        raise MemoryError("no memory to restore the snapshot")
+
+
+cdef object restore_interface(stack_t *c, Link link, dict state, int64_t shift):
+    cdef interface_t *ifc = stack_add_interface(c, &link.link)
+    cdef address_t a
+    cdef neighbor_t *n
+    cdef pending_packet_t *p
+    cdef bytes raw
+    need(ifc != NULL)
+    ifc.mtu = min(int(state["mtu"]), ifc.mtu)
+    raw = bytes.fromhex(state["mac"])
+    memcpy(ifc.mac, <const char *> raw, 6)
+    ifc.ip_id = state["ip_id"]
+    ifc.icmp_tokens_ns = state["icmp_tokens"] + shift if state["icmp_tokens"] else 0
+    ifc.defended_ns = state["defended"] + shift if state["defended"] else 0
+    for text, prefix in state["addresses"]:
+        raw = bytes.fromhex(text)
+        memcpy(&a, <const char *> raw, 16)
+        interface_add_address(ifc, &a, prefix)
+    for entry in state["neighbors"]:
+        raw = bytes.fromhex(entry["address"])
+        memcpy(&a, <const char *> raw, 16)
+        n = neighbor_make(&ifc.neighbors, &a, entry["used"] + shift)
+        if n == NULL:
+            continue
+        raw = bytes.fromhex(entry["mac"])
+        memcpy(n.mac, <const char *> raw, 6)
+        n.probes = entry["probes"]
+        for head_length, text in entry["pending"]:
+            raw = bytes.fromhex(text)
+            p = neighbor_claim(&ifc.neighbors, n, head_length, <uint32_t> len(raw) - <uint32_t> head_length)
+            if p != NULL:
+                memcpy(p.data, <const char *> raw, len(raw))
+                neighbor_commit(&ifc.neighbors, p)
+        n.used_ns = entry["used"] + shift
+        n.confirmed_ns = entry["confirmed"] + shift if entry["confirmed"] else 0
+        neighbor_set_state(&ifc.neighbors, n, entry["state"], entry["deadline"] + shift)
+    neighbor_schedule(&ifc.neighbors)
+
+
+cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict families) except NULL:
+    cdef tcb_t *tcb = stack_new_tcb(c)
+    cdef uint32_t i, n, length, held
+    cdef bytes raw
+    cdef const congestion_ops_t *ops
+    need(tcb != NULL)
+    unpack(r, plan, tcb, shift)
+    if tcb.route_interface != 255 and tcb.route_interface > c.interface_count or tcb.state > TIME_WAIT:
+        raise SnapshotError("a connection with an impossible interface or state")
+    tcb.sock.kind = SOCK_TCP
+    tcb.sock.flags &= ~<uint8_t> (SF_QUEUED_EVENT | SF_BOUND)
+    length = tcb.snd_len
+    if length > MAX_DATA:
+        raise SnapshotError("a send buffer of impossible size")
+    tcb.snd_len = 0
+    raw = r.take(16)
+    ops = congestion_find(raw.rstrip(b"\0"))
+    tcb.cc_ops = ops if ops != NULL else congestion_default()
+    if r.number("<B"):
+        tcb.listener = <listener_t *> calloc(1, sizeof(listener_t))
+        need(tcb.listener != NULL)
+        tcb.listener.backlog = r.number("<I")
+        n, i = r.number("<I"), r.number("<I")
+        families[tcb.sock.id] = [[r.number("<I") for _ in range(n)], [r.number("<I") for _ in range(i)]]
+    elif tcb.state == LISTEN:
+        raise SnapshotError("a listener without a queue")
+    ranges = [(r.number("<I"), r.number("<I")) for _ in range(r.number("<H"))]
+    raw = r.take(length)
+    if length:
+        need(send_reserve(tcb, length) == 0)
+        send_append(tcb, <const uint8_t *> <const char *> raw, length)
+    held = r.number("<I")
+    if held > MAX_DATA:
+        raise SnapshotError("a receive buffer of impossible size")
+    raw = r.take(held)
+    last = tcb.last_range
+    if held:
+        need(receive_reserve(tcb, tcb.rcv_read + held) == 0)
+        receive_store(tcb, tcb.rcv_read, <const uint8_t *> <const char *> raw, held)
+    for start, end in ranges:
+        length = (<uint32_t> end) - (<uint32_t> start)
+        if length > MAX_DATA:
+            raise SnapshotError("an out-of-order range of impossible size")
+        raw = r.take(length)
+        need(receive_reserve(tcb, end) == 0)
+        need(range_insert(tcb, start, end) == 0)
+        receive_store(tcb, start, <const uint8_t *> <const char *> raw, length)
+    tcb.last_range = last
+    if tcb.flags & TF_IN_DEMUX:
+        need(demux_insert(&c.demux, tcb) == 0)
+    tcb.flags &= ~TF_OUTPUT
+    timer_update(tcb)
+    return tcb
+
+
+cdef object restore_datagram(stack_t *c, Reader r, list plan, int64_t shift):
+    cdef udp_endpoint_t *ep = <udp_endpoint_t *> calloc(1, sizeof(udp_endpoint_t))
+    cdef datagram_t *d
+    cdef bytes raw, src
+    cdef uint32_t length
+    need(ep != NULL)
+    udp_endpoint_init(ep)
+    unpack(r, plan, ep, shift)
+    ep.sock.flags &= ~<uint8_t> (SF_QUEUED_EVENT | SF_BOUND)
+    if stack_register(c, &ep.sock) != 0:
+        free(ep)
+        need(False)
+    for _ in range(r.number("<I")):
+        src = r.take(16)
+        port = r.number("<H")
+        length = r.number("<I")
+        raw = r.take(length)
+        d = <datagram_t *> malloc(sizeof(datagram_t) + length)
+        need(d != NULL)
+        d.next = NULL
+        memcpy(&d.src, <const char *> src, 16)
+        d.sport = port
+        d.length = length
+        memcpy(d + 1, <const char *> raw, length)
+        if ep.last == NULL:
+            ep.first = d
+        else:
+            ep.last.next = d
+        ep.last = d
+        ep.queued += 1
+        ep.queued_bytes += length + <uint32_t> sizeof(datagram_t)
+
+
+cdef sock_t *by_id(stack_t *c, dict index, object id) except NULL:
+    if id not in index:
+        raise SnapshotError(f"the snapshot names a socket {id} it does not have")
+    return c.socks[<uint32_t> index[id]]
+
+
+cdef object rejoin(stack_t *c, dict header, dict families):
+    """Lists among the sockets: accept queues, embryonic children, bound ports, output."""
+    cdef uint32_t i
+    cdef tcb_t *parent
+    cdef tcb_t *child
+    cdef tcb_t *last
+    index = {c.socks[i].id: i for i in range(c.sock_count)}
+    for id, (accept, children) in families.items():
+        parent = <tcb_t *> by_id(c, index, id)
+        for k, ids in enumerate((accept, children)):
+            last = NULL
+            for child_id in ids:
+                child = <tcb_t *> by_id(c, index, child_id)
+                if child.sock.kind != SOCK_TCP or child == parent or child.parent != NULL:
+                    raise SnapshotError("a listener's queue that is none")
+                child.parent = parent
+                child.sibling = NULL
+                child.sibling_back = last
+                if last != NULL:
+                    last.sibling = child
+                elif k == 0:
+                    parent.listener.accept_first = child
+                else:
+                    parent.listener.children = child
+                last = child
+                if k == 0:
+                    child.flags |= TF_IN_ACCEPT
+                    parent.listener.accept_count += 1
+                    parent.listener.accept_last = child
+                else:
+                    child.flags &= ~TF_IN_ACCEPT
+                    parent.listener.syn_count += 1
+    for id in header["bound"]:
+        if id in index:
+            demux_bind(&c.demux, by_id(c, index, id))
+    for id in header["output"]:
+        if id in index and by_id(c, index, id).kind == SOCK_TCP:
+            want_output(<tcb_t *> by_id(c, index, id))
 
 
 cdef Stack restore_stack(object cls, object data, object now_ns, object links):
-    raise SnapshotError("not yet")
+    """See `Stack.restore`."""
+    cdef Reader r = Reader(bytes(data))
+    cdef Stack stack
+    cdef stack_t *c
+    cdef int64_t shift
+    cdef bytes raw
+    cdef address_t a, gateway
+    cdef tw_t tw
+    cdef dict families = {}
+    if r.take(min(len(MAGIC), len(r.data))) != MAGIC:
+        raise SnapshotError("these bytes are no snapshot of a stack, or one of a version this stack does not read")
+    size, count = r.number("<I"), r.number("<I")
+    if count > MAX_RECORDS:
+        raise SnapshotError(f"a snapshot of {count} records")
+    try:
+        header = json.loads(r.take(size))
+        plans = plans_of(header)
+        settings = tuple(InterfaceConfig(**s) for s in header["settings"])
+    except (ValueError, KeyError, TypeError) as e:
+        raise SnapshotError(f"the snapshot's header cannot be read: {e}") from e
+    if links is not None and len(links) != len(header["interfaces"]):
+        raise SnapshotError(f"{len(header['interfaces'])} interfaces need as many links, not {len(links)}")
+    stack = cls.__new__(cls)
+    c = stack.c
+    stack.config = StackConfig(interfaces=settings)
+    raw = bytes.fromhex(header["secret"]) + bytes.fromhex(header["random"])
+    if len(raw) != 32:
+        raise SnapshotError("secrets of the wrong size")
+    stack_init(c, <const uint8_t *> <const char *> raw)
+    shift = now_ns - header["now"]
+    c.tcp.now_ns = now_ns
+    c.tcp.clock_shift_ns = header["clock_shift"] - shift
+    raw = bytes.fromhex(header["config"])
+    unpack(Reader(raw), plans["config"], &c.tcp.config, 0)
+    raw = bytes.fromhex(header["counters"])
+    memcpy(&c.tcp.counters, <const char *> raw, min(<size_t> len(raw), sizeof(c.tcp.counters)))
+    name = header["congestion"].encode()
+    c.tcp.congestion = congestion_find(name) if congestion_find(name) != NULL else congestion_default()
+    for i, state in enumerate(header["interfaces"]):
+        link = links[i] if links is not None else QueueLink(mtu=state["mtu"], media=state["media"])
+        stack.links.append(link)
+        restore_interface(c, link, state, shift)
+    stack.add_loopback()
+    for prefix, length, text, interface in header["routes"]:
+        raw = bytes.fromhex(prefix)
+        memcpy(&a, <const char *> raw, 16)
+        raw = bytes.fromhex(text)
+        memcpy(&gateway, <const char *> raw, 16)
+        route_add(&c.routes, &a, length, &gateway, interface)
+    for _ in range(count):
+        kind = r.number("<H")
+        r.number("<H")
+        length = r.number("<I")
+        one = Reader(r.take(length))
+        if kind == RECORD_TCP:
+            restore_tcp(c, one, plans["tcp"], shift, families)
+        elif kind == RECORD_DATAGRAM:
+            restore_datagram(c, one, plans["datagram"], shift)
+        elif kind == RECORD_TIME_WAIT:
+            unpack(one, plans["time_wait"], &tw, shift)
+            need(demux_tw_insert(&c.demux, &tw) == 0)
+    c.next_sock_id = header["next_sock_id"]
+    rejoin(c, header, families)
+    return stack
