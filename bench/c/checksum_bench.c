@@ -15,15 +15,16 @@
 
 #include "netstack/inet_checksum.h"
 
-enum { MEMCPY, COPY, COPY2, SUM, MEMCPY_SUM, COPY_BYTES, MEMCPY2_SUM, OPS };
-static const char *const names[OPS] = {"memcpy", "copy", "copy2", "sum", "memcpy_sum", "copy_bytes", "memcpy2_sum"};
+enum { MEMCPY, COPY, COPY2, SUM, MEMCPY_SUM, COPY_BYTES, MEMCPY2_SUM, COPY2_NT, OPS };
+static const char *const names[OPS] = {"memcpy", "copy", "copy2", "sum", "memcpy_sum", "copy_bytes", "memcpy2_sum",
+                                       "copy2_nt"};
 
-static uint8_t *src, *dst, *dst2;
+static uint8_t *src, *dst, *dst2, *line;
 static size_t span = 0, step = 0;   /* cold: walk in steps over span */
 static volatile uint32_t sink;
 
 #define LOOP(body)                                                          \
-    for (size_t at = 0; count--; at = at + step > span ? 0 : at + step) {   \
+    for (; count--; at = at + step > span ? 0 : at + step) {                \
         const uint8_t *s = src + at;                                        \
         uint8_t *d = dst + at, *d2 = dst2 + at;                             \
         (void)d, (void)d2, (void)s;                                         \
@@ -33,7 +34,9 @@ static volatile uint32_t sink;
 
 static __attribute__((noinline)) void work(int op, size_t n, size_t count)
 {
+    static size_t walked[OPS];   /* cold: every operation goes on where it was */
     uint32_t total = 0;
+    size_t at = walked[op] > span ? 0 : walked[op];
     switch (op) {
     case MEMCPY: LOOP(memcpy(d, s, n)) break;
     case COPY: LOOP(total += checksum_and_copy(d, s, n)) break;
@@ -42,7 +45,9 @@ static __attribute__((noinline)) void work(int op, size_t n, size_t count)
     case MEMCPY_SUM: LOOP(memcpy(d, s, n); total += checksum_partial(d, n)) break;
     case COPY_BYTES: LOOP(copy_bytes(d, s, n)) break;
     case MEMCPY2_SUM: LOOP(memcpy(d, s, n); memcpy(d2, s, n); total += checksum_partial(d, n)) break;
+    case COPY2_NT: LOOP(total += checksum_and_copy2_nt(line + at, d2, s, n)) checksum_store_fence(); break;
     }
+    walked[op] = at;
     sink = total;
 }
 
@@ -124,6 +129,7 @@ int main(int argc, char **argv)
     src = (uint8_t *)aligned_alloc(4096, room) + shift;
     dst = (uint8_t *)aligned_alloc(4096, room) + shift * 3 % 64;
     dst2 = (uint8_t *)aligned_alloc(4096, room) + shift * 5 % 64;
+    line = dst - shift * 3 % 64;   /* non-temporal stores want whole lines */
     memset(src, 1, room - 64);
     memset(dst, 2, room - 64);
     memset(dst2, 3, room - 64);

@@ -22,6 +22,9 @@ cdef extern from "netstack/inet_checksum.h" nogil:
     uint32_t checksum_and_copy(void *dst, const void *src, size_t n)
     uint32_t checksum_and_copy2(void *dst, void *dst2, const void *src, size_t n)
     void copy_bytes(void *dst, const void *src, size_t n)
+    # dst on a 64-byte line, whole lines past the caches; the fence before publishing
+    uint32_t checksum_and_copy2_nt(void *dst, void *dst2, const void *src, size_t n)
+    void checksum_store_fence()
 
     # folding: combine adds b, the sum of bytes that start at `offset` of the whole
     uint32_t checksum_combine(uint32_t a, uint32_t b, size_t offset)

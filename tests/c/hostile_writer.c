@@ -4,7 +4,7 @@
  *
  * A segment is accepted when the sum computed during the copy is the right one; a wrong
  * delivery is an accepted segment whose delivered bytes do not have that sum. Modes:
- *     copy, copy2   ours: must never deliver wrong
+ *     copy, copy2, copy2_nt   ours: must never deliver wrong
  *     sum_first     mutant: sum the shared bytes, then copy them
  *     overlap       mutant: the last 32 bytes are loaded once more and stored
  * A mutant stops at its tenth wrong delivery. Prints a line of JSON.
@@ -72,7 +72,7 @@ int main(int argc, char **argv)
         return 2;
     uint8_t *shared = mmap(NULL, 2 * ROOM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     volatile size_t *length = (volatile size_t *)(shared + ROOM);
-    static uint8_t one[ROOM], two[ROOM];
+    static uint8_t one[ROOM], two[ROOM], line[ROOM] __attribute__((aligned(64)));
     if (shared == MAP_FAILED)
         return 2;
     for (size_t k = 0; k < ROOM; k++)
@@ -94,7 +94,11 @@ int main(int argc, char **argv)
             sum = checksum_and_copy(one + i % 64, s, n);
         else if (!strcmp(mode, "copy2"))
             sum = checksum_and_copy2(one + i % 64, two + i % 61, s, n);
-        else if (!strcmp(mode, "sum_first"))
+        else if (!strcmp(mode, "copy2_nt")) {
+            sum = checksum_and_copy2_nt(line, one + i % 64, s, n);
+            if (memcmp(line, one + i % 64, n))
+                wrong++;
+        } else if (!strcmp(mode, "sum_first"))
             sum = sum_first(one + i % 64, s, n);
         else
             sum = overlap(one + i % 64, s, n);

@@ -136,7 +136,7 @@ def hostile_writer(tmp_path_factory):
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("mode", ["copy", "copy2"])
+@pytest.mark.parametrize("mode", ["copy", "copy2", "copy2_nt"])
 @pytest.mark.parametrize("cpu", checksum.cpu_features())
 def test_no_wrong_delivery_while_another_process_rewrites_the_source(hostile_writer, cpu, mode):
     seen = hostile(hostile_writer, cpu, mode, scale(30_000_000))

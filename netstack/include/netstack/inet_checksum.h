@@ -297,6 +297,37 @@ CHECKSUM_AVX2_ CHECKSUM_LOOP_ uint32_t checksum_avx2_(uint8_t *d, uint8_t *d2, c
 
 CHECKSUM_ENTRY_POINTS_(avx2, CHECKSUM_AVX2_, checksum_avx2_)
 
+/* d by non-temporal stores, whole 64-byte lines; d2 by ordinary ones. */
+CHECKSUM_AVX2_ static uint32_t checksum_avx2_copy2_nt_(void *dst, void *dst2, const void *src, size_t n)
+{
+    enum { copies = 2 };
+    uint8_t *d = dst, *d2 = dst2;
+    const uint8_t *s = src;
+    __m256i all0 = _mm256_setzero_si256(), high0 = all0, all1 = all0, high1 = all0;
+    for (; n >= 64; n -= 64) {
+        __m256i a = _mm256_loadu_si256((const void *)s), b = _mm256_loadu_si256((const void *)(s + 32));
+        __asm__ volatile("" : "+x"(a), "+x"(b));
+        _mm256_stream_si256((void *)d, a);
+        _mm256_stream_si256((void *)(d + 32), b);
+        _mm256_storeu_si256((void *)d2, a);
+        _mm256_storeu_si256((void *)(d2 + 32), b);
+        all0 = _mm256_add_epi64(all0, a);
+        high0 = _mm256_add_epi64(high0, _mm256_srli_epi64(a, 32));
+        all1 = _mm256_add_epi64(all1, b);
+        high1 = _mm256_add_epi64(high1, _mm256_srli_epi64(b, 32));
+        CHECKSUM_ADVANCE_(64);
+    }
+    uint64_t tail = 0;
+    if (n) {
+        uint8_t line[64] __attribute__((aligned(64))) = {0};
+        tail = checksum_small_(line, d2, s, n, copies);
+        _mm256_stream_si256((void *)d, _mm256_load_si256((const void *)line));
+        _mm256_stream_si256((void *)(d + 32), _mm256_load_si256((const void *)(line + 32)));
+    }
+    uint64_t body = checksum_avx2_reduce_(_mm256_add_epi64(all0, all1), _mm256_add_epi64(high0, high1));
+    return checksum_fold32_((uint64_t)checksum_fold32_(body) + tail);
+}
+
 #define CHECKSUM_AVX512_ __attribute__((target("avx512f,avx512bw")))
 
 #define CHECKSUM_AVX512_STEP_(i, all, high)                           \
@@ -386,22 +417,23 @@ typedef struct checksum_ops_t {
     uint32_t (*copy)(void *d, const void *s, size_t n);
     uint32_t (*copy2)(void *d, void *d2, const void *s, size_t n);
     void (*bytes)(void *d, const void *s, size_t n);
+    uint32_t (*copy2_nt)(void *d, void *d2, const void *s, size_t n);
 } checksum_ops_t;
 
 static const checksum_ops_t checksum_plain_ops_ = {
     CHECKSUM_LEVEL_PLAIN, checksum_plain_sum_, checksum_plain_copy_, checksum_plain_copy2_,
-    checksum_plain_bytes_};
+    checksum_plain_bytes_, checksum_plain_copy2_};
 #if defined(__x86_64__)
 static const checksum_ops_t checksum_avx2_ops_ = {
     CHECKSUM_LEVEL_AVX2, checksum_avx2_sum_, checksum_avx2_copy_, checksum_avx2_copy2_,
-    checksum_avx2_bytes_};
+    checksum_avx2_bytes_, checksum_avx2_copy2_nt_};
 static const checksum_ops_t checksum_avx512_ops_ = {
     CHECKSUM_LEVEL_AVX512, checksum_avx512_sum_, checksum_avx512_copy_, checksum_avx512_copy2_,
-    checksum_avx512_bytes_};
+    checksum_avx512_bytes_, checksum_avx2_copy2_nt_};
 #elif defined(__aarch64__)
 static const checksum_ops_t checksum_neon_ops_ = {
     CHECKSUM_LEVEL_NEON, checksum_neon_sum_, checksum_neon_copy_, checksum_neon_copy2_,
-    checksum_neon_bytes_};
+    checksum_neon_bytes_, checksum_neon_copy2_};
 #endif
 
 static const checksum_ops_t *checksum_ops_ = &checksum_plain_ops_;
@@ -470,6 +502,24 @@ static inline uint32_t checksum_and_copy2(void *dst, void *dst2, const void *src
     if (n < CHECKSUM_INLINE_MAX)
         return checksum_fold32_(checksum_small_(dst, dst2, src, n, 2));
     return checksum_ops_->copy2(dst, dst2, src, n);
+}
+
+/* checksum_and_copy2 with stores to dst that pass the caches by, for a ring so small or a
+ * peer so far that its lines would have to be fetched to be written. dst lies on a 64-byte
+ * line, and the whole last line is written, behind n with zeros or nothing. Such stores are
+ * ordered by no release store: call checksum_store_fence() before publishing. Levels
+ * without non-temporal stores store plainly. */
+static inline uint32_t checksum_and_copy2_nt(void *dst, void *dst2, const void *src, size_t n)
+{
+    return checksum_ops_->copy2_nt(dst, dst2, src, n);
+}
+
+/* Orders non-temporal stores before every later store. */
+static inline void checksum_store_fence(void)
+{
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
 }
 
 /* Copy n bytes. The regions do not overlap. From about 2 KiB on glibc's memcpy uses
