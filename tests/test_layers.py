@@ -18,8 +18,8 @@ LAYERS = [
     {"wire"},
     {"tcp", "udp", "ip", "link"},
     {"demux", "stack"},
-    {"driver"},
-    {"socket", "aio", "patch"},
+    {"driver", "readiness"},
+    {"handle", "resolver", "socket", "aio", "patch"},
     {"host", "router", "daemon", "migration", "vpn", "dht"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another
@@ -41,7 +41,10 @@ def statements(path: pathlib.PurePath):
     """(module, names) of each import and cimport; names is empty for ``import module``."""
     text = (ROOT / path).read_text()
     if path.suffix in (".py", ".pyi"):
-        for node in ast.walk(ast.parse(text)):
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []   # names in annotations; nothing is loaded
             if isinstance(node, ast.Import):
                 yield from ((alias.name, []) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):

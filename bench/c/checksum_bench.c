@@ -20,7 +20,8 @@ static const char *const names[OPS] = {"memcpy", "copy", "copy2", "sum", "memcpy
                                        "copy2_nt"};
 
 static uint8_t *src, *dst, *dst2, *line;
-static size_t span = 0, step = 0;   /* cold: walk in steps over span */
+static size_t span = 0, step = 0;   /* cold: walk in steps over span, */
+static size_t walked[OPS];          /* every operation from where it stopped, far from the others */
 static volatile uint32_t sink;
 
 #define LOOP(body)                                                          \
@@ -34,7 +35,6 @@ static volatile uint32_t sink;
 
 static __attribute__((noinline)) void work(int op, size_t n, size_t count)
 {
-    static size_t walked[OPS];   /* cold: every operation goes on where it was */
     uint32_t total = 0;
     size_t at = walked[op] > span ? 0 : walked[op];
     switch (op) {
@@ -141,6 +141,8 @@ int main(int argc, char **argv)
         return 0;
     }
     span = cold;
+    for (size_t op = 0; op < OPS; op++)
+        walked[op] = span / OPS * op / 64 * 64;
     static const size_t sizes[] = {20, 40, 64, 128, 256, 536, 1448, 1460, 4096, 8960, 65483};
     if (i == argc)
         for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
