@@ -71,6 +71,7 @@ cdef void neighbor_init(neighbor_table_t *t) noexcept nogil
 cdef void neighbor_free(neighbor_table_t *t) noexcept nogil
 # A new INCOMPLETE entry, or NULL: all places are taken by entries in use, or there is no memory.
 cdef neighbor_t *neighbor_make(neighbor_table_t *t, const address_t *a, int64_t now_ns) noexcept nogil
+cdef neighbor_t *neighbor_append(neighbor_table_t *t) noexcept nogil # one more place, zeroed; NULL: cap or no memory
 cdef void neighbor_set_state(neighbor_table_t *t, neighbor_t *n, uint8_t state, int64_t deadline_ns) noexcept nogil
 cdef void neighbor_schedule(neighbor_table_t *t) noexcept nogil      # next_deadline_ns anew
 cdef bint neighbor_timed(const neighbor_t *n) noexcept nogil         # has a timer running

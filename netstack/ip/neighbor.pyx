@@ -45,8 +45,7 @@ cdef neighbor_t *find_place(neighbor_table_t *t, int64_t now_ns) noexcept nogil:
     """A place for a new entry: free, new, failed, or the least recently used one that is out of use. NULL: none."""
     cdef neighbor_t *best = NULL
     cdef neighbor_t *n
-    cdef neighbor_t *grown
-    cdef uint32_t i, capacity
+    cdef uint32_t i
     for i in range(t.count):
         n = &t.entries[i]
         if n.state == NEIGHBOR_FREE:
@@ -57,8 +56,14 @@ cdef neighbor_t *find_place(neighbor_table_t *t, int64_t now_ns) noexcept nogil:
                 (n.state == NEIGHBOR_STALE or n.state == NEIGHBOR_REACHABLE) and now_ns - n.used_ns > IN_USE_NS):
             if best == NULL or n.used_ns < best.used_ns:
                 best = n
+    return best if t.count == NEIGHBOR_MAX else neighbor_append(t)
+
+
+cdef neighbor_t *neighbor_append(neighbor_table_t *t) noexcept nogil:
+    cdef neighbor_t *grown
+    cdef uint32_t capacity
     if t.count == NEIGHBOR_MAX:
-        return best
+        return NULL
     if t.count == t.capacity:
         capacity = t.capacity * 2 if t.capacity else 8
         grown = <neighbor_t *> realloc(t.entries, capacity * sizeof(neighbor_t))
@@ -66,10 +71,10 @@ cdef neighbor_t *find_place(neighbor_table_t *t, int64_t now_ns) noexcept nogil:
             return NULL
         t.entries = grown
         t.capacity = capacity
-    n = &t.entries[t.count]
-    n.first = NULL
+    grown = &t.entries[t.count]
+    memset(grown, 0, sizeof(neighbor_t))
     t.count += 1
-    return n
+    return grown
 
 
 cdef neighbor_t *neighbor_make(neighbor_table_t *t, const address_t *a, int64_t now_ns) noexcept nogil:

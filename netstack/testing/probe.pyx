@@ -22,6 +22,7 @@ from netstack.ip.interface cimport (
     packet_payload,
 )
 from netstack.ip.neighbor cimport NEIGHBOR_FREE, neighbor_t
+from netstack.ip.state cimport interface_restore, interface_save
 from netstack.ip.route cimport (
     route_add, route_free, route_init, route_lookup, route_remove, route_table_t,
 )
@@ -269,6 +270,14 @@ cdef class InterfaceProbe:
         """Nanoseconds, or None."""
         cdef int64_t t = interface_next_deadline(&self.ifc)
         return None if t == INT64_MAX else t
+
+    def save(self, int64_t now_ns):
+        """The interface's state: neighbours, waiting packets, limits."""
+        return interface_save(&self.ifc, now_ns)
+
+    def restore(self, bytes data not None, int64_t now_ns):
+        """Take over a saved state; this interface has not been used yet."""
+        interface_restore(&self.ifc, data, now_ns)
 
     def announce(self, address, int64_t now_ns=0):
         cdef address_t a
