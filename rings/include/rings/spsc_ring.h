@@ -136,7 +136,8 @@ typedef struct {
 	uint64_t published; /* what the consumer can see */
 	uint64_t head;      /* last value seen of the consumer's index */
 	uint64_t room_end;  /* head + capacity: how far tail may go */
-	uint64_t publish_at; /* tail beyond which a commit publishes */
+	uint64_t publish_at; /* tail at which a commit publishes ... */
+	uint64_t publish_bytes; /* ... so many bytes after the last time */
 	uint32_t records;   /* committed since the last publish */
 	uint32_t claimed;   /* bytes of the claimed record, 0 = none */
 	uint64_t claimed_header;
@@ -163,6 +164,7 @@ typedef struct {
 	uint64_t tail;     /* last value seen of the producer's index */
 	uint64_t released; /* everything below may be written again ... */
 	uint64_t head;     /* ... and this much of it the producer knows */
+	uint64_t release_bytes; /* the producer is told after so many */
 	uint64_t checked;  /* head at the last look at the producer's sleep word */
 	uint64_t kicked;   /* the producer's sleep word that was kicked last */
 	uint64_t sleep;    /* own sleep word */
@@ -286,7 +288,10 @@ static inline int ring_producer_attach_grain(ring_producer_t *p, void *producer_
 	p->head = atomic_load_explicit(&theirs->index, memory_order_acquire);
 	p->sleep = atomic_load_explicit(&mine->words.sleep, memory_order_relaxed) & ~(uint64_t)RING_KIND_MASK;
 	p->room_end = p->head + capacity;
-	p->publish_at = p->tail + capacity / RING_LAZY_SHARE;
+	p->publish_bytes = capacity / RING_LAZY_SHARE;
+	if (grain < RING_SLOT_BYTES && p->publish_bytes > (uint64_t)grain * RING_PUBLISH_RECORDS)
+		p->publish_bytes = (uint64_t)grain * RING_PUBLISH_RECORDS;
+	p->publish_at = p->tail + p->publish_bytes;
 	if (p->tail - p->head > capacity || (p->tail & (grain - 1)))
 		p->state = RING_POISONED;
 	return p->state;
@@ -312,6 +317,7 @@ static inline int ring_consumer_attach_grain(ring_consumer_t *c, const void *pro
 	c->generation = generation;
 	c->head = atomic_load_explicit(&mine->index, memory_order_relaxed);
 	c->next = c->tail = c->released = c->head;
+	c->release_bytes = capacity / RING_LAZY_SHARE;
 	c->checked = c->head - capacity; /* look at the sleep word with the first release */
 	c->sleep = atomic_load_explicit(&mine->words.sleep, memory_order_relaxed) & ~(uint64_t)RING_KIND_MASK;
 	if (c->head & (grain - 1))
@@ -361,7 +367,7 @@ static inline void ring_publish(ring_producer_t *p)
 	 * their index is seen. Only the producer writes tail. */
 	atomic_store_explicit(&p->mine->index, p->tail, RING_ORDER_PUBLISH);
 	p->published = p->tail;
-	p->publish_at = p->tail + p->capacity / RING_LAZY_SHARE;
+	p->publish_at = p->tail + p->publish_bytes;
 	p->records = 0;
 }
 
@@ -724,7 +730,7 @@ static inline void ring_unpeek(ring_consumer_t *c, const ring_record_t *r)
 static inline void ring_release(ring_consumer_t *c)
 {
 	c->released = c->next;
-	if (c->released - c->head >= c->capacity / RING_LAZY_SHARE)
+	if (c->released - c->head >= c->release_bytes)
 		ring_store_head(c, false);
 }
 
