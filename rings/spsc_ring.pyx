@@ -213,11 +213,13 @@ cdef class ProducerRing:
 
     def commit(self, length=None):
         """The claimed record is complete, or its first `length` body bytes are. Withdraws the views."""
+        cdef Window body
         self.check()
-        if not self.ring.claimed:
+        if not self.ring.claimed or not self._views:
             raise ValueError("nothing is claimed")
-        if length is not None and not 0 <= length <= (<Window> self._views[1][0]).length:
-            raise ValueError(f"commit of {length} bytes where {(<Window> self._views[1][0]).length} were claimed")
+        body = self._views[len(self._views) - 1][0]
+        if length is not None and not 0 <= length <= body.length:
+            raise ValueError(f"commit of {length} bytes where {body.length} were claimed")
         withdraw(self._views)
         if length is not None:
             ring_trim(&self.ring, length)

@@ -652,6 +652,12 @@ static inline int ring_consumer_refresh(ring_consumer_t *c)
 	return RING_OK;
 }
 
+static inline int ring_poison(ring_consumer_t *c)
+{
+	c->tail = c->next; /* sends every later peek to the check of `state` */
+	return c->state = RING_POISONED;
+}
+
 /* The next record that was not yet taken. RING_OK moves the read cursor; the record stays valid until
  * it is released. RING_EMPTY, RING_CLOSED (empty, and the producer closed), RING_POISONED for ever
  * after a bad index or header. */
@@ -678,10 +684,10 @@ static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 		span = ((uint64_t)length + RING_SLOT_BYTES - 1) & ~(uint64_t)(RING_SLOT_BYTES - 1);
 		if (RING_UNLIKELY(length < RING_HEADER_BYTES || span > c->tail - c->next ||
 				  offset + span > c->capacity))
-			return c->state = RING_POISONED;
+			return ring_poison(c);
 		if (RING_LIKELY(kind == RING_FRAME || kind == RING_CONTROL)) {
 			if (RING_UNLIKELY(body_at < RING_HEADER_BYTES + head_length || body_at > length))
-				return c->state = RING_POISONED;
+				return ring_poison(c);
 			r->head = (uint8_t *)(uintptr_t)record + RING_HEADER_BYTES;
 			r->body = (uint8_t *)(uintptr_t)record + body_at;
 			r->head_length = head_length;
@@ -692,7 +698,7 @@ static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 		}
 		if (kind == RING_PAD) {
 			if (offset + length != c->capacity)
-				return c->state = RING_POISONED;
+				return ring_poison(c);
 			/* Nobody waits for padding: released with what was released before it. */
 			if (c->released == c->next)
 				c->released += span;
@@ -705,7 +711,7 @@ static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 				memory_order_relaxed);
 
 			if ((reference & UINT32_MAX) + (reference >> 32) > c->arena_bytes || !c->arena)
-				return c->state = RING_POISONED;
+				return ring_poison(c);
 			r->head = (uint8_t *)(uintptr_t)record + RING_HEADER_BYTES + RING_REFERENCE_BYTES;
 			r->body = (uint8_t *)(uintptr_t)c->arena + (reference & UINT32_MAX);
 			r->head_length = head_length;
@@ -714,7 +720,7 @@ static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 			c->next += span;
 			return RING_OK;
 		}
-		return c->state = RING_POISONED;
+		return ring_poison(c);
 	}
 }
 

@@ -1,0 +1,86 @@
+"""Every test here runs on both backends, and none may leave a file descriptor or a name behind."""
+
+import gc
+import os
+
+import pytest
+
+import rings
+
+
+@pytest.fixture(params=["posix", "memfd"])
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def ring(backend):
+    """Makes rings on the backend under test and closes them."""
+    made = []
+
+    def make(capacity=4096):
+        pair = rings.ring(capacity, backend)
+        made.append(pair)
+        return pair
+
+    yield make
+    for pair in made:
+        for end in pair:
+            end.close()
+
+
+def open_fds():
+    return {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in map(int, os.listdir("/proc/self/fd")) if _is_open(fd)}
+
+
+def _is_open(fd):
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def ours(fds):
+    """The descriptors that rings makes: shared memory, eventfds, pidfds."""
+    marks = ("/memfd:rings", "/dev/shm/ns-", "anon_inode:[eventfd]", "anon_inode:[pidfd]", "pidfd:")
+    return sorted(name for name in fds.values() if name.startswith(marks))
+
+
+def names():
+    return {name for name in os.listdir("/dev/shm") if name.startswith("ns-")}
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks():
+    # Not the names: other processes may make and remove some meanwhile.
+    before = ours(open_fds())
+    yield
+    gc.collect()
+    assert ours(open_fds()) == before
+
+
+@pytest.fixture
+def in_child():
+    """Runs a function in a forked child; the child must end with 0 before the test does."""
+    children = []
+
+    def start(function, *arguments):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                function(*arguments)
+                status = 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        children.append(pid)
+        return pid
+
+    yield start
+    for pid in children:
+        try:
+            _, status = os.waitpid(pid, 0)
+        except ChildProcessError:
+            continue  # the test has waited for it
+        assert os.waitstatus_to_exitcode(status) == 0
