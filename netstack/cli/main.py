@@ -1,7 +1,7 @@
 """The command group: each command is a module of its own, imported when it is called.
 
-``netstack ping`` imports `netstack.cli.ping` and runs its function ``command``; the help of the group needs none of them,
-so a broken or heavy command costs the others nothing.
+``netstack ping`` imports `netstack.cli.ping` and runs its function ``command``; the help of the group needs
+none of them, so a broken or heavy command costs the others nothing.
 """
 
 from __future__ import annotations

@@ -52,12 +52,28 @@ def table(rows: list[dict], title: str):
     from rich.table import Table
 
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column, style in (("pid", "right"), ("addresses", "left"), ("packets from", "right"), ("to", "right"),
-                          ("drops from", "right"), ("to", "right"), ("up", "right"), ("command", "left")):
+    for column, style in (
+        ("pid", "right"),
+        ("addresses", "left"),
+        ("packets from", "right"),
+        ("to", "right"),
+        ("drops from", "right"),
+        ("to", "right"),
+        ("up", "right"),
+        ("command", "left"),
+    ):
         out.add_column(column, justify=style, no_wrap=column != "command", overflow="ellipsis")
     for row in rows:
-        out.add_row(str(row["pid"]), "\n".join(row["addresses"]), f"{row['packets_from']:,}", f"{row['packets_to']:,}",
-                    f"{row['drops_from']:,}", f"{row['drops_to']:,}", uptime(row["uptime_s"]), row["command"])
+        out.add_row(
+            str(row["pid"]),
+            "\n".join(row["addresses"]),
+            f"{row['packets_from']:,}",
+            f"{row['packets_to']:,}",
+            f"{row['drops_from']:,}",
+            f"{row['drops_to']:,}",
+            uptime(row["uptime_s"]),
+            row["command"],
+        )
     return out
 
 

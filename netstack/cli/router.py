@@ -38,19 +38,50 @@ def wait_for_signal() -> int:
 
 @click.command()
 @click.option("--name", default=None, help="Name under which stacks find it (default: 'default').")
-@click.option("--pool", default="10.77.0.0/16", show_default=True, metavar="CIDR",
-              help="Addresses it hands out; the first is its own.")
-@click.option("--uplink", "uplinks", multiple=True, metavar="tap:NAME[,address=A/N][,gateway=A]",
-              help="Way to the outside. Repeatable.")
-@click.option("--backend", type=click.Choice(["posix", "memfd"]), default="posix", show_default=True,
-              help="Memory of the rings: posix for stacks of one owner, memfd (sealed) for strangers.")
+@click.option(
+    "--pool",
+    default="10.77.0.0/16",
+    show_default=True,
+    metavar="CIDR",
+    help="Addresses it hands out; the first is its own.",
+)
+@click.option(
+    "--uplink",
+    "uplinks",
+    multiple=True,
+    metavar="tap:NAME[,address=A/N][,gateway=A]",
+    help="Way to the outside. Repeatable.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["posix", "memfd"]),
+    default="posix",
+    show_default=True,
+    help="Memory of the rings: posix for stacks of one owner, memfd (sealed) for strangers.",
+)
 @click.option("--distrust", is_flag=True, help="The same as --backend memfd.")
-@click.option("--mtu", type=click.IntRange(576, 65535), default=65535, show_default=True,
-              help="Largest packet between stacks, bytes.")
-@click.option("--ring", "ring_capacity", default=None, metavar="SIZE",
-              help="Memory of each ring, e.g. 256KiB; a power of two (default: twice the L2 cache).")
-@click.option("--max", "max_attachments", type=click.IntRange(1, 65000), default=1024, show_default=True,
-              help="Most stacks at a time.")
+@click.option(
+    "--mtu",
+    type=click.IntRange(576, 65535),
+    default=65535,
+    show_default=True,
+    help="Largest packet between stacks, bytes.",
+)
+@click.option(
+    "--ring",
+    "ring_capacity",
+    default=None,
+    metavar="SIZE",
+    help="Memory of each ring, e.g. 256KiB; a power of two (default: twice the L2 cache).",
+)
+@click.option(
+    "--max",
+    "max_attachments",
+    type=click.IntRange(1, 65000),
+    default=1024,
+    show_default=True,
+    help="Most stacks at a time.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
 def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, quiet):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
@@ -61,13 +92,23 @@ def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_atta
     from netstack.router.router import Router
     from netstack.units import size_bytes
 
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S",
-                        level=logging.WARNING if quiet else logging.INFO)
+    logging.basicConfig(
+        stream=sys.stderr,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.WARNING if quiet else logging.INFO,
+    )
     raise_descriptor_limit()
     try:
-        router = Router(pool, router_name(name), uplinks=uplinks, backend="memfd" if distrust else backend, mtu=mtu,
-                        ring_capacity=None if ring_capacity is None else size_bytes(ring_capacity),
-                        max_attachments=max_attachments)
+        router = Router(
+            pool,
+            router_name(name),
+            uplinks=uplinks,
+            backend="memfd" if distrust else backend,
+            mtu=mtu,
+            ring_capacity=None if ring_capacity is None else size_bytes(ring_capacity),
+            max_attachments=max_attachments,
+        )
     except (NetstackError, OSError, ValueError) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
     with router:

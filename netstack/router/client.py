@@ -12,7 +12,7 @@ from netstack.router.paths import router_name, socket_path
 from netstack.router.pool import format_address, pack_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability, Type
 
-TIMEOUT_S = 10.0                 # for an answer of the router
+TIMEOUT_S = 10.0  # for an answer of the router
 
 _ERRORS = {errno.EADDRINUSE: AddressTakenError, errno.ENOBUFS: PoolEmptyError}
 
@@ -43,9 +43,11 @@ class ControlClient:
             self.socket.close()
             flag = "" if self.name == "default" else f" --name {self.name}"
             raise NoRouterError(
-                errno.ECONNREFUSED, f"no router named {self.name!r} is running ({path}): start one with "
-                f"`netstack router{flag}`, make one in this process with netstack.Router(), or start the program with "
-                f"`netstack run`, which brings its own") from None
+                errno.ECONNREFUSED,
+                f"no router named {self.name!r} is running ({path}): start one with "
+                f"`netstack router{flag}`, make one in this process with netstack.Router(), or start the "
+                f"program with `netstack run`, which brings its own",
+            ) from None
         except OSError as error:
             self.socket.close()
             raise RouterError(error.errno, f"control socket {path}: {error.strerror}") from None
@@ -110,7 +112,10 @@ class ControlClient:
         body, _ = self.request(Type.COUNTERS, protocol.COUNTERS.pack(ident))
         _, n = protocol.COUNTERS_REPLY_HEAD.unpack_from(body)
         at = protocol.COUNTERS_REPLY_HEAD.size
-        values = [int.from_bytes(body[at + 8 * i:at + 8 * i + 8], "little") for i in range(min(n, protocol.MAX_COUNTERS))]
+        values = [
+            int.from_bytes(body[at + 8 * i : at + 8 * i + 8], "little")
+            for i in range(min(n, protocol.MAX_COUNTERS))
+        ]
         return dict(zip(counter_names(), values, strict=False))
 
     def ping(self) -> None:
@@ -158,8 +163,13 @@ class Attachment:
         from rings.channel import Channel, ChannelLayout
 
         backend = Backend(reply.backend).name.lower()
-        layout = ChannelLayout(side="b", backend=backend, capacity=reply.ring_capacity, generation=reply.generation,
-                               single_writer=(backend == "memfd", False))
+        layout = ChannelLayout(
+            side="b",
+            backend=backend,
+            capacity=reply.ring_capacity,
+            generation=reply.generation,
+            single_writer=(backend == "memfd", False),
+        )
         channel = Channel.attach(fds, layout)
         self._control = control
         self._pid = os.getpid()
@@ -201,7 +211,7 @@ class Attachment:
             try:
                 control.request(Type.RELEASE)
             except RouterError:
-                pass                         # gone: it has nothing of ours any more
+                pass  # gone: it has nothing of ours any more
         control.close()
 
     def __enter__(self) -> Attachment:
@@ -211,11 +221,20 @@ class Attachment:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Attachment {', '.join(self.addresses)} at router {self.name!r}{' closed' if self.closed else ''}>"
+        state = " closed" if self.closed else ""
+        return f"<Attachment {', '.join(self.addresses)} at router {self.name!r}{state}>"
 
 
-def attach(name: str | None = None, address=None, *, token: bytes | None = None, mtu: int | None = None,
-           ring_capacity: int | None = None, hold: bool = False, timeout: float = TIMEOUT_S) -> Attachment:
+def attach(
+    name: str | None = None,
+    address=None,
+    *,
+    token: bytes | None = None,
+    mtu: int | None = None,
+    ring_capacity: int | None = None,
+    hold: bool = False,
+    timeout: float = TIMEOUT_S,
+) -> Attachment:
     """Attach this process to a router of this machine.
 
     Parameters
@@ -254,7 +273,9 @@ def attach(name: str | None = None, address=None, *, token: bytes | None = None,
         raise ValueError(f"{len(wanted)} addresses: an attachment has at most {protocol.MAX_ADDRESSES}")
     if token is not None and len(token) != 16:
         raise ValueError(f"a token has 16 bytes, not {len(token)}")
-    request = AttachRequest(wanted, token or b"", int(Capability.HOLD) if hold else 0, mtu or 0, ring_capacity or 0)
+    request = AttachRequest(
+        wanted, token or b"", int(Capability.HOLD) if hold else 0, mtu or 0, ring_capacity or 0
+    )
     control = ControlClient(name, timeout=timeout)
     try:
         body, fds = control.request(Type.ATTACH, request.pack(), protocol.MAX_FDS)

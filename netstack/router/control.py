@@ -1,7 +1,7 @@
 """The control socket of a router: who may talk, in which order, and what ends it (security R15).
 
-One thread serves all connections; each message is answered at once and no peer is waited for. What is asked for is done
-by the router (`netstack.router.router`), which this module knows by a few methods only.
+One thread serves all connections; each message is answered at once and no peer is waited for. What is asked
+for is done by the router (`netstack.router.router`), which this module knows by a few methods only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from netstack.router.protocol import ProtocolError, Type
 
 log = logging.getLogger("netstack.router")
 
-HANDSHAKE_NS = 1_000_000_000     # from connect to a valid HELLO
-ACCEPT_PAUSE_NS = 100_000_000    # after running out of file descriptors
+HANDSHAKE_NS = 1_000_000_000  # from connect to a valid HELLO
+ACCEPT_PAUSE_NS = 100_000_000  # after running out of file descriptors
 ACCEPT_BATCH = 64
-MESSAGES_PER_TURN = 16           # of one connection, before the others get theirs
+MESSAGES_PER_TURN = 16  # of one connection, before the others get theirs
 FAR_AWAY = 1 << 62
-SO_PEERPIDFD = 77                # Linux 6.5
+SO_PEERPIDFD = 77  # Linux 6.5
 _UCRED = struct.Struct("3i")
 
 
@@ -38,10 +38,10 @@ class Connection:
         self.socket = sock
         self.pid = pid
         self.uid = uid
-        self.deadline_ns = deadline_ns       # of its HELLO; FAR_AWAY after that
-        self.attachment = None               # what the router made for it
-        self.pidfd = -1                      # watched while it has an attachment
-        self.after_send: list[socket.socket] = []    # what only the client keeps: closed once it was sent
+        self.deadline_ns = deadline_ns  # of its HELLO; FAR_AWAY after that
+        self.attachment = None  # what the router made for it
+        self.pidfd = -1  # watched while it has an attachment
+        self.after_send: list[socket.socket] = []  # what only the client keeps: closed once it was sent
 
 
 class ControlServer:
@@ -66,10 +66,10 @@ class ControlServer:
         self._max = max_connections
         self._allowed = {os.geteuid(), 0} | set(allowed_uids)
         self._connections: dict[int, Connection] = {}
-        self._silent: set[Connection] = set()        # connected, no HELLO yet
+        self._silent: set[Connection] = set()  # connected, no HELLO yet
         self._pidfds: dict[int, Connection] = {}
         self._stopping = False
-        self._accept_at_ns = 0               # 0: accepting
+        self._accept_at_ns = 0  # 0: accepting
         self._failures_fd = -1
         self._lock_fd = self._take_lock()
         self._thread = None
@@ -90,16 +90,21 @@ class ControlServer:
         except OSError:
             os.close(fd)
             name = os.path.basename(self.path)[:-5]
-            raise RouterError(errno.EADDRINUSE, f"a router named {name!r} is running already; give this one another "
-                              f"name (--name) or use that one") from None
+            raise RouterError(
+                errno.EADDRINUSE,
+                f"a router named {name!r} is running already; give this one another "
+                f"name (--name) or use that one",
+            ) from None
         return fd
 
     def _listen(self) -> socket.socket:
         try:
-            os.unlink(self.path)             # of a router that died: the lock is ours
+            os.unlink(self.path)  # of a router that died: the lock is ours
         except FileNotFoundError:
             pass
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        listener = socket.socket(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
         try:
             listener.bind(self.path)
             os.chmod(self.path, 0o600)
@@ -143,7 +148,8 @@ class ControlServer:
         self._listener.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        os.close(self._lock_fd)              # the lock file stays: removing it would let two routers hold two locks
+        # the lock file stays: removing it would let two routers hold two locks
+        os.close(self._lock_fd)
 
     def _serve(self) -> None:
         while not self._stopping:
@@ -188,8 +194,12 @@ class ControlServer:
             sock.setblocking(False)
             pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
             if uid not in self._allowed or len(self._connections) >= self._max:
-                log.warning("process %d of user %d refused: %s", pid, uid, "not allowed"
-                            if uid not in self._allowed else f"{self._max} connections already")
+                log.warning(
+                    "process %d of user %d refused: %s",
+                    pid,
+                    uid,
+                    "not allowed" if uid not in self._allowed else f"{self._max} connections already",
+                )
                 sock.close()
                 continue
             connection = Connection(sock, pid, uid, time.monotonic_ns() + HANDSHAKE_NS)
@@ -218,7 +228,7 @@ class ControlServer:
     def _drop(self, connection: Connection, why: str) -> None:
         """End a connection, and with it the attachment."""
         fd = connection.socket.fileno()
-        if self._connections.pop(fd, None) is None:
+        if self._connections.get(fd) is not connection:
             return
         self._silent.discard(connection)
         self._router.detach(connection, why)
@@ -229,13 +239,14 @@ class ControlServer:
         except OSError:
             pass
         connection.socket.close()
+        del self._connections[fd]
 
     def _sent(self, connection: Connection) -> None:
         while connection.after_send:
             connection.after_send.pop().close()
 
     def _watch_process(self, connection: Connection) -> None:
-        """Its end counts as the connection's, also when a child of it still holds the socket (security R14)."""
+        """Its end counts as the connection's, also when a child still holds the socket (security R14)."""
         if connection.pidfd >= 0 or connection.pid == os.getpid():
             return
         try:
@@ -244,7 +255,7 @@ class ControlServer:
             try:
                 fd = os.pidfd_open(connection.pid)
             except OSError:
-                return                       # in another pid namespace, or gone: the socket will tell
+                return  # in another pid namespace, or gone: the socket will tell
         connection.pidfd = fd
         self._pidfds[fd] = connection
         self._epoll.register(fd, select.EPOLLIN)
@@ -270,7 +281,7 @@ class ControlServer:
                 protocol.send(connection.socket, reply, fds)
                 self._sent(connection)
             except BlockingIOError:
-                if connection.after_send:            # a client that does not read replies
+                if connection.after_send:  # a client that does not read replies
                     self._drop(connection, "does not read")
                     return
                 if events & select.EPOLLRDHUP:

@@ -617,6 +617,16 @@ cdef void *run(void *argument) noexcept nogil:
     return NULL
 
 
+cdef void close_descriptors(forwarder_t *f) noexcept nogil:
+    if f.epoll_fd >= 0:
+        close(f.epoll_fd)
+    if f.wake_fd >= 0:
+        close(f.wake_fd)
+    if f.event_fd >= 0:
+        close(f.event_fd)
+    f.epoll_fd = f.wake_fd = f.event_fd = -1
+
+
 # ---- the Python side: control
 
 cdef list COUNTER_NAMES = [
@@ -726,9 +736,7 @@ cdef class Forwarder:
         free(f.slots)
         free(f.active)
         table_free(&f.table)
-        for fd in (f.epoll_fd, f.wake_fd, f.event_fd):
-            if fd >= 0:
-                close(fd)
+        close_descriptors(f)
         pthread_mutex_destroy(&f.gate)
         pthread_mutex_destroy(&f.main)
         free(f)
@@ -760,6 +768,11 @@ cdef class Forwarder:
             doorbell_kick(self.f.wake_fd)
             pthread_join(self.f.thread, NULL)
         self.f.running = False
+
+    def close(self):
+        """Stop, and close the descriptors; counters can still be read. The ports must have been removed."""
+        self.stop()
+        close_descriptors(self.f)
 
     def run_once(self):
         """One round in the calling thread (without `start`); returns how many packets it took."""

@@ -9,8 +9,8 @@ import stat
 from netstack.errors import ConfigError, RouterError
 
 DEFAULT_NAME = "default"
-NAME_VARIABLE = "NETSTACK_ROUTER"            # which router this process and its children join
-FOLDER_VARIABLE = "NETSTACK_RUNTIME_DIR"     # where its control socket is
+NAME_VARIABLE = "NETSTACK_ROUTER"  # which router this process and its children join
+FOLDER_VARIABLE = "NETSTACK_RUNTIME_DIR"  # where its control socket is
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 
 
@@ -34,8 +34,11 @@ def runtime_folder() -> str:
     except FileExistsError:
         pass
     except OSError as error:
-        raise RouterError(error.errno, f"make the folder for control sockets, {folder}: {error.strerror}; "
-                          f"set {FOLDER_VARIABLE} to a folder of yours") from None
+        raise RouterError(
+            error.errno,
+            f"make the folder for control sockets, {folder}: {error.strerror}; "
+            f"set {FOLDER_VARIABLE} to a folder of yours",
+        ) from None
     check_folder(folder)
     return folder
 
@@ -44,15 +47,20 @@ def check_folder(folder: str) -> None:
     """Only its owner may enter the folder of control sockets (security R15)."""
     status = os.lstat(folder)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o077:
-        raise RouterError(1, f"{folder} must be a folder of this user with mode 0700: make it so, or set "
-                          f"{FOLDER_VARIABLE} to another one")
+        raise RouterError(
+            1,
+            f"{folder} must be a folder of this user with mode 0700: make it so, or set "
+            f"{FOLDER_VARIABLE} to another one",
+        )
 
 
 def router_name(name: str | None) -> str:
     """A checked name: the one given, else ``$NETSTACK_ROUTER``, else ``default``."""
     name = name or os.environ.get(NAME_VARIABLE) or DEFAULT_NAME
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"router name {name!r}: 1 to 48 letters, digits, '.', '_' or '-', a letter or digit first")
+        raise ConfigError(
+            f"router name {name!r}: 1 to 48 letters, digits, '.', '_' or '-', a letter or digit first"
+        )
     return name
 
 

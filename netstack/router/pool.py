@@ -1,8 +1,9 @@
 """The address pool: who may use which address, for how long, and who gets which one next.
 
-An address is *free*, *leased* (to an attachment), *held* (its owner died or moves, and may come back with its token)
-or *resting* (free, but used before). Leases go to addresses that were never used first and then to those that rested
-longest: segments of a connection that died with its process meet nobody new for as long as possible (design section 6).
+An address is *free*, *leased* (to an attachment), *held* (its owner died or moves, and may come back with its
+token) or *resting* (free, but used before). Leases go to addresses that were never used first and then to
+those that rested longest: segments of a connection that died with its process meet nobody new for as long as
+possible (design section 6).
 
 Addresses are 16 bytes inside, IPv4 mapped (RFC 4291 section 2.5.5.2), as everywhere in the stack.
 """
@@ -20,8 +21,8 @@ from dataclasses import dataclass
 from netstack.errors import AddressTakenError, ConfigError, PoolEmptyError, RouterError
 
 TOKEN_BYTES = 16
-RESTING_LIMIT = 65536      # addresses whose last use is remembered
-HOLD_NS = 10_000_000_000   # how long an address waits for its owner's token (security.md R18)
+RESTING_LIMIT = 65536  # addresses whose last use is remembered
+HOLD_NS = 10_000_000_000  # how long an address waits for its owner's token (security.md R18)
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
@@ -77,8 +78,8 @@ class AddressPool:
     Parameters
     ----------
     network : str
-        ``"10.77.0.0/16"``. The first host address is the router's own; of IPv4 networks the first (network) and
-        the last (broadcast) address are never leased.
+        ``"10.77.0.0/16"``. The first host address is the router's own; of IPv4 networks the first (network)
+        and the last (broadcast) address are never leased.
     reserved : iterable
         Further addresses that are never leased.
     clock : callable
@@ -89,7 +90,9 @@ class AddressPool:
         try:
             self.network = ipaddress.ip_network(network)
         except ValueError as error:
-            raise ConfigError(f"pool {network!r}: {error}; a pool is a network such as 10.77.0.0/16") from None
+            raise ConfigError(
+                f"pool {network!r}: {error}; a pool is a network such as 10.77.0.0/16"
+            ) from None
         self._clock = clock
         self._base = int(self.network.network_address)
         size = self.network.num_addresses
@@ -98,11 +101,12 @@ class AddressPool:
             raise ConfigError(f"pool {network}: needs room for the router and at least one more address")
         self.router_address = pack_address(self.network.network_address + 1)
         self._first, self._last = 2, last
-        self._fresh = self._first                    # lowest number that was never leased in order
+        self._fresh = self._first  # lowest number that was never leased in order
         self._reserved = {pack_address(a) for a in reserved} | {self.router_address}
         self._leases: dict[bytes, Lease] = {}
-        self._resting: OrderedDict[bytes, int] = OrderedDict()   # released addresses and their epochs, oldest first
-        self._held: dict[bytes, Lease] = {}          # the part of _leases that waits for its owner
+        # released addresses and their epochs, oldest first
+        self._resting: OrderedDict[bytes, int] = OrderedDict()
+        self._held: dict[bytes, Lease] = {}  # the part of _leases that waits for its owner
 
         self._expired: list[bytes] = []
 
@@ -126,7 +130,9 @@ class AddressPool:
 
     # ---- leasing
 
-    def lease(self, owner, uid: int, address: bytes | None = None, token: bytes | None = None) -> tuple[Lease, object]:
+    def lease(
+        self, owner, uid: int, address: bytes | None = None, token: bytes | None = None
+    ) -> tuple[Lease, object]:
         """Lease one address.
 
         Parameters
@@ -175,16 +181,25 @@ class AddressPool:
         """Raise what `lease` would raise for this address; do nothing else."""
         self._expire()
         if address not in self:
-            raise RouterError(errno.EADDRNOTAVAIL,
-                              f"address {format_address(address)} is not in the pool {self.network}")
+            raise RouterError(
+                errno.EADDRNOTAVAIL, f"address {format_address(address)} is not in the pool {self.network}"
+            )
         if not self._leasable(address):
-            raise RouterError(errno.EADDRNOTAVAIL, f"address {format_address(address)} is never leased: it is the "
-                              f"router's, the network's, the broadcast or a reserved one")
+            raise RouterError(
+                errno.EADDRNOTAVAIL,
+                f"address {format_address(address)} is never leased: it is the "
+                f"router's, the network's, the broadcast or a reserved one",
+            )
         before = self._leases.get(address)
-        if before is not None and not (token and uid == before.uid and hmac.compare_digest(token, before.token)):
+        if before is not None and not (
+            token and uid == before.uid and hmac.compare_digest(token, before.token)
+        ):
             state = "held for its owner" if before.owner is None else "taken"
-            raise AddressTakenError(errno.EADDRINUSE, f"address {format_address(address)} is {state}: ask for "
-                                    f"another one, for none (any), or bring the token of its lease")
+            raise AddressTakenError(
+                errno.EADDRINUSE,
+                f"address {format_address(address)} is {state}: ask for "
+                f"another one, for none (any), or bring the token of its lease",
+            )
 
     def release(self, address: bytes, owner) -> bool:
         """The owner gives the address back. False if somebody else has it by now (or it is held)."""
@@ -205,7 +220,9 @@ class AddressPool:
         return True
 
     def expire(self) -> list[bytes]:
-        """End the holds that nobody claimed in time; returns the addresses whose hold ended since the last call."""
+        """End the holds that nobody claimed in time; returns the addresses whose hold ended since the last
+        call.
+        """
         self._expire()
         over, self._expired = self._expired, []
         return over
@@ -217,12 +234,14 @@ class AddressPool:
     # ---- inside
 
     def forget(self) -> list[bytes]:
-        """Released addresses beyond those whose last use is remembered, oldest first: the table may drop them too."""
+        """Released addresses beyond those whose last use is remembered, oldest first: the table may drop them
+        too.
+        """
         over = []
         while len(self._resting) > RESTING_LIMIT:
             over.append(self._resting.popitem(last=False)[0])
         if over and self._fresh > self._last:
-            self._fresh = self._first        # what was forgotten is found by counting again
+            self._fresh = self._first  # what was forgotten is found by counting again
         return over
 
     def _retire(self, lease: Lease) -> None:
@@ -254,5 +273,8 @@ class AddressPool:
                 return address
         if self._resting:
             return next(iter(self._resting))
-        raise PoolEmptyError(errno.ENOBUFS, f"pool {self.network} is empty: all {self._last - self._first + 1} "
-                             f"addresses are leased; give the router a larger pool (--pool)")
+        raise PoolEmptyError(
+            errno.ENOBUFS,
+            f"pool {self.network} is empty: all {self._last - self._first + 1} "
+            f"addresses are leased; give the router a larger pool (--pool)",
+        )

@@ -1,6 +1,7 @@
 """The control protocol between a router and the processes attached to it, version 1.
 
-One SOCK_SEQPACKET connection per attachment. Every message is exactly 512 bytes, little-endian, padded with zeros:
+One SOCK_SEQPACKET connection per attachment. Every message is exactly 512 bytes, little-endian, padded with
+zeros:
 
 ======  ====  =====================================================================
 offset  size  field
@@ -13,11 +14,11 @@ offset  size  field
 16      496   body by type; a reply with a status carries its text in UTF-8
 ======  ====  =====================================================================
 
-The first message must be HELLO. File descriptors travel only from the router to its clients and only with the reply to
-ATTACH; a client that sends one is cut off. Addresses are 16 bytes, IPv4 mapped.
+The first message must be HELLO. File descriptors travel only from the router to its clients and only with the
+reply to ATTACH; a client that sends one is cut off. Addresses are 16 bytes, IPv4 mapped.
 
-The end of the connection ends the attachment: the router takes back addresses, memory and descriptors at once, and a
-client that sees it end knows that its router is gone.
+The end of the connection ends the attachment: the router takes back addresses, memory and descriptors at
+once, and a client that sees it end knows that its router is gone.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from dataclasses import dataclass, field
 MAGIC = b"NSRT"
 VERSION = 1
 MESSAGE_BYTES = 512
-MAX_ADDRESSES = 8          # of one attachment
-MAX_FDS = 8                # in one reply
+MAX_ADDRESSES = 8  # of one attachment
+MAX_FDS = 8  # in one reply
 
 HEADER = struct.Struct("<4sHHIi")
 BODY_BYTES = MESSAGE_BYTES - HEADER.size
@@ -41,7 +42,7 @@ BODY_BYTES = MESSAGE_BYTES - HEADER.size
 # HELLO: capabilities of the client; reply: capabilities, pid, mtu, backend, name of the router
 HELLO = struct.Struct("<Q")
 HELLO_REPLY = struct.Struct("<QIIH62s")
-# ATTACH: capabilities, ring capacity (0: the router's), mtu (0: the router's), number of addresses, token, addresses
+# ATTACH: capabilities, ring capacity and mtu (0: the router's), number of addresses, token, addresses
 ATTACH = struct.Struct(f"<QQIH2x16s{16 * MAX_ADDRESSES}s")
 # reply: id, capabilities, ring capacity, generation, epoch, mtu, backend, number of fds, number of addresses,
 # prefix lengths, router address, token, addresses
@@ -68,7 +69,7 @@ class Capability(enum.IntFlag):
     """What an attachment asks for and is granted."""
 
     NONE = 0
-    HOLD = 1                # after its death keep the addresses for the owner of the token (10 s)
+    HOLD = 1  # after its death keep the addresses for the owner of the token (10 s)
 
 
 class Backend(enum.IntEnum):
@@ -82,7 +83,9 @@ class ProtocolError(Exception):
 
 def pack(kind: int, sequence: int, body: bytes = b"", status: int = 0) -> bytes:
     """One message, padded."""
-    return (HEADER.pack(MAGIC, VERSION, kind, sequence, status) + body[:BODY_BYTES]).ljust(MESSAGE_BYTES, b"\0")
+    return (HEADER.pack(MAGIC, VERSION, kind, sequence, status) + body[:BODY_BYTES]).ljust(
+        MESSAGE_BYTES, b"\0"
+    )
 
 
 def unpack(data: bytes) -> tuple[int, int, int, bytes]:
@@ -99,8 +102,10 @@ def unpack(data: bytes) -> tuple[int, int, int, bytes]:
     if magic != MAGIC:
         raise ProtocolError("not a control message (bad magic)")
     if version != VERSION:
-        raise ProtocolError(f"control protocol version {version}, here {VERSION}: use the same release on both sides")
-    return kind, sequence, status, data[HEADER.size:]
+        raise ProtocolError(
+            f"control protocol version {version}, here {VERSION}: use the same release on both sides"
+        )
+    return kind, sequence, status, data[HEADER.size :]
 
 
 @dataclass(frozen=True)
@@ -114,16 +119,27 @@ class AttachRequest:
     ring_capacity: int = 0
 
     def pack(self) -> bytes:
-        return ATTACH.pack(self.capabilities, self.ring_capacity, self.mtu, len(self.addresses), self.token,
-                           b"".join(self.addresses))
+        return ATTACH.pack(
+            self.capabilities,
+            self.ring_capacity,
+            self.mtu,
+            len(self.addresses),
+            self.token,
+            b"".join(self.addresses),
+        )
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachRequest:
         capabilities, capacity, mtu, n, token, packed = ATTACH.unpack_from(body)
         if n > MAX_ADDRESSES:
             raise ProtocolError(f"{n} addresses asked for, at most {MAX_ADDRESSES} in one attachment")
-        return cls(tuple(packed[i * 16:i * 16 + 16] for i in range(n)), token if any(token) else b"",
-                   capabilities, mtu, capacity)
+        return cls(
+            tuple(packed[i * 16 : i * 16 + 16] for i in range(n)),
+            token if any(token) else b"",
+            capabilities,
+            mtu,
+            capacity,
+        )
 
 
 @dataclass(frozen=True)
@@ -145,19 +161,43 @@ class AttachReply:
 
     def pack(self) -> bytes:
         lengths = (list(self.prefix_lengths) + [0] * MAX_ADDRESSES)[:MAX_ADDRESSES]
-        return ATTACH_REPLY.pack(self.id, self.capabilities, self.ring_capacity, self.generation, self.epoch, self.mtu,
-                                 self.backend, self.fds, len(self.addresses), *lengths, self.router_address,
-                                 self.token, b"".join(self.addresses))
+        return ATTACH_REPLY.pack(
+            self.id,
+            self.capabilities,
+            self.ring_capacity,
+            self.generation,
+            self.epoch,
+            self.mtu,
+            self.backend,
+            self.fds,
+            len(self.addresses),
+            *lengths,
+            self.router_address,
+            self.token,
+            b"".join(self.addresses),
+        )
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachReply:
         values = ATTACH_REPLY.unpack_from(body)
         (ident, capabilities, capacity, generation, epoch, mtu, backend, fds, n) = values[:9]
-        lengths, (router, token, packed) = values[9:9 + MAX_ADDRESSES], values[9 + MAX_ADDRESSES:]
+        lengths, (router, token, packed) = values[9 : 9 + MAX_ADDRESSES], values[9 + MAX_ADDRESSES :]
         if n > MAX_ADDRESSES or fds > MAX_FDS:
             raise ProtocolError("the router's reply is out of bounds")
-        return cls(ident, capabilities, capacity, generation, epoch, mtu, backend, fds,
-                   tuple(packed[i * 16:i * 16 + 16] for i in range(n)), tuple(lengths[:n]), router, token)
+        return cls(
+            ident,
+            capabilities,
+            capacity,
+            generation,
+            epoch,
+            mtu,
+            backend,
+            fds,
+            tuple(packed[i * 16 : i * 16 + 16] for i in range(n)),
+            tuple(lengths[:n]),
+            router,
+            token,
+        )
 
 
 @dataclass(frozen=True)
@@ -203,20 +243,38 @@ class AttachmentInfo:
     command: str = ""
 
     def pack(self) -> bytes:
-        return LIST_REPLY.pack(self.id, self.pid & 0xffffffff, self.uid & 0xffffffff, self.state, self.epoch,
-                               self.uptime_ns, self.packets_in, self.bytes_in, self.packets_out, self.bytes_out,
-                               self.drops_in, self.drops_out, self.mtu, len(self.addresses),
-                               b"".join(self.addresses), self.command.encode("utf-8", "replace")[:64])
+        return LIST_REPLY.pack(
+            self.id,
+            self.pid & 0xFFFFFFFF,
+            self.uid & 0xFFFFFFFF,
+            self.state,
+            self.epoch,
+            self.uptime_ns,
+            self.packets_in,
+            self.bytes_in,
+            self.packets_out,
+            self.bytes_out,
+            self.drops_in,
+            self.drops_out,
+            self.mtu,
+            len(self.addresses),
+            b"".join(self.addresses),
+            self.command.encode("utf-8", "replace")[:64],
+        )
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachmentInfo:
         values = LIST_REPLY.unpack_from(body)
         n, packed, command = values[13:16]
-        return cls(*values[:13], tuple(packed[i * 16:i * 16 + 16] for i in range(min(n, MAX_ADDRESSES))),
-                   command.rstrip(b"\0").decode("utf-8", "replace"))
+        return cls(
+            *values[:13],
+            tuple(packed[i * 16 : i * 16 + 16] for i in range(min(n, MAX_ADDRESSES))),
+            command.rstrip(b"\0").decode("utf-8", "replace"),
+        )
 
 
 # ---- messages on the socket
+
 
 def send(sock: socket.socket, message: bytes, fds=()) -> None:
     """Send one message, never waiting for the peer (BlockingIOError if its queue is full)."""
@@ -239,10 +297,13 @@ def receive(sock: socket.socket, max_fds: int = 0, flags: int = 0) -> tuple[byte
     fds = array.array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(payload[:len(payload) - len(payload) % fds.itemsize])
-    if got & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or len(fds) > max_fds:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    if got & socket.MSG_TRUNC or len(fds) > max_fds or (got & socket.MSG_CTRUNC and not max_fds):
         close_fds(fds)
-        raise ProtocolError(f"more than the {max_fds} descriptors that are allowed here, or a message cut off")
+        raise ProtocolError(f"a message too long, or with more than {max_fds} descriptors")
+    if got & socket.MSG_CTRUNC:
+        close_fds(fds)
+        raise ProtocolError("descriptors were cut off: this process may have no more (RLIMIT_NOFILE)")
     return data, list(fds)
 
 

@@ -38,7 +38,7 @@ class _Attached:
     def __init__(self, connection: Connection, channel, bells, mtu: int, capabilities: int):
         self.connection = connection
         self.channel = channel
-        self.bells = bells                   # sockets the router rings (memfd), kept open
+        self.bells = bells  # sockets the router rings (memfd), kept open
         self.mtu = mtu
         self.capabilities = capabilities
         self.leases = []
@@ -49,12 +49,22 @@ class _Attached:
     def info(self, forwarder: Forwarder) -> AttachmentInfo:
         c = forwarder.counters(self.port)
         return AttachmentInfo(
-            id=self.port, pid=self.connection.pid, uid=self.connection.uid, state=forwarder.state(self.port),
-            epoch=self.leases[0].epoch if self.leases else 0, uptime_ns=time.monotonic_ns() - self.since_ns,
-            packets_in=c["in_packets"], bytes_in=c["in_bytes"], packets_out=c["out_packets"],
-            bytes_out=c["out_bytes"], drops_in=sum(v for k, v in c.items() if k.startswith("drop_in_")),
-            drops_out=sum(v for k, v in c.items() if k.startswith("drop_out_")), mtu=self.mtu,
-            addresses=tuple(lease.address for lease in self.leases), command=self.command)
+            id=self.port,
+            pid=self.connection.pid,
+            uid=self.connection.uid,
+            state=forwarder.state(self.port),
+            epoch=self.leases[0].epoch if self.leases else 0,
+            uptime_ns=time.monotonic_ns() - self.since_ns,
+            packets_in=c["in_packets"],
+            bytes_in=c["in_bytes"],
+            packets_out=c["out_packets"],
+            bytes_out=c["out_bytes"],
+            drops_in=sum(v for k, v in c.items() if k.startswith("drop_in_")),
+            drops_out=sum(v for k, v in c.items() if k.startswith("drop_out_")),
+            mtu=self.mtu,
+            addresses=tuple(lease.address for lease in self.leases),
+            command=self.command,
+        )
 
 
 def command_of(pid: int) -> str:
@@ -75,10 +85,11 @@ class Router:
     pool : str
         Network of the addresses it hands out, ``"10.77.0.0/16"``; its first address is the router's own.
     name : str, optional
-        Under which stacks find it. Without one it gets a random name, found in the attribute `name`: a private
-        router for this process and those it tells (`environment`).
+        Under which stacks find it. Without one it gets a random name, found in the attribute `name`: a
+        private router for this process and those it tells (`environment`).
     uplinks : iterable of str
-        ``"tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]"``. The first is where addresses outside the pool are.
+        ``"tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]"``. The first is where addresses outside the pool
+        are.
     backend : {"posix", "memfd"}
         Memory of the rings: POSIX shared memory for stacks of one owner, sealed memfds for strangers.
     mtu : int
@@ -109,11 +120,24 @@ class Router:
     ...     attachment = router.attach()
     """
 
-    def __init__(self, pool: str = "10.77.0.0/16", name: str | None = None, *, uplinks=(), backend: str = "posix",
-                 mtu: int = 65535, ring_capacity: int | None = None, max_attachments: int = 1024,
-                 queue_limit: int = 1 << 20, spin_us: int = 50, allowed_uids=()):
+    def __init__(
+        self,
+        pool: str = "10.77.0.0/16",
+        name: str | None = None,
+        *,
+        uplinks=(),
+        backend: str = "posix",
+        mtu: int = 65535,
+        ring_capacity: int | None = None,
+        max_attachments: int = 1024,
+        queue_limit: int = 1 << 20,
+        spin_us: int = 50,
+        allowed_uids=(),
+    ):
         if backend not in ("posix", "memfd"):
-            raise ConfigError(f"backend {backend!r}: say 'posix' (stacks of one owner) or 'memfd' (strangers)")
+            raise ConfigError(
+                f"backend {backend!r}: say 'posix' (stacks of one owner) or 'memfd' (strangers)"
+            )
         if allowed_uids and backend != "memfd":
             raise ConfigError("stacks of other users get sealed memory only: say backend='memfd'")
         if not 576 <= mtu <= 65535:
@@ -122,6 +146,7 @@ class Router:
             raise ConfigError(f"max_attachments {max_attachments}: 1 to 65000")
         if ring_capacity is None:
             from netstack.link.channel import default_capacity
+
             ring_capacity = default_capacity()
         configs = [UplinkConfig.parse(text) for text in uplinks]
         self.name = name if name is not None else "private-" + secrets.token_hex(6)
@@ -135,15 +160,20 @@ class Router:
         self._reclaims_ns: deque[int] = deque(maxlen=4096)
         self._retry_at_ns = 0
         self._closed = False
-        self._forwarder = Forwarder([self._pool.network], self._pool.router_address,
-                                    max_ports=max_attachments + len(configs), queue_limit=queue_limit,
-                                    spin_us=spin_us)
+        self._forwarder = Forwarder(
+            [self._pool.network],
+            self._pool.router_address,
+            max_ports=max_attachments + len(configs),
+            queue_limit=queue_limit,
+            spin_us=spin_us,
+        )
         self._uplinks = [TapUplink(config, self._pool.router_address) for config in configs]
         for uplink in self._uplinks:
             uplink.open(self._forwarder)
         self.path = socket_path(self.name)
-        self._control = ControlServer(self.path, self, max_connections=2 * max_attachments + 64,
-                                      allowed_uids=allowed_uids)
+        self._control = ControlServer(
+            self.path, self, max_connections=2 * max_attachments + 64, allowed_uids=allowed_uids
+        )
         self._control.watch(self._forwarder.fileno())
         self._forwarder.start()
         self._control.start()
@@ -178,8 +208,12 @@ class Router:
 
     def address_of(self, pid: int) -> list[str]:
         """Addresses of a process."""
-        return [format_address(address) for info in self.attachments() if info.pid == pid
-                for address in info.addresses]
+        return [
+            format_address(address)
+            for info in self.attachments()
+            if info.pid == pid
+            for address in info.addresses
+        ]
 
     def counters(self, ident: int = 0) -> dict[str, int]:
         """What was forwarded and dropped: of one attachment, or of all since the router began (0)."""
@@ -192,7 +226,7 @@ class Router:
             return self._forwarder.check_conservation()
 
     def reclaim_times_ns(self) -> list[int]:
-        """How long it took to take back everything of each stack that ended, from the notice of its death on."""
+        """How long it took to take back everything of each stack, from the notice of its end on."""
         return list(self._reclaims_ns)
 
     def close(self) -> None:
@@ -208,6 +242,7 @@ class Router:
             if uplink.port is not None:
                 self._forwarder.remove(uplink.port)
                 uplink.port = None
+        self._forwarder.close()
         log.info("router %s ended", self.name)
 
     def __enter__(self) -> Router:
@@ -223,11 +258,14 @@ class Router:
     # ---- what the control thread asks for
 
     def hello(self, connection: Connection) -> bytes:
-        return protocol.HELLO_REPLY.pack(int(Capability.HOLD), os.getpid(), self.mtu,
-                                         Backend[self.backend.upper()], self.name.encode())
+        return protocol.HELLO_REPLY.pack(
+            int(Capability.HOLD), os.getpid(), self.mtu, Backend[self.backend.upper()], self.name.encode()
+        )
 
     def attach_connection(self, connection: Connection, request: AttachRequest) -> tuple[bytes, list[int]]:
-        """Make an attachment: addresses, rings, doorbells. Returns the reply and the descriptors to send with it."""
+        """Make an attachment: addresses, rings, doorbells. Returns the reply and the descriptors to send with
+        it.
+        """
         with self._lock:
             if connection.attachment is not None:
                 raise RouterError(errno.EISCONN, "this connection has an attachment: one connection each")
@@ -252,14 +290,25 @@ class Router:
             connection.after_send = its
             self._attached[attached.port] = attached
             reply = AttachReply(
-                id=attached.port, capabilities=attached.capabilities, ring_capacity=capacity,
-                generation=channel.generation, epoch=attached.leases[0].epoch, mtu=mtu,
-                backend=Backend[self.backend.upper()], fds=len(fds),
+                id=attached.port,
+                capabilities=attached.capabilities,
+                ring_capacity=capacity,
+                generation=channel.generation,
+                epoch=attached.leases[0].epoch,
+                mtu=mtu,
+                backend=Backend[self.backend.upper()],
+                fds=len(fds),
                 addresses=tuple(lease.address for lease in attached.leases),
                 prefix_lengths=(self._pool.prefix_length,) * len(attached.leases),
-                router_address=self._pool.router_address, token=attached.leases[0].token)
-        log.info("attached %s: process %d, %s", ", ".join(format_address(a) for a in reply.addresses),
-                 connection.pid, attached.command or "?")
+                router_address=self._pool.router_address,
+                token=attached.leases[0].token,
+            )
+        log.info(
+            "attached %s: process %d, %s",
+            ", ".join(format_address(a) for a in reply.addresses),
+            connection.pid,
+            attached.command or "?",
+        )
         return reply.pack(), fds
 
     def detach(self, connection: Connection, why: str) -> None:
@@ -270,10 +319,16 @@ class Router:
             if attached is None:
                 return
             self._attached.pop(attached.port, None)
-            self._take_back(attached, hold=bool(attached.capabilities & Capability.HOLD) and why != "released")
+            self._take_back(
+                attached, hold=bool(attached.capabilities & Capability.HOLD) and why != "released"
+            )
         self._reclaims_ns.append(time.monotonic_ns() - began)
-        log.info("detached %s: process %d, %s", ", ".join(format_address(lease.address) for lease in attached.leases),
-                 connection.pid, why)
+        log.info(
+            "detached %s: process %d, %s",
+            ", ".join(format_address(lease.address) for lease in attached.leases),
+            connection.pid,
+            why,
+        )
 
     def list_after(self, ident: int) -> bytes:
         with self._lock:
@@ -285,7 +340,9 @@ class Router:
     def counters_of(self, ident: int) -> bytes:
         with self._lock:
             values = self._forwarder.values(ident)
-        return protocol.COUNTERS_REPLY_HEAD.pack(ident, len(values)) + b"".join(v.to_bytes(8, "little") for v in values)
+        return protocol.COUNTERS_REPLY_HEAD.pack(ident, len(values)) + b"".join(
+            v.to_bytes(8, "little") for v in values
+        )
 
     def failures(self) -> list[tuple[Connection | None, str]]:
         """Ports that the data path gave up: stacks to be cut off, uplinks to be opened anew."""
@@ -328,7 +385,7 @@ class Router:
                     self._retry_at_ns = now_ns + UPLINK_RETRY_NS
 
     def _make_channel(self, capacity: int):
-        """A channel: the router's side, what the stack gets, sockets to ring it, and sockets only it keeps."""
+        """A channel: the router's side, what the stack gets, sockets to ring it, sockets only it keeps."""
         from rings.channel import channel_pair
 
         here, there = channel_pair(capacity, self.backend, single_writer=self.backend == "memfd")
@@ -336,10 +393,11 @@ class Router:
         bells, its = [], []
         try:
             if self.backend == "memfd":
-                # A stranger could make a write to its eventfd block: its doorbells are sockets (security R10).
+                # A stranger could make a write to its eventfd block: its doorbells are sockets (R10).
                 for number in (4, 5):
-                    here_end, there_end = socket.socketpair(socket.AF_UNIX,
-                                                            socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+                    here_end, there_end = socket.socketpair(
+                        socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+                    )
                     bells.append(here_end)
                     its.append(there_end)
                     fds[number] = there_end.fileno()
@@ -356,8 +414,15 @@ class Router:
         """First what can fail, then the addresses, which may come from an attachment that still lives."""
         channel = attached.channel
         bells = (-1, *(sock.fileno() for sock in attached.bells), -1) if attached.bells else channel.peer_fds
-        attached.port = self._forwarder.add_stack(channel.tx, channel.rx, channel.fileno(), bells, mtu=attached.mtu,
-                                                  bells_are_sockets=bool(attached.bells), keep=channel)
+        attached.port = self._forwarder.add_stack(
+            channel.tx,
+            channel.rx,
+            channel.fileno(),
+            bells,
+            mtu=attached.mtu,
+            bells_are_sockets=bool(attached.bells),
+            keep=channel,
+        )
         token = request.token or secrets.token_bytes(TOKEN_BYTES)
         for address in request.addresses or (None,):
             lease, previous = self._pool.lease(attached, attached.connection.uid, address, token)
@@ -384,7 +449,9 @@ class Router:
 def check_capacity(capacity: int) -> int:
     """A ring's size: a power of two from 256 KiB to 64 MiB."""
     if not CAPACITY_MIN <= capacity <= CAPACITY_MAX or capacity & (capacity - 1):
-        raise ConfigError(f"ring capacity {capacity}: a power of two from {CAPACITY_MIN} to {CAPACITY_MAX} bytes")
+        raise ConfigError(
+            f"ring capacity {capacity}: a power of two from {CAPACITY_MIN} to {CAPACITY_MAX} bytes"
+        )
     return capacity
 
 

@@ -23,7 +23,8 @@ class UplinkConfig:
     name : str
         The device.
     address : ipaddress.IPv4Interface or None
-        The router's own address there, with the network's prefix length; None: the router's address in the pool.
+        The router's own address there, with the network's prefix length; None: the router's address in the
+        pool.
     gateway : ipaddress.IPv4Address or None
         Where packets for addresses outside that network go; None: every address is asked for by ARP.
     """
@@ -64,7 +65,9 @@ class UplinkConfig:
                     raise
                 raise ConfigError(f"uplink {text!r}: {error}; {example}") from None
         if "gateway" in values and "address" not in values:
-            raise ConfigError(f"uplink {text!r}: a gateway needs the address with its prefix length; {example}")
+            raise ConfigError(
+                f"uplink {text!r}: a gateway needs the address with its prefix length; {example}"
+            )
         if "gateway" in values and values["gateway"] not in values["address"].network:
             raise ConfigError(f"uplink {text!r}: the gateway is not in {values['address'].network}")
         return cls(kind=kind, name=name, **values)
@@ -83,8 +86,8 @@ class TapUplink:
     def __init__(self, config: UplinkConfig, router_address: bytes):
         self.config = config
         self.address = pack_address(config.address.ip) if config.address else router_address
-        self.mac = bytes([0x02]) + secrets.token_bytes(5)      # locally administered, one station
-        self.port = None                                       # its id while it is in service
+        self.mac = bytes([0x02]) + secrets.token_bytes(5)  # locally administered, one station
+        self.port = None  # its id while it is in service
 
     def open(self, forwarder) -> None:
         """Open the device and hand it to the data path.

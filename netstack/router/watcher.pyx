@@ -122,8 +122,9 @@ cdef class Watcher:
             with nogil:
                 doorbell_kick(self.w.stop_fd)
                 pthread_join(self.w.thread, NULL)
+        if self.w.stop_fd >= 0:
+            close(self.w.stop_fd)
+            self.w.stop_fd = -1
 
     def __dealloc__(self):
         self.stop()
-        if self.w.stop_fd >= 0:
-            close(self.w.stop_fd)

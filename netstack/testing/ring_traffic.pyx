@@ -1,0 +1,93 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Packets into one ring and out of another, as fast as memory goes: the load of router benchmarks and stress tests."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from rings.doorbell cimport doorbell_flush, doorbell_now_ns, doorbell_space
+from rings.spsc_ring cimport (
+    ConsumerRing, ProducerRing, RING_FRAME, RING_OK, ring_claim, ring_commit, ring_peek, ring_record_t, ring_release,
+)
+
+cdef extern from "rings/cache_line.h" nogil:
+    void cpu_relax()
+
+
+cdef class RingTraffic:
+    """Sends copies of one packet through `sender` and takes what arrives at `receiver`.
+
+    Parameters
+    ----------
+    sender, receiver : rings.channel.Channel
+        The stacks' sides of two channels whose other sides a router holds.
+    packet : bytes
+        At most 944 bytes.
+    """
+
+    cdef ProducerRing tx
+    cdef ConsumerRing rx
+    cdef int tx_bells[4]
+    cdef int rx_bells[4]
+    cdef bytes packet
+    cdef const uint8_t *source
+    cdef uint32_t length
+    cdef object keep
+    cdef readonly uint64_t sent
+    cdef readonly uint64_t received
+
+    def __init__(self, sender, receiver, bytes packet not None):
+        if not 20 <= len(packet) <= 944:
+            raise ValueError("a packet of 20 to 944 bytes")
+        self.keep = (sender, receiver)
+        self.tx = sender.tx
+        self.rx = receiver.rx
+        self.tx_bells = sender.peer_fds
+        self.rx_bells = receiver.peer_fds
+        self.packet = packet
+        self.source = <const uint8_t *> <char *> packet
+        self.length = <uint32_t> len(packet)
+
+    cdef int send(self, int n) noexcept nogil:
+        cdef uint8_t *head
+        cdef uint8_t *body
+        cdef int i = 0
+        while i < n and ring_claim(&self.tx.ring, RING_FRAME, self.length, 0, &head, &body) == RING_OK:
+            memcpy(head, self.source, self.length)
+            ring_commit(&self.tx.ring)
+            i += 1
+        doorbell_flush(&self.tx.ring, self.tx_bells)
+        self.sent += i
+        return i
+
+    cdef int take(self) noexcept nogil:
+        cdef ring_record_t r
+        cdef int n = 0
+        while ring_peek(&self.rx.ring, &r) == RING_OK:
+            n += 1
+        ring_release(&self.rx.ring)
+        doorbell_space(&self.rx.ring, self.rx_bells)
+        self.received += n
+        return n
+
+    def fill(self, int n):
+        """Send at most `n` packets; returns how many fit."""
+        return self.send(n)
+
+    def drain(self):
+        """Take all that arrived; returns how many."""
+        return self.take()
+
+    def blast(self, int64_t duration_ns, int burst=256):
+        """Send and take for a while without the GIL, never more than the rings hold. Returns packets received."""
+        cdef int64_t until
+        cdef uint64_t before = self.received
+        cdef int64_t open_packets
+        with nogil:
+            until = doorbell_now_ns() + duration_ns
+            while doorbell_now_ns() < until:
+                open_packets = <int64_t> (self.sent - self.received)
+                if open_packets < 8 * burst:
+                    self.send(burst)
+                if not self.take():
+                    cpu_relax()
+        return self.received - before
