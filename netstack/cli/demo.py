@@ -175,7 +175,7 @@ def run_demo(size: int, seed: int, pool: str, tell: Callable[[str, int, int], No
         result["kernel_gbit_s"] = result["kernel_rtt_us"] = None
         if kernel_loopback_works():
             kernel = Stage(directory, dict(os.environ), None)
-            got = kernel.transfer("127.0.0.1", None, free_kernel_port(), 
+            got = kernel.transfer("127.0.0.1", None, free_kernel_port(),
                                   lambda done: tell("kernel loopback", done, size))
             result["kernel_gbit_s"] = got["bytes"] * 8 / got["seconds"] / 1e9
             result["kernel_rtt_us"] = kernel.round_trip("127.0.0.1", None, free_kernel_port())

@@ -24,11 +24,8 @@ from netstack.demux cimport (
     BIND_BUCKETS, demux_bind, demux_insert, demux_tw_insert, tw_t,
 )
 from netstack.ip.interface cimport interface_add_address, interface_t
-from netstack.ip.neighbor cimport (
-    NEIGHBOR_FREE, neighbor_claim, neighbor_commit, neighbor_make, neighbor_schedule, neighbor_set_state, neighbor_t,
-    pending_packet_t,
-)
 from netstack.ip.route cimport route_add
+from netstack.ip.state cimport interface_restore, interface_save
 from netstack.link.link cimport MEDIA_ETHERNET, Link
 from netstack.link.queue cimport QueueLink
 from netstack.sock cimport SF_BOUND, SF_ORPHAN, SF_QUEUED_EVENT, SOCK_TCP, sock_t
@@ -346,32 +343,14 @@ cdef bytes datagram_record(const udp_endpoint_t *ep):
     return b"".join(out)
 
 
-cdef dict interface_state(const interface_t *ifc):
-    cdef uint32_t i
-    cdef const neighbor_t *n
-    cdef const pending_packet_t *p
-    neighbors = []
-    for i in range(ifc.neighbors.count):
-        n = &ifc.neighbors.entries[i]
-        if n.state == NEIGHBOR_FREE:
-            continue
-        pending = []
-        p = n.first
-        while p != NULL:
-            pending.append([p.head_length, (<const char *> p.data)[:p.length].hex()])
-            p = p.next
-        neighbors.append({
-            "address": (<const char *> &n.address)[:16].hex(), "mac": (<const char *> n.mac)[:6].hex(),
-            "state": n.state, "probes": n.probes, "deadline": n.deadline_ns, "used": n.used_ns,
-            "confirmed": n.confirmed_ns, "pending": pending,
-        })
+cdef dict interface_state(const interface_t *ifc, int64_t now_ns):
+    """Its settings, and what the interface itself saves: neighbours, waiting packets, limits."""
     return {
         "media": "ethernet" if ifc.media == MEDIA_ETHERNET else "ip", "mtu": ifc.mtu,
-        "mac": (<const char *> ifc.mac)[:6].hex(), "ip_id": ifc.ip_id, "icmp_tokens": ifc.icmp_tokens_ns,
-        "defended": ifc.defended_ns,
+        "mac": (<const char *> ifc.mac)[:6].hex(),
         "addresses": [[(<const char *> &ifc.addresses[k])[:16].hex(), ifc.prefix_lengths[k]]
                       for k in range(ifc.address_count)],
-        "neighbors": neighbors,
+        "state": interface_save(ifc, now_ns).hex(),
     }
 
 
@@ -414,8 +393,8 @@ cdef bytes snapshot_stack(Stack stack):
         "congestion": c.tcp.congestion.name.decode(), "next_sock_id": c.next_sock_id,
         "config": pack(TABLES["config"], &c.tcp.config).hex(),
         "counters": (<const char *> &c.tcp.counters)[:sizeof(c.tcp.counters)].hex(),
-        "interfaces": [interface_state(c.interfaces[k]) for k in range(c.interface_count) if not c.interfaces[k].loopback],
-        "loopback": [interface_state(c.interfaces[k]) for k in range(c.interface_count) if c.interfaces[k].loopback],
+        "interfaces": [interface_state(c.interfaces[k], c.tcp.now_ns) for k in range(c.interface_count) if not c.interfaces[k].loopback],
+        "loopback": [interface_state(c.interfaces[k], c.tcp.now_ns) for k in range(c.interface_count) if c.interfaces[k].loopback],
         "routes": [[(<const char *> &c.routes.routes[k].prefix)[:16].hex(), c.routes.routes[k].prefix_length,
                     (<const char *> &c.routes.routes[k].gateway)[:16].hex(), c.routes.routes[k].interface]
                    for k in range(c.routes.count)],
@@ -438,42 +417,19 @@ cdef object need(bint ok):
         raise MemoryError("no memory to restore the snapshot")
 
 
-cdef object restore_interface(stack_t *c, Link link, dict state, int64_t shift):
+cdef object restore_interface(stack_t *c, Link link, dict state, int64_t now_ns):
     cdef interface_t *ifc = stack_add_interface(c, &link.link)
     cdef address_t a
-    cdef neighbor_t *n
-    cdef pending_packet_t *p
     cdef bytes raw
     need(ifc != NULL)
     ifc.mtu = min(int(state["mtu"]), ifc.mtu)
     raw = bytes.fromhex(state["mac"])
     memcpy(ifc.mac, <const char *> raw, 6)
-    ifc.ip_id = state["ip_id"]
-    ifc.icmp_tokens_ns = state["icmp_tokens"] + shift if state["icmp_tokens"] else 0
-    ifc.defended_ns = state["defended"] + shift if state["defended"] else 0
     for text, prefix in state["addresses"]:
         raw = bytes.fromhex(text)
         memcpy(&a, <const char *> raw, 16)
         interface_add_address(ifc, &a, prefix)
-    for entry in state["neighbors"]:
-        raw = bytes.fromhex(entry["address"])
-        memcpy(&a, <const char *> raw, 16)
-        n = neighbor_make(&ifc.neighbors, &a, entry["used"] + shift)
-        if n == NULL:
-            continue
-        raw = bytes.fromhex(entry["mac"])
-        memcpy(n.mac, <const char *> raw, 6)
-        n.probes = entry["probes"]
-        for head_length, text in entry["pending"]:
-            raw = bytes.fromhex(text)
-            p = neighbor_claim(&ifc.neighbors, n, head_length, <uint32_t> len(raw) - <uint32_t> head_length)
-            if p != NULL:
-                memcpy(p.data, <const char *> raw, len(raw))
-                neighbor_commit(&ifc.neighbors, p)
-        n.used_ns = entry["used"] + shift
-        n.confirmed_ns = entry["confirmed"] + shift if entry["confirmed"] else 0
-        neighbor_set_state(&ifc.neighbors, n, entry["state"], entry["deadline"] + shift)
-    neighbor_schedule(&ifc.neighbors)
+    interface_restore(ifc, bytes.fromhex(state["state"]), now_ns)
 
 
 cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict families) except NULL:
@@ -652,7 +608,10 @@ cdef Stack restore_stack(object cls, object data, object now_ns, object links):
     for i, state in enumerate(header["interfaces"]):
         link = links[i] if links is not None else QueueLink(mtu=state["mtu"], media=state["media"])
         stack.links.append(link)
-        restore_interface(c, link, state, shift)
+        try:
+            restore_interface(c, link, state, now_ns)
+        except (ValueError, KeyError, TypeError) as e:
+            raise SnapshotError(f"an interface of the snapshot cannot be restored: {e}") from e
     stack.add_loopback()
     for prefix, length, text, interface in header["routes"]:
         raw = bytes.fromhex(prefix)
