@@ -394,7 +394,6 @@ cdef bytes snapshot_stack(Stack stack):
         "config": pack(TABLES["config"], &c.tcp.config).hex(),
         "counters": (<const char *> &c.tcp.counters)[:sizeof(c.tcp.counters)].hex(),
         "interfaces": [interface_state(c.interfaces[k], c.tcp.now_ns) for k in range(c.interface_count) if not c.interfaces[k].loopback],
-        "loopback": [interface_state(c.interfaces[k], c.tcp.now_ns) for k in range(c.interface_count) if c.interfaces[k].loopback],
         "routes": [[(<const char *> &c.routes.routes[k].prefix)[:16].hex(), c.routes.routes[k].prefix_length,
                     (<const char *> &c.routes.routes[k].gateway)[:16].hex(), c.routes.routes[k].interface]
                    for k in range(c.routes.count)],
