@@ -1,7 +1,7 @@
 """Links: what moves the frames of a stack. Names load on first use; importing the package stays cheap.
 
 `Wire` joins two stacks of one process, `channel_pair` two processes over shared memory, `Tap` and `Tun`
-reach the kernel. `FaultInjector`, `PcapWriter` and `Tracer` wrap any link.
+reach the kernel, `QueueLink` is filled and emptied by hand. `FaultInjector`, `PcapWriter` and `Tracer` wrap any link.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from netstack.link.fault_injector import FaultInjector
     from netstack.link.link import Link
     from netstack.link.pcap_writer import PcapWriter
+    from netstack.link.queue import QueueLink
     from netstack.link.tap import Tap, Tun
     from netstack.link.tracer import Tracer
     from netstack.link.wire import Wire, WireEnd
@@ -23,6 +24,7 @@ _MODULES = {
     "FaultInjector": "fault_injector",
     "Link": "link",
     "PcapWriter": "pcap_writer",
+    "QueueLink": "queue",
     "Tap": "tap",
     "Tracer": "tracer",
     "Tun": "tap",
@@ -36,6 +38,7 @@ __all__ = [
     "FaultInjector",
     "Link",
     "PcapWriter",
+    "QueueLink",
     "Tap",
     "Tracer",
     "Tun",

@@ -259,10 +259,11 @@ cdef class QueueLink(Link):
 
     Examples
     --------
-    >>> link = QueueLink(loop=True)
-    >>> link.push(b"E...")
-    >>> link.pop() is None
-    True
+    >>> from netstack.link import QueueLink
+    >>> link = QueueLink()
+    >>> link.push(bytes(40))
+    >>> link.waiting                  # nothing was sent, one packet waits for the stack
+    (0, 1)
     """
 
     def __cinit__(self, int mtu=1500, str media="ip", *, bint loop=False, object limit=QUEUE_LIMIT, bint trusted=False):

@@ -443,3 +443,32 @@ def test_random_traffic_is_delivered_in_order_or_counted(probe, seed):
         assert sorted(left[host] + lost[host]) == accepted[host]
         assert left[host] == sorted(left[host])
     assert probe.waiting_bytes == 0
+
+
+def test_random_and_mutated_arp_never_breaks_the_table(probe):
+    """Whatever arrives: entries are only those we asked for, their bytes stay bounded, answers are well formed."""
+    rng = random.Random(826)
+    hosts = [f"10.0.0.{n}" for n in range(2, 12)]
+    seen = set()
+    now = 0
+    for _ in range(scale(200_000)):
+        now += rng.randrange(50_000_000)
+        probe.advance(now)
+        if rng.random() < 0.2:
+            probe.send(rng.choice(hosts), packet(), now)
+        sender, target = rng.choice([*hosts, US, "0.0.0.0"]), rng.choice([US, US, PEER, "10.0.0.99"])
+        mac = f"02:00:00:00:00:{rng.randrange(1, 12):02x}"
+        data = bytearray(
+            says(rng.choice((1, 2)), mac, sender, OUR_MAC, target, to=rng.choice((OUR_MAC, EVERYBODY)))
+        )
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        data = bytes(data[: rng.choice((42, 42, 42, rng.randrange(43)))]) + bytes(rng.choice((0, 18)))
+        reason, got = probe.input(data, now, split=rng.choice((-1, -1, 14, 42)))
+        assert (reason == R.DROP_NONE) == (got is not None)
+        seen.add(reason)
+        assert set(probe.neighbors) <= set(hosts)
+        for frame in sent(probe):
+            if frame[12:14] == b"\x08\x06":
+                assert len(frame) == 42 and arp.parse(frame[14:]).sender == US
+    assert seen >= {R.DROP_NONE, R.DROP_ARP_MALFORMED, R.DROP_ARP_UNSOLICITED, R.DROP_LINK_NOT_OURS}
