@@ -1,0 +1,162 @@
+"""Who drives a stack: threads that wait take the lead, a standby service thread keeps time when nobody is inside.
+
+The protocol, in short (``wait``, ``leave`` and ``service_main`` in driver.pyx are its three halves):
+
+* One lock per stack. Everything below is read and written under it, but ``kick``, which the spinning leader reads.
+* A thread that must wait becomes the leader when there is none: it drains the links, runs the timers, spins a little,
+  arms the links' doorbells and sleeps. Other waiting threads are followers: each sleeps on a word of its own, which
+  whoever makes its socket ready sets under the lock.
+* The lead is taken, never given. A leader that leaves wakes nobody, it arms the doorbells for the service thread.
+* Links are armed and disarmed under the lock. Arming says "input is there already" instead of losing a wake-up: the
+  link stores its sleep word, fences, and looks at the ring again; the peer publishes, fences, and looks at the word.
+* Wake-ups are collected under the lock and delivered after it.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from netstack.link.link cimport link_t
+from netstack.readiness cimport ready_t
+from netstack.sock cimport sock_t
+from netstack.stack.core cimport stack_t
+
+
+cdef extern from "netstack/park.h" nogil:
+    ctypedef struct park_lock_t:
+        pass
+    ctypedef struct park_word_t:
+        pass
+    int64_t park_now_ns()
+    void park_pause()
+    uint32_t park_cpu()
+    uint32_t park_load(park_word_t *w)
+    void park_store(park_word_t *w, uint32_t v)
+    uint32_t park_add(park_word_t *w, uint32_t v)
+    int park_wait(park_word_t *w, uint32_t expected, int64_t until)
+    void park_wake(park_word_t *w)
+    int park_try(park_lock_t *l)
+    int park_try_hard(park_lock_t *l)
+    void park_lock(park_lock_t *l)
+    void park_unlock(park_lock_t *l)
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef unsigned long pthread_t
+
+
+cdef enum:
+    DRIVER_LINKS = 8
+    DRIVER_WAKES = 16            # wake-ups collected under the lock before they are delivered one by one
+
+cdef enum:                       # what driver_wait returns
+    WAIT_READY = 0
+    WAIT_TIMEOUT = 1
+    WAIT_INTERRUPTED = 2         # a signal came, or the slice is over: let the interpreter look, then wait again
+    WAIT_DEAD = 3                # the host was closed
+
+
+cdef struct waiter_t:
+    # On the stack of the waiting thread, linked here while it waits.
+    waiter_t *previous
+    waiter_t *next
+    waiter_t *sibling            # next waiter of the same socket
+    owner_t *owner               # NULL: waits until nothing lingers
+    uint32_t events              # EVENT_* it waits for
+    uint8_t lent                 # its buffer is lent to the socket
+    park_word_t word             # 1: woken
+
+
+cdef struct owner_t:
+    # sock_t.owner: what the driver knows of a socket. Part of a Connection, which outlives its waiters.
+    driver_t *driver
+    sock_t *sock                 # NULL once closed
+    waiter_t *waiters
+    owner_t *previous            # all open sockets of the driver
+    owner_t *next
+    uint8_t cut_off              # a connection whose links are all dead
+    ready_t ready                # the descriptor that fileno() gave out, if it did
+
+
+cdef struct driver_t:
+    park_lock_t lock
+    stack_t *stack
+    link_t *links[DRIVER_LINKS]  # the loopback is apart
+    uint32_t link_count
+    link_t *loopback             # NULL: none
+    int short_budget             # frames per link and pass while the interpreter is held: about 16 KiB
+    int budget                   # otherwise
+    uint32_t generation          # of forks, when it was made
+    uint8_t dead                 # closed: every call fails
+    uint8_t links_dead           # no link is left that could carry anything
+    uint32_t known_dead          # links whose death was noted, a bit each
+    # --- who drives
+    waiter_t *leader
+    waiter_t *first              # all waiters
+    waiter_t *last
+    owner_t *owners              # all open sockets
+    uint32_t ready_fds           # sockets that gave out a descriptor: somebody may sleep on it
+    int64_t next_deadline        # of stack and links
+    int64_t lead_wake_at         # when the sleeping leader wakes by itself; 0 while it is awake
+    int64_t service_wake_at      # the same of the service thread
+    uint64_t lead_count          # how often somebody led
+    park_word_t kick             # tells a spinning leader to look
+    uint8_t leader_asleep
+    uint8_t wake_leader          # to be delivered after the unlock
+    uint8_t wake_service
+    uint32_t wake_count
+    park_word_t *wakes[DRIVER_WAKES]
+    int leader_fd                # eventfd: wakes our own leader
+    int service_fd               # eventfd: wakes the service thread
+    int leader_fds[DRIVER_LINKS] # of the links, -1: none
+    int service_fds[DRIVER_LINKS]
+    uint8_t kernel_fd[DRIVER_LINKS]  # one descriptor for both kinds: the kernel's, re-enabled for the service by epoll
+    int epoll_fd                 # holds the kernel's descriptors for the service thread; -1: there is none
+    # --- spinning
+    int64_t spin_ns              # the most
+    int64_t spin_now_ns          # what is worth trying now
+    uint32_t spin_waits
+    # --- service thread
+    pthread_t thread
+    uint8_t service_on
+    uint8_t stop
+    uint8_t ticking              # somebody leads now and then: only look whether this goes on
+    int64_t tick_ns
+    uint8_t look                 # the service thread is asked to act as if rung
+    uint64_t rung_count          # lead_count when the service thread was last rung
+    # --- counters
+    uint64_t sleeps
+    uint64_t spin_hits
+    uint64_t hand_overs          # a leader left while others waited
+    uint64_t follower_wakes
+    uint64_t leader_kicks
+    uint64_t service_kicks
+    uint64_t service_passes
+    uint64_t service_wakes
+
+
+# The lock. driver_unlock delivers the collected wake-ups.
+cdef void driver_lock(driver_t *d) noexcept nogil
+cdef void driver_unlock(driver_t *d) noexcept nogil
+# One pass of the stack. who: 0 a caller, 1 the service thread. 1 when input is left. Lock held.
+cdef int driver_pass(driver_t *d, int budget, uint32_t who) noexcept nogil
+# After a socket call under the lock: deliver what went to the loopback, collect events, look at the deadline.
+cdef void driver_settle(driver_t *d) noexcept nogil
+# Wait until the waiter's socket is ready. Lock held on entry and exit, interpreter not held.
+cdef int driver_wait(driver_t *d, waiter_t *w, int64_t deadline, int64_t slice) noexcept nogil
+# A socket comes under the driver's care, and leaves it (its waiters wake, its descriptor closes). Lock held.
+cdef void driver_adopt(driver_t *d, owner_t *o, sock_t *sock) noexcept nogil
+cdef void driver_abandon(driver_t *d, owner_t *o) noexcept nogil
+# Let the descriptor of a socket, if it has one, show its state; make one. Lock held.
+cdef void driver_show(driver_t *d, owner_t *o) noexcept nogil
+cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil   # the descriptor, or -errno
+# True in a child of the process that made the driver: nothing of it may be touched.
+cdef bint driver_forked(const driver_t *d) noexcept nogil
+# When a blocking call of this thread must let the interpreter look for signals; NEVER outside the main thread.
+cdef int64_t signal_slice(int *step, int64_t now_ns) noexcept nogil
+cdef bint on_main_thread() noexcept nogil
+
+
+cdef class Driver:
+    cdef driver_t d
+    cdef readonly object stack   # kept alive
+    cdef list links
+    cdef object __weakref__

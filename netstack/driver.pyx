@@ -1,0 +1,969 @@
+"""Who drives a stack. The words and rules stand in driver.pxd; this is how they move.
+
+Nothing here touches Python but the class at the end: a waiting thread holds the lock of the driver and not the
+interpreter, and the service thread never knows that there is an interpreter.
+"""
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+from posix.signal cimport sigfillset, sigset_t
+from posix.unistd cimport close
+
+from cpython.ref cimport Py_INCREF
+
+from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link, link_t
+from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
+from netstack.address cimport address_equal, endpoint_t
+from netstack.sock cimport EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_RDHUP, SOCK_TCP, sock_t
+from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now
+from netstack.stack.sockets cimport (
+    sock_close,
+    sock_lend_filled,
+    sock_lend_taken,
+    sock_local,
+    sock_poll,
+    sock_remote,
+    stack_lingering,
+)
+from netstack.stack.stack cimport Stack
+
+import os
+import threading
+import weakref
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int POLLIN
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+
+cdef extern from "<poll.h>" nogil:
+    int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const sigset_t *mask)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int EFD_CLOEXEC, EFD_NONBLOCK
+    ctypedef uint64_t eventfd_t
+    int eventfd(unsigned int initial, int flags)
+    int eventfd_write(int fd, eventfd_t value)
+    int eventfd_read(int fd, eventfd_t *value)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    int EPOLL_CLOEXEC, EPOLLIN, EPOLLONESHOT, EPOLL_CTL_ADD, EPOLL_CTL_MOD
+    cdef union epoll_data:
+        int fd
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int n, int timeout_ms)
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef extern from "<signal.h>" nogil:
+    int SIG_SETMASK
+    int pthread_sigmask(int how, const sigset_t *new, sigset_t *old)
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_attr_t:
+        pass
+    int pthread_attr_init(pthread_attr_t *attr)
+    int pthread_attr_setstacksize(pthread_attr_t *attr, size_t bytes)
+    int pthread_attr_destroy(pthread_attr_t *attr)
+    int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *) noexcept nogil, void *arg)
+    int pthread_join(pthread_t thread, void **result)
+    int pthread_setname_np(pthread_t thread, const char *name)
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil)
+
+cdef enum:
+    SHORT_BYTES = 16 << 10       # a pass with the interpreter held takes about this much input
+    PASS_BYTES = 512 << 10       # another pass
+    SERVICE_STACK = 256 << 10    # bytes of address space; touched pages are few
+    TICK_FIRST_NS = 500_000
+    TICK_LAST_NS = 4_000_000
+    LED_LOOK_NS = 1_000_000      # the service thread leaves a deadline to the leader, and looks again after this
+    SLICES = 5
+    LEAVE_PASSES = 2             # a leaving leader takes input for others this often, then the service thread does
+    BELL = 1                     # what woke the service thread: a link's doorbell, or
+    KICK = 2                     # one of our own threads
+
+cdef int64_t[5] SLICE_NS = [1_000_000, 8_000_000, 64_000_000, 512_000_000, 1_000_000_000]
+
+cdef uint32_t fork_generation = 0
+cdef unsigned long main_thread = 0
+
+
+cdef void after_fork_in_child() noexcept nogil:
+    global fork_generation
+    fork_generation += 1
+
+
+cdef bint driver_forked(const driver_t *d) noexcept nogil:
+    return d.generation != fork_generation
+
+
+cdef bint on_main_thread() noexcept nogil:
+    return PyThread_get_thread_ident() == main_thread
+
+
+cdef int64_t signal_slice(int *step, int64_t now_ns) noexcept nogil:
+    """The end of this wait's slice. Signals go to the main thread's handlers only, so only it needs slices: they catch
+    a signal that came between the interpreter's last look and the sleep."""
+    cdef int64_t end
+    if not on_main_thread():
+        return NEVER
+    end = now_ns + SLICE_NS[step[0]]
+    if step[0] < SLICES - 1:
+        step[0] += 1
+    return end
+
+
+# --- the lock and what it collects ------------------------------------------------------------------------------------
+
+
+cdef void ring(int fd) noexcept nogil:
+    eventfd_write(fd, 1)
+
+
+cdef void unring(int fd) noexcept nogil:
+    cdef eventfd_t count
+    eventfd_read(fd, &count)
+
+
+cdef void driver_lock(driver_t *d) noexcept nogil:
+    park_lock(&d.lock)
+
+
+cdef void deliver(driver_t *d) noexcept nogil:
+    """Unlock and wake whom the lock's holder collected. Words are set already: a late wake is at worst spurious."""
+    cdef park_word_t *wakes[DRIVER_WAKES]
+    cdef uint32_t i, n = d.wake_count
+    cdef bint leader = d.wake_leader, service = d.wake_service
+    cdef int leader_fd = d.leader_fd, service_fd = d.service_fd
+    for i in range(n):
+        wakes[i] = d.wakes[i]
+    d.wake_count = 0
+    d.wake_leader = d.wake_service = 0
+    park_unlock(&d.lock)
+    if leader:
+        ring(leader_fd)
+    for i in range(n):
+        park_wake(wakes[i])
+    if service:
+        ring(service_fd)
+
+
+cdef void driver_unlock(driver_t *d) noexcept nogil:
+    if d.wake_count or d.wake_leader or d.wake_service:
+        deliver(d)
+    else:
+        park_unlock(&d.lock)
+
+
+cdef void kick_leader(driver_t *d) noexcept nogil:
+    """Make the leader look: it spins on ``kick``, or sleeps and is woken after the unlock."""
+    park_store(&d.kick, 1)
+    if d.leader_asleep and not d.wake_leader:
+        d.wake_leader = 1
+        d.leader_kicks += 1
+
+
+cdef void kick_service(driver_t *d) noexcept nogil:
+    if d.service_on and not d.wake_service:
+        d.wake_service = 1
+        d.service_kicks += 1
+
+
+cdef void wake(driver_t *d, waiter_t *w) noexcept nogil:
+    if w == d.leader:
+        kick_leader(d)
+        return
+    if park_load(&w.word):
+        return
+    park_store(&w.word, 1)
+    d.follower_wakes += 1
+    if d.wake_count < DRIVER_WAKES:
+        d.wakes[d.wake_count] = &w.word
+        d.wake_count += 1
+    else:
+        park_wake(&w.word)
+
+
+cdef void wake_all(driver_t *d) noexcept nogil:
+    cdef waiter_t *w = d.first
+    while w != NULL:
+        wake(d, w)
+        w = w.next
+
+
+# --- passes -----------------------------------------------------------------------------------------------------------
+
+
+cdef void collect_events(driver_t *d) noexcept nogil:
+    """Wake the waiters of sockets that became ready, and let descriptors show it."""
+    cdef sock_t *sock
+    cdef owner_t *o
+    cdef waiter_t *w
+    cdef uint32_t mask
+    while True:
+        sock = stack_next_event(d.stack)
+        if sock == NULL:
+            return
+        mask = sock.events
+        sock.events = 0
+        o = <owner_t *> sock.owner
+        if o == NULL:
+            continue
+        w = o.waiters
+        while w != NULL:
+            if mask & (w.events | EVENT_ERR | EVENT_HUP | EVENT_RDHUP):
+                wake(d, w)
+            w = w.sibling
+        driver_show(d, o)
+
+
+cdef int64_t links_deadline(driver_t *d) noexcept nogil:
+    cdef int64_t t, earliest = NEVER
+    cdef uint32_t i
+    for i in range(d.link_count):
+        t = d.links[i].next_deadline(d.links[i])
+        if t < earliest:
+            earliest = t
+    return earliest
+
+
+cdef void watch_deadline(driver_t *d) noexcept nogil:
+    """Whoever sleeps must wake no later than the next deadline."""
+    cdef int64_t t = stack_next_deadline(d.stack), l = links_deadline(d)
+    if l < t:
+        t = l
+    d.next_deadline = t
+    if d.leader != NULL:
+        if t < d.lead_wake_at:
+            d.lead_wake_at = t
+            kick_leader(d)
+    elif t < d.service_wake_at:
+        d.service_wake_at = t
+        kick_service(d)
+
+
+cdef bint connected_outside(driver_t *d, sock_t *sock) noexcept nogil:
+    """A TCP connection to an address that is not the stack's own."""
+    cdef endpoint_t local, remote
+    if sock.kind != SOCK_TCP or sock_remote(d.stack, sock, &remote) < 0 or sock_local(d.stack, sock, &local) < 0:
+        return False
+    return not address_equal(&local.address, &remote.address)
+
+
+cdef void watch_links(driver_t *d) noexcept nogil:
+    """A host whose links are all dead reaches nobody any more: let its waiters hear of it."""
+    cdef uint32_t i
+    if d.links_dead or not d.link_count:
+        return
+    for i in range(d.link_count):
+        if d.links[i].dead:
+            d.known_dead |= <uint32_t> 1 << i
+    if d.known_dead != (<uint32_t> 1 << d.link_count) - 1:
+        return
+    d.links_dead = 1
+    cdef owner_t *o = d.owners
+    while o != NULL:
+        o.cut_off = connected_outside(d, o.sock)
+        driver_show(d, o)
+        o = o.next
+    wake_all(d)
+
+
+cdef int driver_pass(driver_t *d, int budget, uint32_t who) noexcept nogil:
+    cdef int64_t now = park_now_ns()
+    cdef uint32_t i
+    cdef int more
+    d.stack.driver = who
+    for i in range(d.link_count):
+        if d.links[i].next_deadline(d.links[i]) <= now:
+            d.links[i].advance(d.links[i], now)
+    more = stack_process(d.stack, now, budget)
+    d.stack.driver = 0
+    collect_events(d)
+    watch_deadline(d)
+    watch_links(d)
+    return more
+
+
+cdef bint loopback_pending(driver_t *d) noexcept nogil:
+    return d.loopback != NULL and d.loopback.has_input(d.loopback)
+
+
+cdef void driver_settle(driver_t *d) noexcept nogil:
+    """What a call sent to the stack itself is processed at once: nobody's doorbell rings for it."""
+    if loopback_pending(d):
+        driver_pass(d, d.short_budget, 0)
+        while loopback_pending(d):
+            driver_pass(d, d.short_budget, 0)
+        return
+    collect_events(d)
+    watch_deadline(d)
+
+
+# --- doorbells --------------------------------------------------------------------------------------------------------
+
+
+cdef bint has_input(driver_t *d) noexcept nogil:
+    cdef uint32_t i
+    for i in range(d.link_count):
+        if d.links[i].has_input(d.links[i]) and not d.links[i].dead:
+            return True
+    return False
+
+
+cdef void disarm(driver_t *d) noexcept nogil:
+    cdef uint32_t i
+    for i in range(d.link_count):
+        d.links[i].disarm(d.links[i])
+
+
+cdef bint arm(driver_t *d, uint32_t kind) noexcept nogil:
+    """Arm every doorbell for ``kind`` of sleeper. True: input (or room) is there already, and nothing is armed."""
+    cdef uint32_t i
+    cdef epoll_event event
+    if loopback_pending(d):
+        return True
+    for i in range(d.link_count):
+        if d.links[i].arm(d.links[i], kind) and not (d.links[i].dead and d.known_dead & (1 << i)):
+            disarm(d)
+            return True
+    if kind == BELL_SERVICE and d.epoll_fd >= 0:
+        for i in range(d.link_count):
+            if d.kernel_fd[i]:
+                # Fires once, also for what is there already.
+                event.events = EPOLLIN | EPOLLONESHOT
+                event.data.fd = <int> i
+                epoll_ctl(d.epoll_fd, EPOLL_CTL_MOD, d.service_fds[i], &event)
+    return False
+
+
+cdef timespec *remaining(int64_t until, timespec *ts) noexcept nogil:
+    cdef int64_t left
+    if until == NEVER:
+        return NULL
+    left = until - park_now_ns()
+    if left < 0:
+        left = 0
+    ts.tv_sec = left // 1_000_000_000
+    ts.tv_nsec = left % 1_000_000_000
+    return ts
+
+
+cdef int leader_sleep(driver_t *d, int64_t until, bint *rung) noexcept nogil:
+    """Sleep on the doorbells of the links and on our own. Lock not held. 0 or EINTR."""
+    cdef pollfd fds[DRIVER_LINKS + 1]
+    cdef timespec ts
+    cdef uint32_t i
+    cdef int n = 1, r
+    fds[0].fd = d.leader_fd
+    fds[0].events = POLLIN
+    for i in range(d.link_count):
+        if d.leader_fds[i] >= 0 and not d.links[i].dead:
+            fds[n].fd = d.leader_fds[i]
+            fds[n].events = POLLIN
+            n += 1
+    fds[0].revents = 0
+    r = ppoll(fds, n, remaining(until, &ts), NULL)
+    rung[0] = r > 0
+    if r > 0 and fds[0].revents:
+        unring(d.leader_fd)
+    return errno if r < 0 else 0
+
+
+cdef void drain(driver_t *d, uint32_t kind) noexcept nogil:
+    cdef uint32_t i
+    for i in range(d.link_count):
+        if not d.kernel_fd[i]:
+            d.links[i].drain_fd(d.links[i], kind)
+
+
+cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil:
+    """Look at the links for a while before sleeping. Lock not held; only the leader drains, so what it sees stays.
+
+    The budget adapts: a hit restores it, a miss halves it, and when it is gone every 16th wait tries again. On the CPU
+    where the peer last ran, looking would keep the peer from running: give the CPU away between two looks.
+    """
+    cdef int64_t budget = d.spin_now_ns, end
+    cdef uint32_t i = 0
+    cdef link_t *link
+    cdef bint same
+    d.spin_waits += 1
+    if d.spin_ns == 0 or d.link_count == 0:
+        return False
+    if budget == 0:
+        if d.spin_waits & 15:
+            return False
+        budget = d.spin_ns
+    link = d.links[0]
+    same = link.peer_cpu(link) == park_cpu()
+    end = park_now_ns() + budget
+    if end > until:
+        end = until
+    while True:
+        if has_input(d) or park_load(&d.kick):
+            d.spin_now_ns = d.spin_ns
+            d.spin_hits += 1
+            return True
+        if same:
+            sched_yield()
+            same = link.peer_cpu(link) == park_cpu()
+            if park_now_ns() >= end:
+                break
+        else:
+            park_pause()
+            i += 1
+            if i & 15 == 0:
+                if park_now_ns() >= end:
+                    break
+                same = i & 255 == 0 and link.peer_cpu(link) == park_cpu()
+    d.spin_now_ns //= 2
+    if d.spin_now_ns < d.spin_ns // 8:
+        d.spin_now_ns = 0
+    return False
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+cdef bint waiter_ready(driver_t *d, waiter_t *w) noexcept nogil:
+    cdef owner_t *o = w.owner
+    if o == NULL:
+        return stack_lingering(d.stack) == 0 or d.links_dead
+    if o.sock == NULL or o.cut_off:
+        return True
+    if w.lent and sock_lend_filled(d.stack, o.sock):
+        return True
+    return (sock_poll(d.stack, o.sock) & (w.events | EVENT_ERR | EVENT_HUP)) != 0
+
+
+cdef void link_waiter(driver_t *d, waiter_t *w) noexcept nogil:
+    w.next = NULL
+    w.previous = d.last
+    if d.last != NULL:
+        d.last.next = w
+    else:
+        d.first = w
+    d.last = w
+    if w.owner != NULL:
+        w.sibling = w.owner.waiters
+        w.owner.waiters = w
+
+
+cdef void unlink_waiter(driver_t *d, waiter_t *w) noexcept nogil:
+    cdef waiter_t **place
+    cdef uint32_t i
+    if w.previous != NULL:
+        w.previous.next = w.next
+    else:
+        d.first = w.next
+    if w.next != NULL:
+        w.next.previous = w.previous
+    else:
+        d.last = w.previous
+    if w.owner != NULL:
+        place = &w.owner.waiters
+        while place[0] != w:
+            place = &place[0].sibling
+        place[0] = w.sibling
+    for i in range(d.wake_count):
+        if d.wakes[i] == &w.word:
+            d.wake_count -= 1
+            d.wakes[i] = d.wakes[d.wake_count]
+            break
+
+
+cdef bint somebody_sleeps(driver_t *d) noexcept nogil:
+    return d.first != NULL or d.ready_fds != 0
+
+
+cdef void leave(driver_t *d) noexcept nogil:
+    """The leader goes. Nobody is woken for it: from here the service thread hears the doorbells, or, while it ticks
+    because somebody leads now and then, looks every tick whether that goes on."""
+    cdef int tries = 0
+    d.leader = NULL
+    d.lead_wake_at = 0
+    d.lead_count += 1
+    d.wake_leader = 0
+    if d.first != NULL:
+        d.hand_overs += 1
+    if somebody_sleeps(d):
+        while arm(d, BELL_SERVICE):
+            if tries == LEAVE_PASSES:
+                d.look = 1
+                kick_service(d)
+                break
+            driver_pass(d, d.budget, 0)
+            tries += 1
+    elif not d.ticking and arm(d, BELL_SERVICE):
+        # More is there already and most likely for this thread, which comes back for it: the service thread ticks.
+        d.ticking = 1
+        d.tick_ns = TICK_FIRST_NS
+        kick_service(d)
+    if d.next_deadline < d.service_wake_at:
+        d.service_wake_at = d.next_deadline
+        kick_service(d)
+
+
+cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
+    """One turn of the leader: a pass, and when it brought nothing a spin and a sleep. 0 or EINTR.
+
+    The doorbells are armed under the lock, right before the sleep; a kick is given under the lock as well, so none can
+    fall between the last look and the sleep.
+    """
+    cdef bint hit, rung = False
+    cdef int more, r
+    d.leader = w
+    d.lead_wake_at = 0
+    more = driver_pass(d, d.budget, 0)
+    if more or waiter_ready(d, w):
+        return 0
+    if d.next_deadline < until:
+        until = d.next_deadline
+    d.lead_wake_at = until
+    park_store(&d.kick, 0)
+    d.wake_leader = 0
+    if d.spin_ns:
+        driver_unlock(d)
+        hit = leader_spin(d, until)
+        park_lock(&d.lock)
+        if hit or park_load(&d.kick):
+            return 0
+        until = until if until < d.next_deadline else d.next_deadline
+    if arm(d, BELL_LEADER):
+        return 0
+    d.lead_wake_at = until
+    d.leader_asleep = 1
+    d.sleeps += 1
+    driver_unlock(d)
+    r = leader_sleep(d, until, &rung)
+    park_lock(&d.lock)
+    d.leader_asleep = 0
+    disarm(d)
+    if rung:
+        drain(d, BELL_LEADER)
+    return r
+
+
+cdef int driver_wait(driver_t *d, waiter_t *w, int64_t deadline, int64_t slice) noexcept nogil:
+    cdef int64_t now, until = deadline if deadline < slice else slice
+    cdef int r, result
+    park_store(&w.word, 0)
+    link_waiter(d, w)
+    while True:
+        if d.dead:
+            result = WAIT_DEAD
+            break
+        if waiter_ready(d, w):
+            result = WAIT_READY
+            break
+        now = park_now_ns()
+        if now >= deadline:
+            result = WAIT_TIMEOUT
+            break
+        if now >= slice:
+            result = WAIT_INTERRUPTED
+            break
+        if d.leader == NULL or d.leader == w:
+            r = lead(d, w, until)
+        else:
+            park_store(&w.word, 0)         # under the lock that every waker holds: a later one sets it
+            driver_unlock(d)
+            r = park_wait(&w.word, 0, until)
+            park_lock(&d.lock)
+        if r == EINTR and not d.dead and not waiter_ready(d, w):
+            result = WAIT_INTERRUPTED
+            break
+    unlink_waiter(d, w)
+    if d.leader == w:
+        leave(d)
+    return result
+
+
+# --- sockets under the driver's care ----------------------------------------------------------------------------------
+
+
+cdef void driver_adopt(driver_t *d, owner_t *o, sock_t *sock) noexcept nogil:
+    o.driver = d
+    o.sock = sock
+    o.waiters = NULL
+    o.cut_off = 0
+    o.ready.kind = READY_NONE
+    o.ready.fd = o.ready.stack_fd = -1
+    o.previous = NULL
+    o.next = d.owners
+    if d.owners != NULL:
+        d.owners.previous = o
+    d.owners = o
+    sock.owner = o
+
+
+cdef void driver_abandon(driver_t *d, owner_t *o) noexcept nogil:
+    cdef waiter_t *w = o.waiters
+    if o.previous != NULL:
+        o.previous.next = o.next
+    else:
+        d.owners = o.next
+    if o.next != NULL:
+        o.next.previous = o.previous
+    o.sock = NULL
+    while w != NULL:
+        wake(d, w)
+        w = w.sibling
+    if o.ready.kind != READY_NONE:
+        ready_close(&o.ready)
+        d.ready_fds -= 1
+
+
+cdef void driver_show(driver_t *d, owner_t *o) noexcept nogil:
+    if o.ready.kind == READY_NONE or o.sock == NULL:
+        return
+    if o.cut_off:
+        ready_show(&o.ready, EVENT_IN | EVENT_ERR | EVENT_HUP)
+    else:
+        ready_show(&o.ready, sock_poll(d.stack, o.sock))
+
+
+cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil:
+    """Give the socket a descriptor. From now on its changes are shown there, and the service thread stands by for
+    whoever sleeps on it."""
+    cdef int r
+    if o.ready.kind == READY_NONE:
+        r = ready_open(&o.ready, kind)
+        if r < 0:
+            return r
+        d.ready_fds += 1
+        if d.leader == NULL:
+            kick_service(d)                # it may have nothing armed
+    driver_show(d, o)
+    return o.ready.fd
+
+
+# --- the service thread -----------------------------------------------------------------------------------------------
+
+
+cdef int service_sleep(driver_t *d, int64_t until) noexcept nogil:
+    """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK or neither."""
+    cdef pollfd fds[DRIVER_LINKS + 2]
+    cdef epoll_event events[DRIVER_LINKS]
+    cdef timespec ts
+    cdef uint32_t i
+    cdef int n = 1, r, woken = 0
+    fds[0].fd = d.service_fd
+    fds[0].events = POLLIN
+    fds[0].revents = 0
+    if d.epoll_fd >= 0:
+        fds[n].fd = d.epoll_fd
+        fds[n].events = POLLIN
+        fds[n].revents = 0
+        n += 1
+    for i in range(d.link_count):
+        if not d.kernel_fd[i] and d.service_fds[i] >= 0 and not d.links[i].dead:
+            fds[n].fd = d.service_fds[i]
+            fds[n].events = POLLIN
+            n += 1
+    r = ppoll(fds, n, remaining(until, &ts), NULL)
+    if r <= 0:
+        return 0
+    if fds[0].revents:
+        unring(d.service_fd)
+        woken = KICK
+        r -= 1
+    if r:
+        woken |= BELL
+    if d.epoll_fd >= 0 and fds[1].revents:
+        epoll_wait(d.epoll_fd, events, DRIVER_LINKS, 0)    # ONESHOT: they are disabled by this
+    return woken
+
+
+cdef void let_callers_in(driver_t *d) noexcept nogil:
+    driver_unlock(d)
+    park_lock(&d.lock)
+
+
+cdef void *service_main(void *arg) noexcept nogil:
+    """Stand by: act when nobody leads and a doorbell rang, a deadline came, or nobody led for a whole tick.
+
+    While somebody leads now and then, the input is theirs: the thread only looks every tick whether that goes on.
+    """
+    cdef driver_t *d = <driver_t *> arg
+    cdef int64_t now, until
+    cdef uint64_t seen
+    cdef bint stay_out = False, rung
+    cdef int woken
+    park_lock(&d.lock)
+    while not d.stop:
+        d.service_wake_at = 0
+        seen = d.lead_count
+        if d.leader == NULL and (not stay_out or park_now_ns() >= d.next_deadline):
+            d.service_passes += 1
+            while driver_pass(d, d.budget, 1) and d.leader == NULL and not d.stop:
+                let_callers_in(d)
+        while d.leader == NULL and (somebody_sleeps(d) or not d.ticking) and not d.stop and arm(d, BELL_SERVICE):
+            driver_pass(d, d.budget, 1)
+            let_callers_in(d)
+        until = d.next_deadline
+        now = park_now_ns()
+        if d.leader != NULL and until < now + LED_LOOK_NS:
+            until = now + LED_LOOK_NS      # the leader keeps this one
+        if d.ticking and now + d.tick_ns < until:
+            until = now + d.tick_ns
+        d.service_wake_at = until
+        driver_unlock(d)
+        woken = service_sleep(d, until)
+        park_lock(&d.lock)
+        rung = woken & BELL or d.look
+        d.look = 0
+        if woken & BELL:
+            drain(d, BELL_SERVICE)
+        if woken:
+            d.service_wakes += 1
+        stay_out = not rung and d.ticking and d.lead_count != seen
+        if rung:
+            if not d.ticking and d.lead_count != d.rung_count:
+                d.ticking = 1
+                d.tick_ns = TICK_FIRST_NS
+            d.rung_count = d.lead_count
+        elif d.ticking:
+            if d.lead_count == seen:
+                d.ticking = 0
+            elif d.tick_ns < TICK_LAST_NS:
+                d.tick_ns *= 2
+    driver_unlock(d)
+    return NULL
+
+
+cdef int start_service(driver_t *d) noexcept nogil:
+    cdef sigset_t everything, before
+    cdef pthread_attr_t attributes
+    cdef int r
+    sigfillset(&everything)
+    pthread_attr_init(&attributes)
+    pthread_attr_setstacksize(&attributes, SERVICE_STACK)
+    pthread_sigmask(SIG_SETMASK, &everything, &before)
+    d.service_on = 1
+    r = pthread_create(&d.thread, &attributes, service_main, d)
+    pthread_sigmask(SIG_SETMASK, &before, NULL)
+    pthread_attr_destroy(&attributes)
+    if r:
+        d.service_on = 0
+    else:
+        pthread_setname_np(d.thread, "netstack")
+    return r
+
+
+cdef void stop(driver_t *d) noexcept nogil:
+    """End the service thread and every wait. Lock not held."""
+    cdef bint join
+    park_lock(&d.lock)
+    d.dead = 1
+    d.stop = 1
+    wake_all(d)
+    kick_service(d)
+    join = d.service_on
+    d.service_on = 0
+    driver_unlock(d)
+    if join:
+        pthread_join(d.thread, NULL)
+
+
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+
+_drivers = weakref.WeakSet()
+
+
+def _in_child():
+    """The memory of a parent's rings is not in the child: keep what owns it from touching it when it is collected."""
+    global main_thread
+    main_thread = threading.get_ident()
+    cdef Driver driver
+    for driver in list(_drivers):
+        Py_INCREF(driver)
+        Py_INCREF(driver.stack)
+        Py_INCREF(driver.links)
+    _drivers.clear()
+
+
+cdef class Driver:
+    """A stack with its links, a clock and who runs it.
+
+    Parameters
+    ----------
+    stack : Stack
+        The stack to drive; its links are the stack's.
+    spin_us : float
+        The longest look at the links before a waiting thread sleeps, microseconds; adapted downwards while it does not
+        pay. 0 never spins, which is also the rule where only one CPU may be used.
+    service : bool
+        Run the standby thread. Without it acknowledgements and retransmissions wait for the next call.
+    """
+
+    def __cinit__(self, Stack stack not None, double spin_us=50.0, bint service=True):
+        cdef driver_t *d = &self.d
+        cdef Link link
+        cdef uint32_t i
+        cdef epoll_event event
+        memset(d, 0, sizeof(driver_t))
+        d.leader_fd = d.service_fd = d.epoll_fd = -1
+        self.stack = stack
+        self.links = list(stack.links)
+        outside = self.links[:len(self.links) - 1]
+        d.stack = stack.c
+        d.generation = fork_generation
+        d.next_deadline = d.service_wake_at = NEVER
+        if len(self.links) > DRIVER_LINKS:
+            raise ValueError(f"{len(self.links)} links: a host has at most {DRIVER_LINKS}")
+        for link in outside:
+            d.links[d.link_count] = &link.link
+            d.link_count += 1
+        link = self.links[len(self.links) - 1]
+        d.loopback = &link.link
+        d.short_budget = frames_of(outside, SHORT_BYTES)
+        d.budget = frames_of(outside, PASS_BYTES)
+        d.leader_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        d.service_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if d.leader_fd < 0 or d.service_fd < 0:
+            raise OSError(errno, os.strerror(errno))
+        for i in range(d.link_count):
+            d.leader_fds[i] = d.links[i].poll_fd(d.links[i], BELL_LEADER)
+            d.service_fds[i] = d.links[i].poll_fd(d.links[i], BELL_SERVICE)
+            d.kernel_fd[i] = d.leader_fds[i] >= 0 and d.leader_fds[i] == d.service_fds[i]
+            if d.kernel_fd[i]:
+                if d.epoll_fd < 0:
+                    d.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+                event.events = EPOLLONESHOT
+                event.data.fd = <int> i
+                if epoll_ctl(d.epoll_fd, EPOLL_CTL_ADD, d.service_fds[i], &event) < 0:
+                    raise OSError(errno, os.strerror(errno))
+        if spin_us > 0 and len(os.sched_getaffinity(0)) > 1:
+            d.spin_ns = d.spin_now_ns = <int64_t> (spin_us * 1000)
+        if service and start_service(d):
+            raise OSError("the service thread could not be started")
+        _drivers.add(self)
+
+    def __dealloc__(self):
+        cdef driver_t *d = &self.d
+        if driver_forked(d):
+            return
+        if not d.dead and d.stack != NULL:
+            with nogil:
+                stop(d)
+        if d.leader_fd >= 0:
+            close(d.leader_fd)
+        if d.service_fd >= 0:
+            close(d.service_fd)
+        if d.epoll_fd >= 0:
+            close(d.epoll_fd)
+
+    def close(self):
+        """End the service thread; every waiting and every later call fails with EBADF. Twice is allowed."""
+        cdef driver_t *d = &self.d
+        if driver_forked(d) or d.dead:
+            return
+        with nogil:
+            stop(d)
+
+    def close_sockets(self):
+        """Close every socket that programs still hold: threads that wait on one get EBADF."""
+        cdef driver_t *d = &self.d
+        cdef sock_t *sock
+        if driver_forked(d) or d.dead:
+            return
+        with nogil:
+            park_lock(&d.lock)
+            stack_set_now(d.stack, park_now_ns())
+            while d.owners != NULL:
+                sock = d.owners.sock
+                sock_lend_taken(d.stack, sock)
+                sock.owner = NULL
+                driver_abandon(d, d.owners)
+                sock_close(d.stack, sock)
+            driver_settle(d)
+            driver_unlock(d)
+
+    @property
+    def closed(self):
+        return bool(self.d.dead)
+
+    @property
+    def forked(self):
+        """True in a child of the process that made it."""
+        return driver_forked(&self.d)
+
+    def linger(self, double seconds):
+        """Drive until all data and FINs of closed sockets are acknowledged, at most ``seconds``. True: they are."""
+        cdef driver_t *d = &self.d
+        cdef waiter_t w
+        cdef int64_t deadline
+        cdef int r, step = 0
+        if driver_forked(d) or d.dead:
+            return True
+        memset(&w, 0, sizeof(w))
+        deadline = park_now_ns() + <int64_t> (seconds * 1e9)
+        while True:
+            with nogil:
+                park_lock(&d.lock)
+                r = driver_wait(d, &w, deadline, signal_slice(&step, park_now_ns()))
+                driver_unlock(d)
+            if r != WAIT_INTERRUPTED:
+                return r != WAIT_TIMEOUT
+            check_signals()
+
+    def counters(self):
+        """Who drove: segments by caller and by service thread, sleeps, spins, wake-ups. All since the start."""
+        cdef driver_t *d = &self.d
+        return {
+            "segments_by_caller": d.stack.segments_by[0], "segments_by_service": d.stack.segments_by[1],
+            "leads": d.lead_count, "hand_overs": d.hand_overs, "sleeps": d.sleeps, "spin_hits": d.spin_hits,
+            "follower_wakes": d.follower_wakes, "leader_kicks": d.leader_kicks, "service_kicks": d.service_kicks,
+            "service_passes": d.service_passes, "service_wakes": d.service_wakes,
+        }
+
+    @property
+    def sockets(self):
+        """How many sockets programs hold open."""
+        cdef owner_t *o
+        cdef int n = 0
+        park_lock(&self.d.lock)
+        o = self.d.owners
+        while o != NULL:
+            n += 1
+            o = o.next
+        park_unlock(&self.d.lock)
+        return n
+
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+
+cdef int check_signals() except -1:
+    return PyErr_CheckSignals()
+
+
+cdef int frames_of(list links, int n_bytes):
+    """Frames per pass and link that together are about ``n_bytes``."""
+    cdef int largest = max([link.mtu for link in links], default=1500)
+    return max(1, min(256, n_bytes // largest))
+
+
+main_thread = threading.main_thread().ident
+if pthread_atfork(NULL, NULL, after_fork_in_child):
+    raise OSError("pthread_atfork failed")
+os.register_at_fork(after_in_child=_in_child)
