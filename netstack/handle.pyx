@@ -1,0 +1,1009 @@
+"""The compiled half of a socket: the standard library's calls over the stack's non-blocking ones.
+
+A short call keeps the interpreter and takes the lock of the driver; only waiting, a busy lock, or more than 16 KiB lets
+the interpreter go. While the lock is held no Python code runs: buffers are made before, objects after. Every call that
+finds input waiting and nobody leading takes a bounded share of it, so that a program that only sends still drives.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EBADF, ECONNRESET, EINPROGRESS, EINTR, EINVAL, EMSGSIZE, ENETDOWN
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from netstack.address cimport address_equal, address_format, address_is_v4, address_parse, address_t, endpoint_t
+from netstack.driver cimport (
+    WAIT_DEAD,
+    WAIT_INTERRUPTED,
+    WAIT_READY,
+    WAIT_TIMEOUT,
+    Driver,
+    driver_abandon,
+    driver_adopt,
+    driver_fileno,
+    driver_forked,
+    driver_pass,
+    driver_settle,
+    driver_show,
+    driver_t,
+    driver_unlock,
+    driver_wait,
+    owner_t,
+    park_lock,
+    park_now_ns,
+    park_try_hard,
+    signal_slice,
+    waiter_t,
+)
+from netstack.link.link cimport NEVER
+from netstack.readiness cimport READY_EVENT, READY_PAIR
+from netstack.sock cimport EVENT_IN, EVENT_OUT, SOCK_TCP, sock_t
+from netstack.stack.core cimport stack_set_now
+from netstack.stack.sockets cimport (
+    sock_accept,
+    sock_bind,
+    sock_close,
+    sock_connect,
+    sock_getsockopt,
+    sock_lend,
+    sock_lend_taken,
+    sock_listen,
+    sock_local,
+    sock_open,
+    sock_poll,
+    sock_recv,
+    sock_recvfrom,
+    sock_remote,
+    sock_send,
+    sock_sendto,
+    sock_setsockopt,
+    sock_shutdown,
+    sock_take_error,
+)
+from netstack.tcp.tcb cimport tcb_t
+from netstack.udp.endpoint cimport udp_endpoint_t
+
+import math
+import os
+import socket as kernel
+import warnings
+
+from netstack.errors import ForkedError
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+cdef enum:
+    AF_INET = 2
+    AF_INET6 = 10
+    SMALL = 1024                 # received through the stack of the thread instead of a bytes object made for it
+    KEEP_BYTES = 16 << 10        # more than this lets the interpreter go
+    MSG_PEEK = 0x2
+    MSG_TRUNC = 0x20
+    MSG_DONTWAIT = 0x40
+    MSG_WAITALL = 0x100
+    MSG_MORE = 0x8000
+
+cdef int64_t TIMEOUT_MOST_NS = 1 << 62
+
+# Descriptors that show readiness and carry no data: never to be read, written or given to sendfile.
+readiness_fds = set()
+
+
+def describe(Handle handle not None):
+    """What a socket's ``repr`` says of it."""
+    text = f"family={handle.family}, type={handle.type}, proto={handle.proto}"
+    if handle.closed:
+        return f"[closed] {text}"
+    for word, ask in (("laddr", handle.getsockname), ("raddr", handle.getpeername)):
+        try:
+            text += f", {word}={ask()}"
+        except OSError:
+            pass
+    return text
+
+
+# --- under the lock ---------------------------------------------------------------------------------------------------
+
+
+cdef void enter(driver_t *d):
+    """Take the lock; the interpreter is kept unless the lock is busy for long."""
+    if not park_try_hard(&d.lock):
+        with nogil:
+            park_lock(&d.lock)
+
+
+cdef inline void look(driver_t *d) noexcept nogil:
+    """Take a bounded share of what waits on the links, unless somebody leads: that is their business."""
+    cdef uint32_t i
+    cdef int64_t now = park_now_ns()
+    stack_set_now(d.stack, now)
+    if d.leader != NULL or d.dead:
+        return
+    if now < d.next_deadline:
+        for i in range(d.link_count):
+            if d.links[i].has_input(d.links[i]) and not d.links[i].dead:
+                break
+        else:
+            return
+    d.lead_count += 1
+    driver_pass(d, d.short_budget, 0)
+
+
+cdef inline void done(owner_t *o) noexcept nogil:
+    """The end of a call under the lock: deliver what it caused and unlock."""
+    driver_settle(o.driver)
+    driver_show(o.driver, o)
+    driver_unlock(o.driver)
+
+
+cdef inline size_t readable(const owner_t *o) noexcept nogil:
+    """How many bytes wait, as a hint for the size of a buffer: one call returns no more than this."""
+    cdef const udp_endpoint_t *ep
+    cdef const tcb_t *tcb
+    if o.sock == NULL:
+        return 0
+    if o.sock.kind == SOCK_TCP:
+        tcb = <const tcb_t *> o.sock
+        return 0 if tcb.listener != NULL else tcb.rcv_nxt - tcb.rcv_read
+    ep = <const udp_endpoint_t *> o.sock
+    return ep.first.length if ep.first != NULL else 0
+
+
+cdef inline ssize_t try_receive(owner_t *o, uint8_t *data, size_t n, int flags, endpoint_t *src) noexcept nogil:
+    cdef ssize_t r
+    if o.sock == NULL or o.driver.dead:
+        return -EBADF
+    if src != NULL:
+        r = sock_recvfrom(o.driver.stack, o.sock, data, n, flags, src)
+    else:
+        r = sock_recv(o.driver.stack, o.sock, data, n, flags)
+    return -ECONNRESET if r == -EAGAIN and o.cut_off else r
+
+
+cdef inline ssize_t try_send(owner_t *o, const uint8_t *data, size_t n, int flags, const endpoint_t *to) noexcept nogil:
+    if o.sock == NULL or o.driver.dead:
+        return -EBADF
+    if o.cut_off:
+        return -ECONNRESET
+    if to != NULL:
+        return sock_sendto(o.driver.stack, o.sock, data, n, flags, to)
+    return sock_send(o.driver.stack, o.sock, data, n, flags)
+
+
+cdef ssize_t why_not(int waited) noexcept nogil:
+    """What a call returns when its wait ended without what it waited for."""
+    if waited == WAIT_TIMEOUT:
+        return -EAGAIN
+    if waited == WAIT_INTERRUPTED:
+        return -EINTR
+    return -EBADF
+
+
+cdef bint has_loan(const owner_t *o) noexcept nogil:
+    cdef const waiter_t *w = o.waiters
+    while w != NULL:
+        if w.lent:
+            return True
+        w = w.sibling
+    return False
+
+
+# --- whole calls, interpreter and lock not held -----------------------------------------------------------------------
+
+
+cdef ssize_t receive_waiting(owner_t *o, uint8_t *data, size_t n, int flags, endpoint_t *src, int64_t deadline,
+                             int64_t slice) noexcept nogil:
+    """Bytes; -EAGAIN: not until the deadline; -EINTR: let the interpreter look; another negative errno.
+
+    While it waits, the buffer is lent to the connection: segments in order are summed and copied straight into it.
+    Data that arrived is returned before timeout and signals are looked at.
+    """
+    cdef driver_t *d = o.driver
+    cdef waiter_t w
+    cdef ssize_t r
+    cdef int waited
+    park_lock(&d.lock)
+    look(d)
+    r = try_receive(o, data, n, flags, src)
+    while r == -EAGAIN and deadline:
+        memset(&w, 0, sizeof(w))
+        w.owner = o
+        w.events = EVENT_IN
+        w.lent = n and flags == 0 and src == NULL and o.sock.kind == SOCK_TCP and not has_loan(o)
+        if w.lent:
+            sock_lend(d.stack, o.sock, data, n)
+        waited = driver_wait(d, &w, deadline, slice)
+        if w.lent and o.sock != NULL:
+            r = <ssize_t> sock_lend_taken(d.stack, o.sock)
+            if r > 0:
+                break
+        stack_set_now(d.stack, park_now_ns())
+        r = try_receive(o, data, n, flags, src)
+        if r == -EAGAIN and waited != WAIT_READY:
+            r = why_not(waited)
+            break
+    done(o)
+    return r
+
+
+cdef ssize_t send_waiting(owner_t *o, const uint8_t *data, size_t n, int flags, const endpoint_t *to, bint everything,
+                          int64_t deadline, int64_t slice, size_t *sent) noexcept nogil:
+    """Send on from ``sent[0]``: until something went, or everything. 0 or a negative errno as above."""
+    cdef driver_t *d = o.driver
+    cdef waiter_t w
+    cdef ssize_t r
+    cdef int waited = WAIT_READY
+    park_lock(&d.lock)
+    look(d)
+    while True:
+        r = try_send(o, data + sent[0], n - sent[0], flags, to)
+        if r >= 0:
+            sent[0] += r
+            r = 0
+            if sent[0] >= n or not everything:
+                break
+            driver_settle(d)
+            continue
+        if r != -EAGAIN or not deadline:
+            break
+        if waited != WAIT_READY:
+            r = why_not(waited)
+            break
+        memset(&w, 0, sizeof(w))
+        w.owner = o
+        w.events = EVENT_OUT
+        waited = driver_wait(d, &w, deadline, slice)
+        stack_set_now(d.stack, park_now_ns())
+    done(o)
+    return r
+
+
+cdef int wait_events(owner_t *o, uint32_t events, int64_t deadline, int64_t slice) noexcept nogil:
+    cdef driver_t *d = o.driver
+    cdef waiter_t w
+    cdef int waited
+    memset(&w, 0, sizeof(w))
+    w.owner = o
+    w.events = events
+    park_lock(&d.lock)
+    waited = WAIT_DEAD if o.sock == NULL else driver_wait(d, &w, deadline, slice)
+    done(o)
+    return waited
+
+
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+
+cdef class Handle:
+    """A socket of one host, without the standard library's class around it.
+
+    Methods are those of ``socket.socket`` with its arguments, results and errors. Addresses are the standard library's
+    tuples; a name that is no address is asked of ``host.resolve(name, family)``.
+    """
+
+    def __cinit__(self):
+        self.timeout_ns = -1
+
+    @staticmethod
+    def open(Driver driver not None, int family, int type, int proto, object host=None):
+        """A new socket. ``proto`` 0 means the usual one of the type.
+
+        Raises
+        ------
+        OSError
+            EAFNOSUPPORT, EPROTONOSUPPORT, ESOCKTNOSUPPORT, ENOMEM.
+        """
+        cdef Handle self = Handle.__new__(Handle)
+        cdef sock_t *sock = NULL
+        cdef driver_t *d = &driver.d
+        cdef int r
+        self.driver = driver
+        self.host = host
+        self.family = family
+        self.type = type
+        self.proto = proto
+        self.o.driver = d
+        self.usable()
+        enter(d)
+        stack_set_now(d.stack, park_now_ns())
+        r = -EBADF if d.dead else sock_open(d.stack, family, type, proto, &sock)
+        if r == 0:
+            driver_adopt(d, &self.o, sock)
+        driver_unlock(d)
+        if r < 0:
+            raise self.failure(-r, "socket")
+        return self
+
+    def __del__(self):
+        # Here and not in the socket around it: a bound method may outlive that one, and is a use of the socket.
+        if self.o.sock == NULL or driver_forked(self.o.driver):
+            return
+        text = f"unclosed {self!r}"
+        self.close()
+        warnings.warn(text, ResourceWarning, stacklevel=1, source=self)
+
+    def __repr__(self):
+        return f"<netstack.socket.socket {describe(self)}>"
+
+    cdef int usable(self) except -1:
+        if driver_forked(self.o.driver):
+            raise ForkedError(EBADF, "this socket belongs to the parent process: make a new one after fork()")
+        return 0
+
+    # --- time
+
+    def settimeout(self, object value):
+        """Seconds, 0 for non-blocking, None for blocking."""
+        cdef double seconds
+        if value is None:
+            self.timeout_ns = -1
+            self.timeout = None
+            return
+        seconds = value
+        if math.isnan(seconds):
+            raise ValueError("Invalid value NaN (not a number)")
+        if seconds < 0:
+            raise ValueError("Timeout value out of range")
+        if seconds > 9e9:
+            raise OverflowError("timestamp too large to convert to C _PyTime_t")
+        self.timeout_ns = <int64_t> math.ceil(seconds * 1e9)
+        self.timeout = seconds
+
+    def gettimeout(self):
+        return self.timeout
+
+    def setblocking(self, flag):
+        self.settimeout(None if flag else 0.0)
+
+    def getblocking(self):
+        return self.timeout_ns != 0
+
+    cdef bint blocks(self, int flags):
+        return self.timeout_ns != 0 and not flags & MSG_DONTWAIT
+
+    cdef int64_t deadline(self):
+        if self.timeout_ns < 0:
+            return NEVER
+        return park_now_ns() + min(self.timeout_ns, TIMEOUT_MOST_NS)
+
+    # --- errors and addresses
+
+    cdef object failure(self, int code, str operation, object remote=None):
+        """The exception for an errno number, naming the operation and both ends as far as they are known."""
+        cdef endpoint_t local
+        cdef endpoint_t peer
+        cdef bint has_local = False
+        cdef driver_t *d = self.o.driver
+        if code == EAGAIN:
+            return self.not_now()
+        if not d.dead:
+            enter(d)
+            if self.o.sock != NULL:
+                has_local = sock_local(d.stack, self.o.sock, &local) == 0
+                if remote is None and sock_remote(d.stack, self.o.sock, &peer) == 0:
+                    remote = ()
+            driver_unlock(d)
+        if remote == ():
+            remote = self.from_endpoint(&peer)
+        text = f"{os.strerror(code)}: {operation}"
+        if has_local and local.port:
+            text += f" {address_format(&local.address)}:{local.port}"
+        if remote:
+            text += f" -> {remote[0]}:{remote[1]}"
+        return OSError(code, text)
+
+    cdef object not_now(self):
+        if self.timeout_ns > 0:
+            return TimeoutError("timed out")
+        return BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+
+    cdef object from_endpoint(self, const endpoint_t *e):
+        if self.family == AF_INET6:
+            return (address_format(&e.address), e.port, 0, 0)
+        return (address_format(&e.address), e.port)
+
+    cdef int to_endpoint(self, object address, str operation, endpoint_t *out) except -1:
+        cdef long port
+        if not isinstance(address, tuple):
+            raise TypeError(f"{operation}(): AF_INET{'6' if self.family == AF_INET6 else ''} address must be tuple, "
+                            f"not {address.__class__.__name__}")
+        if len(address) < 2 or len(address) > (4 if self.family == AF_INET6 else 2):
+            raise TypeError(f"AF_INET{'6' if self.family == AF_INET6 else ''} address must be a pair (host, port"
+                            f"{'[, flowinfo[, scopeid]]' if self.family == AF_INET6 else ''})")
+        name, number = address[0], address[1]
+        try:
+            port = number
+        except OverflowError:
+            port = -1
+        if not 0 <= port <= 65535:
+            raise OverflowError(f"{operation}(): port must be 0-65535.")
+        out.port = <uint16_t> port
+        if name is self.last_name and name is not None:
+            out.address = self.last_address
+            return 0
+        if isinstance(name, (bytes, bytearray)):
+            name = bytes(name).decode("ascii")
+        elif not isinstance(name, str):
+            raise TypeError(f"str, bytes or bytearray expected, not {name.__class__.__name__}")
+        self.parse(name, out)
+        self.last_name = address[0]
+        self.last_address = out.address
+        return 0
+
+    cdef int parse(self, str name, endpoint_t *out) except -1:
+        if name == "":
+            name = "::" if self.family == AF_INET6 else "0.0.0.0"
+        elif name == "<broadcast>":
+            name = "255.255.255.255"
+        try:
+            address_parse(name, &out.address)
+        except ValueError:
+            if self.host is None:
+                raise kernel.gaierror(kernel.EAI_NONAME, f"Name or service not known: {name!r}") from None
+            address_parse(self.host.resolve(name, self.family), &out.address)
+        if self.family == AF_INET and not address_is_v4(&out.address):
+            raise kernel.gaierror(kernel.EAI_ADDRFAMILY, f"Address family for hostname not supported: {name!r}")
+        return 0
+
+    # --- waiting
+
+    cdef int wait_for(self, unsigned int events, int64_t deadline, int *step) except -1:
+        """WAIT_READY or WAIT_TIMEOUT; signal handlers run meanwhile. EBADF when the socket is closed."""
+        cdef owner_t *o = &self.o
+        cdef int waited
+        cdef int64_t slice
+        while True:
+            slice = signal_slice(step, park_now_ns())
+            with nogil:
+                waited = wait_events(o, events, deadline, slice)
+            if waited == WAIT_DEAD or self.o.sock == NULL:
+                raise OSError(EBADF, os.strerror(EBADF))
+            if waited != WAIT_INTERRUPTED:
+                return waited
+            PyErr_CheckSignals()
+
+    # --- connections
+
+    def bind(self, address):
+        """Bind to a local address and port; port 0 picks one."""
+        cdef endpoint_t e
+        cdef owner_t *o = &self.o
+        cdef int r
+        self.usable()
+        self.to_endpoint(address, "bind", &e)
+        enter(o.driver)
+        r = -EBADF if o.sock == NULL else sock_bind(o.driver.stack, o.sock, &e)
+        done(o)
+        if r < 0:
+            raise self.failure(-r, f"bind to {address[0] or '*'}:{address[1]}")
+
+    def connect(self, address):
+        """Connect; of a datagram socket: set the peer.
+
+        Raises
+        ------
+        ConnectionRefusedError, TimeoutError, BlockingIOError (EINPROGRESS), OSError
+            As the standard library's.
+        """
+        cdef int r = self.connect_number(address)
+        if r == 0:
+            return
+        if r == EAGAIN and self.timeout_ns > 0:
+            raise TimeoutError("timed out")
+        if r == EINPROGRESS:
+            raise BlockingIOError(EINPROGRESS, os.strerror(EINPROGRESS))
+        raise self.failure(r, "connect", address)
+
+    def connect_ex(self, address):
+        """As `connect`, but return the errno number instead of raising (errors of the address still raise)."""
+        return self.connect_number(address)
+
+    cdef int connect_number(self, object address) except -1:
+        cdef endpoint_t e
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef int64_t deadline
+        cdef int r, step = 0
+        self.usable()
+        self.to_endpoint(address, "connect", &e)
+        enter(d)
+        look(d)
+        if o.sock == NULL or d.dead:
+            r = -EBADF
+        elif d.links_dead and not self.own_address(&e):
+            r = -ENETDOWN
+        else:
+            r = sock_connect(d.stack, o.sock, &e)
+        done(o)
+        if r == -EINPROGRESS and self.timeout_ns:
+            deadline = self.deadline()
+            if self.wait_for(EVENT_OUT, deadline, &step) == WAIT_TIMEOUT:
+                return EAGAIN
+            enter(d)
+            r = -EBADF if o.sock == NULL else -sock_take_error(o.sock)
+            if r == 0 and o.cut_off:
+                r = -ENETDOWN
+            driver_show(d, o)
+            driver_unlock(d)
+        return -r
+
+    cdef bint own_address(self, const endpoint_t *e):
+        cdef uint32_t i, k
+        cdef driver_t *d = self.o.driver
+        for i in range(d.stack.interface_count):
+            for k in range(d.stack.interfaces[i].address_count):
+                if address_equal(&d.stack.interfaces[i].addresses[k], &e.address):
+                    return True
+        return (<const uint8_t *> &e.address)[12] == 127 and address_is_v4(&e.address)
+
+    def listen(self, int backlog=128):
+        """Accept connections; ``backlog`` may wait for `accept`."""
+        cdef owner_t *o = &self.o
+        cdef int r
+        self.usable()
+        enter(o.driver)
+        stack_set_now(o.driver.stack, park_now_ns())
+        r = -EBADF if o.sock == NULL else sock_listen(o.driver.stack, o.sock, max(backlog, 0))
+        done(o)
+        if r < 0:
+            raise self.failure(-r, "listen")
+        self.listening = True
+
+    def accept(self):
+        """The next connection: ``(Handle, address of the peer)``."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef Handle new
+        cdef sock_t *sock
+        cdef endpoint_t e
+        cdef int64_t deadline = 0
+        cdef int r, step = 0
+        self.usable()
+        new = Handle.__new__(Handle)
+        new.driver = self.driver
+        new.host = self.host
+        new.family = self.family
+        new.type = self.type
+        new.proto = self.proto
+        new.o.driver = d
+        while True:
+            sock = NULL
+            memset(&e, 0, sizeof(e))
+            enter(d)
+            look(d)
+            r = -EBADF if o.sock == NULL or d.dead else sock_accept(d.stack, o.sock, &sock)
+            if r == 0:
+                driver_adopt(d, &new.o, sock)
+                sock_remote(d.stack, sock, &e)
+            done(o)
+            if r == 0:
+                return new, self.from_endpoint(&e)
+            if r != -EAGAIN:
+                raise self.failure(-r, "accept")
+            if self.timeout_ns == 0:
+                raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+            if not deadline:
+                deadline = self.deadline()
+            if self.wait_for(EVENT_IN, deadline, &step) == WAIT_TIMEOUT:
+                raise TimeoutError("timed out")
+
+    def shutdown(self, int how):
+        """End reading (0), writing (1) or both (2)."""
+        cdef owner_t *o = &self.o
+        cdef int r
+        self.usable()
+        enter(o.driver)
+        look(o.driver)
+        r = -EBADF if o.sock == NULL else sock_shutdown(o.driver.stack, o.sock, how)
+        done(o)
+        if r < 0:
+            raise self.failure(-r, "shutdown")
+
+    def close(self):
+        """Give the socket up. Data on its way is still delivered; threads that wait on it get EBADF."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef sock_t *sock
+        if d == NULL or o.sock == NULL or driver_forked(d):
+            return
+        if o.ready.kind:
+            readiness_fds.discard(o.ready.fd)
+        enter(d)
+        sock = o.sock
+        if sock != NULL:
+            look(d)
+            if has_loan(o):
+                sock_lend_taken(d.stack, sock)
+            sock.owner = NULL
+            driver_abandon(d, o)
+            sock_close(d.stack, sock)
+            driver_settle(d)
+        driver_unlock(d)
+
+    @property
+    def closed(self):
+        return self.o.sock == NULL
+
+    def fileno(self):
+        """A descriptor that shows readiness to select, poll and epoll; it carries no data. -1 once closed."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef int r
+        if o.sock == NULL:
+            return -1
+        self.usable()
+        enter(d)
+        look(d)
+        if o.sock == NULL:
+            r = -1
+        else:
+            r = driver_fileno(d, o, READY_EVENT if self.listening or o.sock.kind != SOCK_TCP else READY_PAIR)
+        driver_unlock(d)
+        if r < -1:
+            raise OSError(-r, os.strerror(-r))
+        if r >= 0:
+            readiness_fds.add(r)
+        return r
+
+    def getsockname(self):
+        cdef endpoint_t e
+        cdef owner_t *o = &self.o
+        cdef int r
+        self.usable()
+        enter(o.driver)
+        r = -EBADF if o.sock == NULL else sock_local(o.driver.stack, o.sock, &e)
+        driver_unlock(o.driver)
+        if r < 0:
+            raise self.failure(-r, "getsockname")
+        return self.from_endpoint(&e)
+
+    def getpeername(self):
+        cdef endpoint_t e
+        cdef owner_t *o = &self.o
+        cdef int r
+        self.usable()
+        enter(o.driver)
+        look(o.driver)
+        r = -EBADF if o.sock == NULL else sock_remote(o.driver.stack, o.sock, &e)
+        done(o)
+        if r < 0:
+            raise self.failure(-r, "getpeername")
+        return self.from_endpoint(&e)
+
+    # --- options
+
+    def getsockopt(self, int level, int option, int buflen=0):
+        """An int, or ``buflen`` bytes at most."""
+        cdef uint8_t value[1024]
+        cdef uint32_t n = sizeof(int)
+        cdef int r, number
+        cdef owner_t *o = &self.o
+        self.usable()
+        if buflen < 0 or buflen > 1024:
+            raise OSError("getsockopt buflen out of range")
+        if buflen:
+            n = <uint32_t> buflen
+        memset(value, 0, sizeof(value))
+        enter(o.driver)
+        look(o.driver)
+        r = -EBADF if o.sock == NULL else sock_getsockopt(o.driver.stack, o.sock, level, option, value, &n)
+        done(o)
+        if r < 0:
+            raise self.failure(-r, f"getsockopt {level}, {option}")
+        if buflen:
+            return PyBytes_FromStringAndSize(<char *> value, n)
+        memcpy(&number, value, sizeof(number))
+        return number
+
+    def setsockopt(self, int level, int option, object value, object optlen=None):
+        """``value``: an int, a bytes-like object, or None with ``optlen`` bytes of zero."""
+        cdef owner_t *o = &self.o
+        cdef int number, r
+        cdef bytes data
+        self.usable()
+        if value is None:
+            if optlen is None:
+                raise TypeError("setsockopt() requires 4 arguments when the value is None")
+            data = bytes(optlen)
+        elif optlen is not None:
+            raise TypeError("setsockopt() takes an optlen only when the value is None")
+        elif isinstance(value, int):
+            number = value
+            data = PyBytes_FromStringAndSize(<char *> &number, sizeof(number))
+        else:
+            data = bytes(value)
+        enter(o.driver)
+        stack_set_now(o.driver.stack, park_now_ns())
+        r = -EBADF
+        if o.sock != NULL:
+            r = sock_setsockopt(o.driver.stack, o.sock, level, option, <const uint8_t *> PyBytes_AS_STRING(data),
+                                <uint32_t> len(data))
+        done(o)
+        if r < 0:
+            raise self.failure(-r, f"setsockopt {level}, {option}")
+
+    # --- receiving
+
+    cdef ssize_t receive(self, unsigned char *data, size_t n, int flags, endpoint_t *src) except -1:
+        """Into a buffer; blocks as the socket does. The caller's operation has raised when this returns -1."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef int64_t deadline = 0, slice = NEVER
+        cdef bint blocking = self.blocks(flags), waitall = flags & MSG_WAITALL and o.sock != NULL
+        cdef ssize_t r
+        cdef size_t got = 0
+        cdef int step = 0
+        self.usable()
+        flags &= ~(MSG_DONTWAIT | MSG_WAITALL)
+        if n <= KEEP_BYTES:
+            enter(d)
+            look(d)
+            r = try_receive(o, data, n, flags, src)
+            done(o)
+        elif not blocking:
+            with nogil:
+                r = receive_waiting(o, data, n, flags, src, 0, NEVER)
+        else:
+            r = -EINTR
+        while True:
+            if r == -EINTR or (r == -EAGAIN and blocking):
+                if not deadline:
+                    deadline = self.deadline()
+                elif r == -EAGAIN:
+                    break
+                slice = signal_slice(&step, park_now_ns())
+                with nogil:
+                    r = receive_waiting(o, data + got, n - got, flags, src, deadline, slice)
+                if r == -EINTR:
+                    PyErr_CheckSignals()
+                continue
+            if r > 0 and waitall and blocking and not flags & MSG_PEEK and got + r < n and self.type == 1:
+                got += r
+                r = -EINTR
+                continue
+            break
+        if r >= 0:
+            return r + got
+        if got:
+            return got
+        if r == -EAGAIN and not blocking:
+            raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+        raise self.failure(-<int> r, "recv")
+
+    cdef object receive_bytes(self, Py_ssize_t n, int flags, endpoint_t *src, str operation):
+        cdef uint8_t small[SMALL]
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef bytes out
+        cdef size_t room
+        cdef ssize_t r
+        cdef int64_t deadline = 0
+        cdef int step = 0
+        self.usable()
+        if n < 0:
+            raise ValueError(f"negative buffersize in {operation}")
+        if n == 0 and src == NULL:
+            return b""
+        if flags & (MSG_WAITALL | MSG_TRUNC):
+            out = PyBytes_FromStringAndSize(NULL, n)
+            r = self.receive(<unsigned char *> PyBytes_AS_STRING(out), n, flags, src)
+            return out[:r]
+        while True:
+            enter(d)
+            look(d)
+            room = readable(o)
+            if room > <size_t> n:
+                room = n
+            if room <= SMALL:
+                r = try_receive(o, small, min(n, SMALL), flags & ~MSG_DONTWAIT, src)
+                done(o)
+                if r >= 0:
+                    return PyBytes_FromStringAndSize(<char *> small, r)
+                if r != -EAGAIN:
+                    raise self.failure(-<int> r, operation)
+                if not self.blocks(flags):
+                    raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+                if not deadline:
+                    deadline = self.deadline()
+                if self.wait_for(EVENT_IN, deadline, &step) == WAIT_TIMEOUT:
+                    raise TimeoutError("timed out")
+                continue
+            driver_unlock(d)
+            out = PyBytes_FromStringAndSize(NULL, room)
+            r = self.receive(<unsigned char *> PyBytes_AS_STRING(out), room, flags, src)
+            return out if <size_t> r == room else out[:r]
+
+    def recv(self, Py_ssize_t bufsize, int flags=0):
+        """Up to ``bufsize`` bytes; ``b""`` at the end of the stream."""
+        return self.receive_bytes(bufsize, flags, NULL, "recv")
+
+    def recvfrom(self, Py_ssize_t bufsize, int flags=0):
+        """``(bytes, address of the sender)``; of a stream the address is None."""
+        cdef endpoint_t e
+        if self.type == 1:
+            return self.receive_bytes(bufsize, flags, NULL, "recvfrom"), None
+        data = self.receive_bytes(bufsize, flags, &e, "recvfrom")
+        return data, self.from_endpoint(&e)
+
+    cdef object receive_into(self, object buffer, Py_ssize_t n, int flags, endpoint_t *src, str operation):
+        cdef Py_buffer view
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            if n < 0:
+                raise ValueError(f"negative buffersize in {operation}")
+            if n > view.len:
+                raise ValueError("buffer too small for requested bytes")
+            if n == 0:
+                n = view.len
+            if n == 0 and src == NULL:
+                return 0
+            return self.receive(<unsigned char *> view.buf, n, flags, src)
+        finally:
+            PyBuffer_Release(&view)
+
+    def recv_into(self, buffer, Py_ssize_t nbytes=0, int flags=0):
+        """Into ``buffer``; how many bytes. Of a stream the kernel of the stack writes straight into it while this
+        waits; when a segment turns out damaged, bytes behind the returned length may have changed."""
+        return self.receive_into(buffer, nbytes, flags, NULL, "recv_into")
+
+    def recvfrom_into(self, buffer, Py_ssize_t nbytes=0, int flags=0):
+        """``(bytes, address of the sender)`` as `recv_into` and `recvfrom`."""
+        cdef endpoint_t e
+        if self.type == 1:
+            return self.receive_into(buffer, nbytes, flags, NULL, "recvfrom_into"), None
+        r = self.receive_into(buffer, nbytes, flags, &e, "recvfrom_into")
+        return r, self.from_endpoint(&e)
+
+    def recvmsg(self, Py_ssize_t bufsize, Py_ssize_t ancbufsize=0, int flags=0):
+        """``(bytes, [], flags, address)``: there is no ancillary data. MSG_TRUNC in flags: the datagram was longer."""
+        cdef bytearray space
+        if bufsize < 0:
+            raise ValueError("negative buffer size in recvmsg()")
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
+        if self.type == 1:
+            return self.receive_bytes(bufsize, flags, NULL, "recvmsg"), [], 0, None
+        space = bytearray(bufsize)
+        n, ancillary, out_flags, address = self.recvmsg_into([space], ancbufsize, flags)
+        del space[n:]
+        return bytes(space), ancillary, out_flags, address
+
+    def recvmsg_into(self, buffers, Py_ssize_t ancbufsize=0, int flags=0):
+        """Scatter into several buffers: ``(bytes, [], flags, address)``."""
+        cdef endpoint_t e
+        cdef list views = [memoryview(b).cast("B") for b in buffers]
+        cdef bytearray space
+        cdef Py_ssize_t total = sum([len(v) for v in views]), n, at = 0
+        cdef int out_flags = 0
+        for v in views:
+            if v.readonly:
+                raise TypeError("recvmsg_into() argument 1 must be an iterable of read-write bytes-like objects")
+        if self.type == 1 and len(views) == 1:
+            return self.receive_into(views[0], 0, flags, NULL, "recvmsg_into"), [], 0, None
+        space = bytearray(max(total, 1))
+        if self.type == 1:
+            n = self.receive_into(space, total, flags, NULL, "recvmsg_into") if total else 0
+            address = None
+        else:
+            n = self.receive_into(space, total, flags | MSG_TRUNC, &e, "recvmsg_into")
+            address = self.from_endpoint(&e)
+            if n > total:
+                out_flags = MSG_TRUNC
+                if not flags & MSG_TRUNC:
+                    n = total
+        for v in views:
+            size = min(len(v), min(n, total) - at)
+            v[:size] = memoryview(space)[at:at + size]
+            at += size
+        return n, [], out_flags, address
+
+    # --- sending
+
+    cdef ssize_t transmit(self, const unsigned char *data, size_t n, int flags, const endpoint_t *to, bint everything,
+                          str operation) except -1:
+        """Bytes sent: all of them, or what went before the timeout or an error when that is not wanted."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef int64_t deadline = 0, slice
+        cdef size_t sent = 0
+        cdef ssize_t r
+        cdef bint blocking = self.blocks(flags)
+        cdef int step = 0
+        self.usable()
+        flags &= ~MSG_DONTWAIT
+        if n <= KEEP_BYTES:
+            enter(d)
+            look(d)
+            r = try_send(o, data, n, flags, to)
+            done(o)
+            if r >= 0:
+                sent = r
+                if sent == n or not (everything or self.timeout_ns < 0):
+                    return sent
+                r = -EINTR
+        elif not blocking:
+            with nogil:
+                r = send_waiting(o, data, n, flags, to, False, 0, NEVER, &sent)
+            if r == 0:
+                return sent
+        else:
+            r = -EINTR
+        if blocking and (r == -EINTR or r == -EAGAIN):
+            deadline = self.deadline()
+            while True:
+                slice = signal_slice(&step, park_now_ns())
+                with nogil:
+                    r = send_waiting(o, data, n, flags, to, everything or self.timeout_ns < 0, deadline, slice, &sent)
+                if r != -EINTR:
+                    break
+                PyErr_CheckSignals()
+            if r == 0:
+                return sent
+        if sent and not everything:
+            return sent
+        if r == -EINTR:                    # a non-blocking sendall that could not send everything
+            r = -EAGAIN
+        if r == -EAGAIN and not blocking:
+            raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+        raise self.failure(-<int> r, operation, ())
+
+    def send(self, data, int flags=0):
+        """How many bytes were taken. A blocking socket takes all, one with a timeout what fits."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            return self.transmit(<const unsigned char *> view.buf, view.len, flags, NULL, False, "send")
+        finally:
+            PyBuffer_Release(&view)
+
+    def sendall(self, data, int flags=0):
+        """All of it, within one timeout."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self.transmit(<const unsigned char *> view.buf, view.len, flags, NULL, True, "sendall")
+        finally:
+            PyBuffer_Release(&view)
+
+    def sendto(self, data, *args):
+        """``sendto(data, address)`` or ``sendto(data, flags, address)``."""
+        cdef Py_buffer view
+        cdef endpoint_t e
+        cdef int flags = 0
+        if len(args) == 1:
+            address = args[0]
+        elif len(args) == 2:
+            flags, address = args
+        else:
+            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if address is None:
+                return self.transmit(<const unsigned char *> view.buf, view.len, flags, NULL, False, "sendto")
+            self.to_endpoint(address, "sendto", &e)
+            return self.transmit(<const unsigned char *> view.buf, view.len, flags, &e, False, "sendto")
+        finally:
+            PyBuffer_Release(&view)
+
+    def sendmsg(self, buffers, ancdata=(), int flags=0, address=None):
+        """Gather: the buffers one behind the other as one datagram, or into the stream. No ancillary data."""
+        cdef list parts
+        cdef Py_ssize_t sent = 0, n
+        if list(ancdata):
+            raise OSError(EINVAL, "Invalid argument: sendmsg with ancillary data")
+        parts = [memoryview(b).cast("B") for b in buffers]
+        if self.type != 1 or address is not None or len(parts) < 2 or sum([len(p) for p in parts]) <= 4 * KEEP_BYTES:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            return self.sendto(data, flags, address) if address is not None else self.send(data, flags)
+        for i, part in enumerate(parts):
+            try:
+                n = self.send(part, flags if i == len(parts) - 1 else flags | MSG_MORE)
+            except OSError:
+                if sent:
+                    break
+                raise
+            sent += n
+            if n < len(part):
+                break
+        return sent

@@ -1,0 +1,253 @@
+"""Sockets of a stack with the standard library's face.
+
+`socket` is a subclass of the standard library's class: ``isinstance`` holds, ``makefile``, context manager
+and ``sendfile`` are inherited. The C part of the base is never initialised for a socket of a stack; the
+calls go to a compiled `netstack.handle.Handle`, and the hot ones are bound into the instance. A socket of
+another family, or one made from a descriptor, is a plain kernel socket of the same class.
+
+All other names of the standard library's module can be had from here as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as _kernel
+import sys
+from typing import Any
+
+from netstack.errors import NetstackError
+from netstack.handle import Handle, describe, readiness_fds
+
+_Base = _kernel.socket
+_TYPE_FLAGS = getattr(_kernel, "SOCK_NONBLOCK", 0) | getattr(_kernel, "SOCK_CLOEXEC", 0)
+_FAMILIES = (_kernel.AF_INET, _kernel.AF_INET6)
+
+# Bound into each instance of a stack's socket: a call then costs no Python frame.
+_HOT = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into", "send", "sendall")
+# Passed on to the Handle, or to the kernel's method.
+_PLAIN = (
+    "listen", "shutdown", "getsockname", "getpeername", "getsockopt", "setsockopt",
+    "settimeout", "gettimeout", "setblocking", "getblocking",
+)
+
+# What chooses the host of a socket made without one; set by netstack.patch.
+_choose_host: list[Any] = []
+
+
+def _passed_on(name: str):
+    """A method that goes to the Handle where there is one, else to the kernel's socket."""
+    plain = getattr(_Base, name)
+
+    def method(self, *args, **kwargs):
+        handle = self._handle
+        if handle is None:
+            return plain(self, *args, **kwargs)
+        return getattr(handle, name)(*args, **kwargs)
+
+    method.__name__ = name
+    method.__qualname__ = f"socket.{name}"
+    method.__doc__ = plain.__doc__
+    return method
+
+
+class socket(_Base):
+    """A socket of a host's stack, usable wherever the standard library's is.
+
+    Parameters
+    ----------
+    family, type, proto, fileno
+        As of ``socket.socket``. With a descriptor, or a family that is neither AF_INET nor AF_INET6, it is a
+        kernel socket.
+    host : Host, optional
+        Whose stack it belongs to. Without one: the host that `netstack.patch` put in place.
+
+    Raises
+    ------
+    NetstackError
+        No host was given and none is in place.
+    OSError
+        As the standard library's, with its errno numbers.
+    """
+
+    _handle: Handle | None = None
+
+    def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None, *,
+                 host: Any = None) -> None:
+        if fileno is not None or family not in (-1, *_FAMILIES):
+            if fileno in readiness_fds:
+                raise OSError(errno.EOPNOTSUPP, "this descriptor shows the readiness of a stack's socket and "
+                                                "carries no data: use the socket object itself")
+            _Base.__init__(self, family, type, proto, fileno)
+            return
+        family = _kernel.AF_INET if family == -1 else int(family)
+        type = int(_kernel.SOCK_STREAM if type == -1 else type)
+        proto = 0 if proto == -1 else proto
+        sys.audit("socket.__new__", self, family, type, proto)
+        if host is None:
+            host = current_host()
+        handle = Handle.open(host.driver, family, type & ~_TYPE_FLAGS, proto, host)
+        timeout = _kernel.getdefaulttimeout()
+        if type & _kernel.SOCK_NONBLOCK:
+            timeout = 0.0
+        if timeout is not None:
+            handle.settimeout(timeout)
+        self._adopt(handle)
+
+    def _adopt(self, handle: Handle) -> None:
+        """Become the face of ``handle``."""
+        self._io_refs = 0
+        self._closed = False
+        self._handle = handle
+        cls = self.__class__
+        for name in _HOT:
+            if cls is socket or getattr(cls, name) is getattr(socket, name):
+                setattr(self, name, getattr(handle, name))
+
+    @classmethod
+    def _of(cls, handle: Handle) -> socket:
+        self = cls.__new__(cls)
+        self._adopt(handle)
+        return self
+
+    for _name in (*_HOT, *_PLAIN):
+        locals()[_name] = _passed_on(_name)
+    del _name
+
+    @property
+    def host(self) -> Any:
+        """The host it belongs to; None: the kernel's."""
+        return self._handle.host if self._handle is not None else None
+
+    @property
+    def family(self):
+        if self._handle is None:
+            return _Base.family.__get__(self)
+        return _kernel.AddressFamily(self._handle.family)
+
+    @property
+    def type(self):
+        if self._handle is None:
+            return _Base.type.__get__(self)
+        return _kernel.SocketKind(self._handle.type)
+
+    @property
+    def proto(self):
+        return _Base.proto.__get__(self) if self._handle is None else self._handle.proto
+
+    @property
+    def timeout(self):
+        return _Base.timeout.__get__(self) if self._handle is None else self._handle.timeout
+
+    def bind(self, address) -> None:
+        """Bind to a local address; port 0 picks a free one."""
+        if self._handle is None:
+            return _Base.bind(self, address)
+        sys.audit("socket.bind", self, address)
+        return self._handle.bind(address)
+
+    def connect(self, address) -> None:
+        """Connect to ``address``; errors are those of the standard library."""
+        if self._handle is None:
+            return _Base.connect(self, address)
+        sys.audit("socket.connect", self, address)
+        return self._handle.connect(address)
+
+    def connect_ex(self, address) -> int:
+        """As `connect`, but return the errno number."""
+        if self._handle is None:
+            return _Base.connect_ex(self, address)
+        sys.audit("socket.connect", self, address)
+        return self._handle.connect_ex(address)
+
+    def sendto(self, data, *args) -> int:
+        """``sendto(data[, flags], address)``."""
+        if self._handle is None:
+            return _Base.sendto(self, data, *args)
+        sys.audit("socket.sendto", self, args[-1] if args else None)
+        return self._handle.sendto(data, *args)
+
+    def sendmsg(self, buffers, ancdata=(), flags: int = 0, address=None) -> int:
+        """Gather ``buffers`` into one datagram or into the stream."""
+        if self._handle is None:
+            return _Base.sendmsg(self, buffers, ancdata, flags, *(() if address is None else (address,)))
+        sys.audit("socket.sendmsg", self, address)
+        return self._handle.sendmsg(buffers, ancdata, flags, address)
+
+    def accept(self):
+        """The next connection: ``(socket, address of the peer)``."""
+        if self._handle is None:
+            return _Base.accept(self)
+        handle, address = self._handle.accept()
+        timeout = _kernel.getdefaulttimeout()
+        if timeout is not None:
+            handle.settimeout(timeout)
+        return socket._of(handle), address
+
+    def fileno(self) -> int:
+        """A descriptor for select, poll, epoll and event loops: it shows readiness and carries no data.
+
+        It is made by the first call. -1 once the socket is closed.
+        """
+        if self._handle is None:
+            return _Base.fileno(self)
+        return self._handle.fileno()
+
+    def _real_close(self, *args) -> None:
+        if self._handle is None:
+            _Base._real_close(self, *args)
+        else:
+            self._handle.close()
+
+    def detach(self) -> int:
+        """Refused for a socket of a stack: there is no descriptor that carries its data."""
+        if self._handle is None:
+            return _Base.detach(self)
+        raise OSError(errno.EOPNOTSUPP, "detach: a stack's socket has no descriptor that carries data")
+
+    def dup(self):
+        """Refused for a socket of a stack."""
+        if self._handle is None:
+            return _Base.dup(self)
+        raise OSError(errno.EOPNOTSUPP, "dup: a stack's socket has one owner; threads share the object")
+
+    def get_inheritable(self) -> bool:
+        """Never: another program could not use the descriptor."""
+        return _Base.get_inheritable(self) if self._handle is None else False
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        if self._handle is None:
+            _Base.set_inheritable(self, inheritable)
+        elif inheritable:
+            raise OSError(errno.EOPNOTSUPP, "set_inheritable: another program cannot use a stack's socket")
+
+    def _sendfile_use_sendfile(self, file, offset=0, count=None):
+        if self._handle is None:
+            return _Base._sendfile_use_sendfile(self, file, offset, count)
+        raise _kernel._GiveupOnSendfile("a stack's socket: the file is read and sent")
+
+    def __repr__(self) -> str:
+        if self._handle is None:
+            return _Base.__repr__(self)
+        return f"<{type(self).__module__}.{type(self).__qualname__} {describe(self._handle)}>"
+
+
+def current_host() -> Any:
+    """The host that `netstack.patch` put in place for sockets made without one."""
+    if not _choose_host:
+        raise NetstackError("no host: use host.socket(), pass host=, or put one in place with host.patch()")
+    return _choose_host[-1]()
+
+
+def fake_sendfile(out_fd, *args, **kwargs):
+    """``os.sendfile`` that refuses readiness descriptors with EINVAL, so that callers fall back to send."""
+    if out_fd in readiness_fds:
+        raise OSError(errno.EINVAL, "sendfile: the descriptor of a stack's socket carries no data")
+    return _sendfile(out_fd, *args, **kwargs)
+
+
+_sendfile = os.sendfile
+
+
+def __getattr__(name: str):
+    return getattr(_kernel, name)
