@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
+
 __version__ = "0.1.0"
+
+# Loaded on first use: importing the package alone costs nothing.
+_LAZY = {
+    "Host": ("netstack.host", "Host"),
+    "attach": ("netstack.host", "attach"),
+    "patch": ("netstack.patch", "patch"),
+    "Router": ("netstack.router", "Router"),
+    "Stack": ("netstack.stack", "Stack"),
+    "link": ("netstack.link", None),
+    "testing": ("netstack.testing", None),
+}
+
+__all__ = sorted([*_LAZY, "__version__", "get_include"])
+
+
+def __getattr__(name: str):
+    try:
+        module, attribute = _LAZY[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    found = importlib.import_module(module)
+    value = found if attribute is None else getattr(found, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
 
 
 def get_include() -> str:

@@ -1,0 +1,10 @@
+from netstack import link as link
+from netstack import testing as testing
+from netstack.host import Host as Host
+from netstack.host import attach as attach
+from netstack.patch import patch as patch
+from netstack.router import Router as Router
+from netstack.stack import Stack as Stack
+
+__version__: str
+def get_include() -> str: ...

@@ -1,0 +1,246 @@
+"""A Host: a stack, its link, a clock and who drives it; what a program holds."""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import socket as _kernel
+import weakref
+from collections.abc import Iterable, Mapping
+
+from netstack.config import StackConfig
+from netstack.driver import Driver
+from netstack.errors import ConfigError
+from netstack.resolver import Resolver
+from netstack.socket import socket
+from netstack.stack import Stack
+
+_GLOBAL_DEFAULT = object()
+_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
+
+
+class Host:
+    """A TCP/IP stack of this process, on a link, with sockets as the standard library's.
+
+    Waiting threads drive it: they drain the link and run the timers themselves. A standby thread, which
+    knows nothing of Python, keeps acknowledgements and retransmissions going while nobody waits.
+
+    Parameters
+    ----------
+    link : Link, optional
+        Where packets go; the host closes it. Without one the host only reaches itself.
+    address : str or iterable of str
+        Own addresses with prefix length, ``"10.9.0.2/24"``.
+    gateway : str, optional
+        Default route. Links that carry IP packets need none.
+    mtu : int, optional
+        Largest IP packet in bytes; the link's by default.
+    spin_us : float
+        How long a waiting thread looks at the link before it sleeps, microseconds. Adapted downwards while
+        it does not pay; 0 never spins.
+    service : bool
+        Run the standby thread.
+    drain : float
+        How many seconds `close`, and the end of the program, wait at most until the data and FINs of closed
+        sockets have arrived.
+    dns : False or "kernel"
+        Whether names other than ``localhost`` and the machine's own are asked of the kernel's resolver.
+    seed : bytes or int, optional
+        Makes secrets and randomness of the stack repeatable.
+    sysctl : mapping, optional
+        Settings by Linux name, ``{"net.ipv4.tcp_timestamps": 0}``.
+    lease : object, optional
+        Closed behind the link: what a router gave along with it.
+
+    Raises
+    ------
+    ConfigError
+        An address, gateway or mtu that cannot be.
+
+    Examples
+    --------
+    >>> a, b = netstack.link.channel_pair()                             # doctest: +SKIP
+    >>> with netstack.Host(link=a, address="10.9.0.1/24") as host:      # doctest: +SKIP
+    ...     s = host.create_connection(("10.9.0.2", 80))
+    """
+
+    def __init__(self, link=None, address: str | Iterable[str] = (), gateway: str | None = None,
+                 mtu: int | None = None, *, spin_us: float = 50.0, service: bool = True, drain: float = 60.0,
+                 dns=False, seed: bytes | int | None = None, sysctl: Mapping[str, object] | None = None,
+                 lease=None) -> None:
+        addresses = (address,) if isinstance(address, str) else tuple(str(a) for a in address)
+        if link is not None and mtu is not None and mtu > link.mtu:
+            raise ConfigError(f"mtu {mtu}: this link carries at most {link.mtu} bytes")
+        try:
+            config = StackConfig(
+                media=link.media if link is not None else "ip",
+                addresses=addresses, gateway=gateway,
+                mtu=mtu or (link.mtu if link is not None else 65535),
+                seed=seed, sysctl=dict(sysctl or {}),
+            )
+        except ValueError as e:
+            raise ConfigError(str(e)) from e
+        self.addresses = addresses
+        self.link = link
+        self.drain = drain
+        self.stack = Stack(config, [link] if link is not None else None)
+        self.driver = Driver(self.stack, spin_us=spin_us, service=service)
+        self.resolver = Resolver(self._own_addresses, dns)
+        self._lease = lease
+        _hosts.add(self)
+
+    def _own_addresses(self) -> list[str]:
+        plain = [str(ipaddress.ip_interface(a).ip) for a in self.addresses]
+        return sorted(plain, key=lambda a: ":" in a)
+
+    # --- sockets
+
+    def socket(self, family: int = _kernel.AF_INET, type: int = _kernel.SOCK_STREAM,
+               proto: int = 0) -> socket:
+        """A new socket of this host; see `netstack.socket.socket`."""
+        return socket(family, type, proto, host=self)
+
+    def create_connection(self, address, timeout=_GLOBAL_DEFAULT, source_address=None) -> socket:
+        """As ``socket.create_connection``: connect to ``(host, port)``, trying each address of a name."""
+        name, port = address
+        error: OSError | None = None
+        for family, kind, proto, _, numbers in self.getaddrinfo(name, port, 0, _kernel.SOCK_STREAM):
+            s = None
+            try:
+                s = self.socket(family, kind, proto)
+                if timeout is not _GLOBAL_DEFAULT:
+                    s.settimeout(timeout)
+                if source_address:
+                    s.bind(source_address)
+                s.connect(numbers)
+                return s
+            except OSError as e:
+                error = e
+                if s is not None:
+                    s.close()
+        if error is None:
+            raise OSError("getaddrinfo returns an empty list")
+        try:
+            raise error
+        finally:
+            error = None                     # the traceback holds this frame, and the frame the error
+
+    def create_server(self, address, *, family: int = _kernel.AF_INET, backlog: int | None = None,
+                      reuse_port: bool = False) -> socket:
+        """As ``socket.create_server``: a listening TCP socket bound to ``(host, port)``."""
+        s = self.socket(family, _kernel.SOCK_STREAM)
+        try:
+            s.setsockopt(_kernel.SOL_SOCKET, _kernel.SO_REUSEADDR, 1)
+            if reuse_port:
+                s.setsockopt(_kernel.SOL_SOCKET, _kernel.SO_REUSEPORT, 1)
+            s.bind(address)
+            s.listen(128 if backlog is None else backlog)
+        except BaseException:
+            s.close()
+            raise
+        return s
+
+    # --- names
+
+    def resolve(self, name: str, family: int) -> str:
+        """The first address of a name, as text; ``socket.gaierror`` when the host does not know it."""
+        return self.resolver.resolve(name, family)
+
+    def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
+        """As ``socket.getaddrinfo``, for literals, ``localhost``, the own name, and what ``dns`` allows."""
+        return self.resolver.getaddrinfo(host, port, family, type, proto, flags)
+
+    def patch(self, **options):
+        """Put this host under the standard library's ``socket`` module; see `netstack.patch`."""
+        from netstack.patch import patch
+
+        return patch(self, **options)
+
+    # --- life
+
+    def counters(self) -> dict[str, int]:
+        """What happened so far: the stack's counts, and who drove it (``segments_by_caller``, ...)."""
+        return {**self.stack.counters(), **self.driver.counters()}
+
+    @property
+    def closed(self) -> bool:
+        return self.driver.closed
+
+    def close(self) -> None:
+        """Close all sockets, wait (at most ``drain`` seconds) until their data arrived, and give the link
+        back.
+
+        In a forked child nothing happens: host and sockets are the parent's.
+        """
+        if self.driver.forked or self.driver.closed:
+            return
+        self.driver.close_sockets()
+        try:
+            self.driver.linger(self.drain)
+        finally:
+            self.driver.close()
+            if self.link is not None:
+                self.link.close()
+            if self._lease is not None:
+                self._lease.close()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "forked" if self.driver.forked else "closed" if self.closed else "open"
+        return f"<netstack.Host {', '.join(self.addresses) or 'without address'} ({state})>"
+
+
+def attach(name: str | None = None, address: str | Iterable[str] | None = None, *, mtu: int | None = None,
+           wrap=None, **options) -> Host:
+    """Join the router of this machine: a Host with an address from its pool.
+
+    Parameters
+    ----------
+    name : str, optional
+        Which router, when several run; ``$NETSTACK_ROUTER`` or ``default`` without it.
+    address : str or iterable of str, optional
+        Addresses wanted; one that the router chooses by default.
+    mtu : int, optional
+        Largest packet in bytes; the router's by default.
+    wrap : callable, optional
+        Gets the link and returns the one to use, such as a `netstack.link.PcapWriter` around it.
+    options
+        As of `Host`.
+
+    Raises
+    ------
+    NoRouterError
+        No router runs under that name.
+    AddressTakenError, PoolEmptyError
+        There is no such address to be had.
+
+    Examples
+    --------
+    >>> with netstack.attach() as host:                                 # doctest: +SKIP
+    ...     server = host.create_server(("", 80))
+    """
+    from netstack.router.client import attach as ask
+
+    lease = ask(name, address, mtu=mtu)
+    try:
+        link = lease.link if wrap is None else wrap(lease.link)
+        addresses = [f"{a}/{lease.prefix_length}" for a in lease.addresses]
+        return Host(link=link, address=addresses, lease=lease, **options)
+    except BaseException:
+        lease.close()
+        raise
+
+
+@atexit.register
+def _close_all() -> None:
+    """The end of the program: as under a kernel, what was sent still arrives."""
+    for host in list(_hosts):
+        try:
+            host.close()
+        except Exception:  # noqa: BLE001, S110 - the others must still be closed, and nobody is left to tell
+            continue
