@@ -1,0 +1,66 @@
+"""The inner half of ``netstack run``: what happens in the program's own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+VARIABLE = "NETSTACK_RUN"        # settings for the Python programs below, JSON
+
+
+def begin() -> None:
+    """Patch ``socket``; the process joins the router when it makes its first IP socket.
+
+    The address asked for, and the name of the capture file, are for the first process: those that it starts
+    get addresses of the router's choice and files of their own.
+    """
+    from netstack.patch import patch
+
+    settings = json.loads(os.environ[VARIABLE])
+    address = settings.pop("address", None)
+    pcap = settings.get("pcap")
+    if pcap and settings.pop("first", False) is False:
+        pcap = f"{pcap}.{os.getpid()}"
+    settings.pop("first", None)
+    os.environ[VARIABLE] = json.dumps(settings)
+    patch(_Chooser(address, settings.get("mtu"), pcap))
+
+
+class _Chooser:
+    """Gives the host of this process, made on first use; a forked child gets its own."""
+
+    def __init__(self, address: str | None, mtu: int | None, pcap: str | None) -> None:
+        self._wanted = (address, pcap)
+        self._mtu = mtu
+        self._host = None
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        if self._host is not None:
+            self._host = None
+            address, pcap = self._wanted
+            self._wanted = (None, pcap and f"{pcap}.{os.getpid()}")
+
+    def __call__(self):
+        host = self._host
+        if host is None:
+            with self._lock:
+                host = self._host
+                if host is None:
+                    host = self._host = self._attach()
+        return host
+
+    def _attach(self):
+        from netstack.host import attach
+
+        address, pcap = self._wanted
+        wrap = None
+        if pcap:
+            from netstack.link import PcapWriter
+
+            def wrap(link):
+                return PcapWriter(link, pcap)
+        return attach(address=address, mtu=self._mtu, wrap=wrap)

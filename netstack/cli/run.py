@@ -1,0 +1,122 @@
+"""``netstack run``: an unmodified Python program on a stack of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import click
+
+from netstack.cli.inside import VARIABLE
+from netstack.errors import NoRouterError
+from netstack.router.client import ControlClient
+from netstack.router.paths import NAME_VARIABLE, router_name
+
+# Signals that mean the program, when it is a child of ours: a terminal sends the first two to both by itself.
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def command_line(program: tuple[str, ...]) -> list[str]:
+    """What to execute: a script and ``-m module`` or ``-c code`` go to this interpreter, other programs are
+    found.
+
+    Raises
+    ------
+    click.ClickException
+        There is no such program; exit code 127 as a shell's, or 126 when it may not be executed.
+    """
+    first = program[0]
+    if first in ("-m", "-c"):
+        return [sys.executable, *program]
+    if first.endswith((".py", ".pyz")) or os.path.isdir(first):
+        if not os.path.exists(first):
+            raise _failure(f"{first}: no such file", 127)
+        return [sys.executable, *program]
+    found = shutil.which(first)
+    if found is None:
+        exists = os.path.exists(first)
+        raise _failure(f"{first}: not executable", 126) if exists else _failure(f"{first}: not found", 127)
+    return [found, *program[1:]]
+
+
+def _failure(text: str, code: int) -> click.ClickException:
+    error = click.ClickException(text)
+    error.exit_code = code
+    return error
+
+
+def environment(router: dict[str, str], address: str | None, mtu: int | None,
+                pcap: str | None) -> dict[str, str]:
+    """The program's environment: every Python below it finds its router (``router``) and the startup
+    module."""
+    pcap = os.path.abspath(pcap) if pcap else None
+    settings = {"first": True, "address": address, "mtu": mtu, "pcap": pcap}
+    out = dict(os.environ)
+    out[VARIABLE] = json.dumps({k: v for k, v in settings.items() if v is not None})
+    out.update(router)
+    startup = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
+    out["PYTHONPATH"] = os.pathsep.join(p for p in (startup, out.get("PYTHONPATH")) if p)
+    return out
+
+
+def run_beside(command: list[str], env: dict[str, str]) -> int:
+    """Run the program as a child of this process, which holds its router. Its exit code, or minus its
+    signal."""
+    # Ctrl-C reaches both; what it means is the program's business.
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGQUIT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    child = subprocess.Popen(command, env=env, preexec_fn=restore)  # noqa: PLW1509
+    for number in _FORWARDED:
+        signal.signal(number, lambda s, frame: child.send_signal(s))
+    return child.wait()
+
+
+@click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--name", metavar="ROUTER", help="The router to join. Default: $NETSTACK_ROUTER, or 'default'.")
+@click.option("--address", metavar="A", help="The address wanted. Default: one that the router chooses.")
+@click.option("--mtu", type=click.IntRange(68, 65535), metavar="N", help="Largest packet in bytes.")
+@click.option("--pcap", type=click.Path(dir_okay=False), metavar="FILE", help="Write a capture (pcapng).")
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
+def command(name, address, mtu, pcap, program) -> None:
+    """Run PROGRAM with a TCP/IP stack of its own.
+
+    PROGRAM is a Python script, -m MODULE, -c CODE, or any program that is written in Python. It needs no
+    change: every IP socket that it, and every Python it starts, makes is the stack's. Without a router it
+    gets a private one.
+
+    \b
+    netstack run -- -m http.server 80
+    netstack run --address 10.77.0.9 -- app.py --verbose
+    """
+    command = command_line(program)
+    name = router_name(name)
+    try:
+        with ControlClient(name) as control:
+            control.ping()
+    except NoRouterError:
+        pass
+    else:
+        env = environment({NAME_VARIABLE: name}, address, mtu, pcap)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(command[0], command, env)
+
+    from netstack.router import Router
+
+    with Router() as router:
+        print(f"netstack run: no router named {name!r} is running: this program has a private one",
+              file=sys.stderr, flush=True)
+        code = run_beside(command, environment(router.environment(), address, mtu, pcap))
+    if code < 0:
+        # End as the program did, for whoever waits for us.
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
