@@ -1,0 +1,216 @@
+"""The control socket against clients that break its rules: they are cut off, nobody else notices."""
+
+import array
+import os
+import random
+import select
+import socket
+import stat
+import struct
+
+import pytest
+
+from netstack.router import Router, protocol
+from netstack.router.control import HANDSHAKE_NS
+from netstack.router.protocol import AttachRequest, Type
+from tests.router.lan import wait_until
+
+
+@pytest.fixture
+def router(runtime):
+    with Router(ring_capacity=1 << 18, max_attachments=8) as router:
+        yield router
+        router.attach().close()  # still at work after whatever the test did
+        assert router.check_conservation() == []
+
+
+def connect(router) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(20)
+    sock.connect(router.path)
+    return sock
+
+
+def hello(router) -> socket.socket:
+    sock = connect(router)
+    sock.send(protocol.pack(Type.HELLO, 1, bytes(8)))
+    assert protocol.unpack(sock.recv(1024))[:3] == (Type.HELLO, 1, 0)
+    return sock
+
+
+def ended(sock) -> bool:
+    try:
+        return sock.recv(1024) == b""
+    except ConnectionResetError:
+        return True
+
+
+HELLO = protocol.pack(Type.HELLO, 1, bytes(8))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"x",
+        HELLO[:-1],
+        HELLO + b"x",
+        b"",
+        HELLO[:16],
+        bytes(512),
+        b"NSRX" + HELLO[4:],
+        HELLO[:4] + b"\x02\x00" + HELLO[6:],
+        HELLO[:6] + b"\x63\x00" + HELLO[8:],
+        protocol.pack(Type.ATTACH, 1, AttachRequest().pack()),
+        protocol.pack(Type.PING, 1),
+    ],
+    ids=[
+        "1 byte",
+        "too short",
+        "too long",
+        "empty",
+        "header only",
+        "zeros",
+        "magic",
+        "version",
+        "type",
+        "ATTACH before HELLO",
+        "PING before HELLO",
+    ],
+)
+def test_first_message_that_is_no_hello(router, message):
+    sock = connect(router)
+    sock.send(message)
+    assert ended(sock)
+    sock.close()
+
+
+@pytest.mark.parametrize("message", [b"x", HELLO + b"x", bytes(512), HELLO[:6] + b"\x63\x00" + HELLO[8:]])
+def test_attached_client_that_breaks_the_protocol_loses_its_attachment(router, message):
+    sock = hello(router)
+    sock.send(protocol.pack(Type.ATTACH, 2, AttachRequest().pack()))
+    data, fds = protocol.receive(sock, protocol.MAX_FDS)
+    assert protocol.unpack(data)[2] == 0 and len(fds) == 6
+    assert len(router.attachments()) == 1
+    sock.send(message)
+    assert ended(sock)
+    wait_until(lambda: not router.attachments())
+    protocol.close_fds(fds)
+    sock.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 200])
+def test_descriptors_sent_to_the_router_are_closed_and_end_the_connection(router, count):
+    before = len(os.listdir("/proc/self/fd"))
+    sock = hello(router)
+    read, write = os.pipe()
+    sock.sendmsg(
+        [protocol.pack(Type.PING, 2)],
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [write] * count))],
+    )
+    assert ended(sock)
+    os.close(write)
+    assert select.select([read], [], [], 20)[0] and os.read(read, 1) == b"", "no copy of it is left"
+    os.close(read)
+    sock.close()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
+
+
+def test_silent_client_is_cut_off(router):
+    sock = connect(router)
+    assert ended(sock)
+    sock.close()
+    assert HANDSHAKE_NS == 10**9
+
+
+def test_half_a_handshake_a_thousand_times(router, scale):
+    for _ in range(scale(1000)):
+        connect(router).close()
+        sock = connect(router)
+        sock.send(HELLO)
+        sock.close()
+
+
+def test_more_connections_than_allowed(runtime):
+    with Router(ring_capacity=1 << 18, max_attachments=1) as router:  # 66 connections
+        socks = [hello(router) for _ in range(66)]
+        refused = connect(router)
+        assert ended(refused)
+        socks.pop().close()
+        wait_until(lambda: len(router._control._connections) == 65)
+        hello(router).close()
+        for sock in (*socks, refused):
+            sock.close()
+
+
+def test_one_attachment_per_connection_and_another_after_its_release(router):
+    sock = hello(router)
+
+    def ask(kind, body=b""):
+        sock.send(protocol.pack(kind, 9, body))
+        data, fds = protocol.receive(sock, protocol.MAX_FDS)
+        protocol.close_fds(fds)
+        return protocol.unpack(data)[2]
+
+    attach = AttachRequest().pack()
+    assert ask(Type.ATTACH, attach) == 0
+    assert ask(Type.ATTACH, attach) != 0
+    assert len(router.attachments()) == 1
+    assert ask(Type.RELEASE) == 0 and router.attachments() == []
+    assert ask(Type.RELEASE) == 0, "releasing nothing is no mistake"
+    assert ask(Type.ATTACH, attach) == 0
+    assert ask(Type.COUNTERS, protocol.COUNTERS.pack(12345)) != 0
+    sock.close()
+
+
+def test_client_that_does_not_read_replies_is_cut_off_and_delays_nobody(router):
+    sock = hello(router)
+    sock.setblocking(False)
+    sent = 0
+    try:
+        while sent < 100_000:
+            sock.send(protocol.pack(Type.PING, 1))
+            sent += 1
+    except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+        pass
+    router.attach().close()
+    sock.close()
+
+
+def test_random_messages(router, scale):
+    """Valid headers with random bodies, and random bytes: an answer or the end, and the router lives."""
+    rng = random.Random(11)
+    for _ in range(scale(2000)):
+        sock = hello(router)
+        sock.settimeout(20)
+        for _ in range(3):
+            message = bytearray(protocol.pack(rng.randrange(0, 9), rng.getrandbits(32), rng.randbytes(496)))
+            if rng.random() < 0.2:
+                message[rng.randrange(512)] ^= 1 << rng.randrange(8)
+            try:
+                sock.send(message)
+                data, fds = protocol.receive(sock, protocol.MAX_FDS)
+            except OSError:
+                break
+            protocol.close_fds(fds)
+            if not data:
+                break
+        sock.close()
+    wait_until(lambda: not router.attachments())
+
+
+@pytest.mark.parametrize(
+    "message", [protocol.LIST_REPLY, protocol.ATTACH_REPLY, protocol.ATTACH, protocol.HELLO_REPLY]
+)
+def test_bodies_fit_a_message(message: struct.Struct):
+    assert message.size <= protocol.BODY_BYTES
+
+
+def test_counters_fit_a_message():
+    from netstack.router.forwarding import counter_names
+
+    assert len(counter_names()) <= protocol.MAX_COUNTERS
+
+
+def test_only_the_owner_can_reach_the_socket(router):
+    folder = os.stat(os.path.dirname(router.path))
+    assert stat.S_IMODE(folder.st_mode) == 0o700 and stat.S_IMODE(os.stat(router.path).st_mode) == 0o600
