@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def background(command: list[str], log: pathlib.Path, env: dict[str, str]) -> It
     try:
         yield process
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)             # as Ctrl-C: it ends in good order
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

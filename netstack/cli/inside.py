@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
@@ -12,29 +13,29 @@ VARIABLE = "NETSTACK_RUN"        # settings for the Python programs below, JSON
 def begin() -> None:
     """Patch ``socket``; the process joins the router when it makes its first IP socket.
 
-    The address asked for, and the name of the capture file, are for the first process: those that it starts
-    get addresses of the router's choice and files of their own.
+    The address asked for, and the names of the capture and counter files, are for the first process: those that it
+    starts get addresses of the router's choice and files of their own.
     """
     from netstack.patch import patch
 
     settings = json.loads(os.environ[VARIABLE])
     address = settings.pop("address", None)
-    pcap = settings.get("pcap")
-    if pcap and settings.pop("first", False) is False:
-        pcap = f"{pcap}.{os.getpid()}"
-    settings.pop("first", None)
+    pcap, stats = settings.get("pcap"), settings.get("stats")
+    if settings.pop("first", False) is False:
+        pcap, stats = pcap and f"{pcap}.{os.getpid()}", stats and f"{stats}.{os.getpid()}"
     os.environ[VARIABLE] = json.dumps(settings)
-    patch(_Chooser(address, settings.get("mtu"), pcap))
+    patch(_Chooser(address, settings.get("mtu"), pcap, stats))
 
 
 class _Chooser:
     """Gives the host of this process, made on first use; a forked child gets its own."""
 
-    def __init__(self, address: str | None, mtu: int | None, pcap: str | None) -> None:
+    def __init__(self, address: str | None, mtu: int | None, pcap: str | None, stats: str | None) -> None:
         self._wanted = (address, pcap)
         self._mtu = mtu
         self._host = None
         self._lock = threading.Lock()
+        self._stats = stats
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
@@ -43,6 +44,7 @@ class _Chooser:
             self._host = None
             address, pcap = self._wanted
             self._wanted = (None, pcap and f"{pcap}.{os.getpid()}")
+            self._stats = self._stats and f"{self._stats}.{os.getpid()}"
 
     def __call__(self):
         host = self._host
@@ -63,4 +65,12 @@ class _Chooser:
 
             def wrap(link):
                 return PcapWriter(link, pcap)
-        return attach(address=address, mtu=self._mtu, wrap=wrap)
+        host = attach(address=address, mtu=self._mtu, wrap=wrap)
+        if self._stats:
+            atexit.register(self._write_stats)         # before the host closes: it was made later
+        return host
+
+    def _write_stats(self) -> None:
+        if self._host is not None and self._stats:
+            with open(self._stats, "w") as file:
+                json.dump(self._host.counters(), file)

@@ -98,10 +98,12 @@ def test_urllib_on_our_stack_fetches_from_a_kernel_server(pair, tmp_path, size):
     server = pair.netns.popen(sys.executable, "-m", "http.server", "--bind", KERNEL, "--directory", tmp_path / "www",
                               "8081", stdout=-3, stderr=-3)
     try:
-        for _ in range(200):
+        starting = threading.Event()
+        for _ in range(400):
             with pair.kernel_socket() as probe:
                 if probe.connect_ex((KERNEL, 8081)) == 0:
                     break
+            starting.wait(0.05)
         with pair.host.patch():
             with urllib.request.urlopen(f"http://{KERNEL}:8081/file", timeout=120) as response:
                 got = response.read()
