@@ -1,7 +1,8 @@
 """Links: what moves the frames of a stack. Names load on first use; importing the package stays cheap.
 
 `Wire` joins two stacks of one process, `channel_pair` two processes over shared memory, `Tap` and `Tun`
-reach the kernel, `QueueLink` is filled and emptied by hand. `FaultInjector`, `PcapWriter` and `Tracer` wrap any link.
+reach the kernel, `QueueLink` is filled and emptied by hand.
+`FaultInjector`, `PcapWriter` and `Tracer` wrap any link.
 """
 
 from __future__ import annotations

@@ -48,9 +48,7 @@ def test_an_echo_is_answered_with_its_own_payload_and_scapy_agrees(payload, iden
     assert (reason, message.type) == (R.DROP_NONE, icmp.ECHO_REQUEST)
     [(answer, when)] = probe.sent()
     assert when == 5
-    theirs = IP(src=US, dst=PEER, tos=tos, id=0, flags="DF", ttl=64) / ICMP(
-        type=0, id=identifier, seq=sequence
-    )
+    theirs = IP(src=US, dst=PEER, tos=tos, id=0, flags="DF", ttl=64) / ICMP(type=0, id=identifier, seq=sequence)
     assert answer == bytes(theirs / Raw(payload))
     assert (probe.counters["icmp_in"], probe.counters["icmp_out"]) == (1, 1)
 
@@ -93,10 +91,7 @@ def test_g3_an_echo_to_everybody_is_not_answered(dst):
 
 def test_g3_an_echo_in_a_broadcast_frame_is_not_answered():
     probe = InterfaceProbe(media="ethernet")
-    assert (
-        probe.icmp(ethernet.build("ff:ff:ff:ff:ff:ff", "02:00:00:00:00:02", 0x800, request()))[0]
-        == R.DROP_ICMP_TYPE
-    )
+    assert probe.icmp(ethernet.build("ff:ff:ff:ff:ff:ff", "02:00:00:00:00:02", 0x800, request()))[0] == R.DROP_ICMP_TYPE
     assert probe.sent() == []
 
 
@@ -139,11 +134,7 @@ def test_our_question_is_what_scapy_would_ask_and_its_answer_comes_back(payload,
     probe = InterfaceProbe()
     assert probe.send_echo(US, PEER, identifier, sequence, payload, 3) == CLAIM_OK
     [(asked, when)] = probe.sent()
-    theirs = (
-        IP(src=US, dst=PEER, id=0, flags="DF", ttl=64)
-        / ICMP(type=8, id=identifier, seq=sequence)
-        / Raw(payload)
-    )
+    theirs = IP(src=US, dst=PEER, id=0, flags="DF", ttl=64) / ICMP(type=8, id=identifier, seq=sequence) / Raw(payload)
     assert (asked, when) == (bytes(theirs), 3)
     answer = IP(src=PEER, dst=US) / ICMP(type=0, id=identifier, seq=sequence) / Raw(payload)
     reason, message = probe.icmp(bytes(answer))
@@ -161,9 +152,7 @@ def test_a_full_link_says_so():
 
 
 def datagram(size=20, src=PEER, dst=US) -> bytes:
-    return ipv4.build(
-        src, dst, 17, udp.build(src, dst, 1000, 2000, bytes(i & 255 for i in range(size))), ttl=7
-    )
+    return ipv4.build(src, dst, 17, udp.build(src, dst, 1000, 2000, bytes(i & 255 for i in range(size))), ttl=7)
 
 
 @pytest.mark.parametrize("size", [0, 1, 20, 91, 92, 100, 500, 520, 521, 1400])
@@ -171,15 +160,10 @@ def datagram(size=20, src=PEER, dst=US) -> bytes:
 def test_an_unreachable_quotes_up_to_548_bytes(size, split):
     probe = InterfaceProbe()
     about = datagram(size)
-    assert (
-        probe.send_unreachable(about + b"padding" * (split < 0), icmp.build(3)[0], 9, split=split)
-        == R.DROP_NONE
-    )
+    assert probe.send_unreachable(about + b"padding" * (split < 0), icmp.build(3)[0], 9, split=split) == R.DROP_NONE
     [(data, when)] = probe.sent()
     assert when == 9 and len(data) == 28 + min(len(about), 548)
-    theirs = (
-        IP(src=US, dst=PEER, tos=0xC0, id=0, flags="DF", ttl=64) / ICMP(type=3, code=3) / Raw(about[:548])
-    )
+    theirs = IP(src=US, dst=PEER, tos=0xC0, id=0, flags="DF", ttl=64) / ICMP(type=3, code=3) / Raw(about[:548])
     assert data == bytes(theirs)
     assert IP(data)[IPerror].src == PEER
 
@@ -271,9 +255,7 @@ def test_an_error_about_datagrams_has_ports():
     assert message.embedded == (17, US, 1000, "198.51.100.7", 2000, 0)
 
 
-@pytest.mark.parametrize(
-    "type_,code", [(3, c) for c in range(16)] + [(11, 0), (11, 1), (12, 0), (12, 1), (12, 2)]
-)
+@pytest.mark.parametrize("type_,code", [(3, c) for c in range(16)] + [(11, 0), (11, 1), (12, 0), (12, 1), (12, 2)])
 def test_errors_that_are_reported(type_, code):
     reason, message = InterfaceProbe().icmp(error(ours(), type_, code))
     assert (reason, message.is_error) == (R.DROP_NONE, True)
@@ -426,7 +408,5 @@ def test_unreachables_about_anything_quote_what_came():
 
 def test_scapys_own_udp_error_is_understood():
     about = IP(src=US, dst=PEER) / UDP(sport=5, dport=6) / b"x"
-    reason, message = InterfaceProbe().icmp(
-        bytes(IP(src=PEER, dst=US) / ICMP(type=3, code=3) / Raw(bytes(about)))
-    )
+    reason, message = InterfaceProbe().icmp(bytes(IP(src=PEER, dst=US) / ICMP(type=3, code=3) / Raw(bytes(about))))
     assert (reason, message.embedded) == (R.DROP_NONE, (17, US, 5, PEER, 6, 0))

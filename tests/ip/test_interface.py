@@ -289,9 +289,7 @@ def test_addresses_are_added_found_and_removed():
     assert probe.input(packet())[0] == R.DROP_IP_DESTINATION
 
 
-@pytest.mark.parametrize(
-    "text", ["0.0.0.0/8", "224.0.0.1/32", "255.255.255.255/32", "240.0.0.1/24", "10.0.0.1/33"]
-)
+@pytest.mark.parametrize("text", ["0.0.0.0/8", "224.0.0.1/32", "255.255.255.255/32", "240.0.0.1/24", "10.0.0.1/33"])
 def test_an_address_no_host_can_have_is_refused(text):
     assert InterfaceProbe(()).add_address(text) == -errno.EINVAL
 

@@ -169,9 +169,7 @@ def test_h4_a_scan_does_not_evict_neighbours_in_use():
     for number, friend in enumerate(friends):
         known(probe, 0, friend, f"02:00:00:00:01:{number:02x}")
     for number in range(scale(100_000, minimum=2000)):
-        probe.send(
-            f"10.{2 + number // 65536}.{number // 256 % 256}.{number % 256}", packet(), number * 100_000
-        )
+        probe.send(f"10.{2 + number // 65536}.{number // 256 % 256}.{number % 256}", packet(), number * 100_000)
         deadline = probe.next_deadline()
         if deadline is not None and deadline <= number * 100_000:
             probe.advance(number * 100_000)
@@ -265,10 +263,7 @@ def test_a_question_for_our_address_is_answered_to_who_asked(probe):
 
 
 def test_a_question_for_another_address_is_not_ours_to_answer(probe):
-    assert (
-        probe.input(says(arp.REQUEST, PEER_MAC, PEER, "00:00:00:00:00:00", OTHER, to=EVERYBODY))[0]
-        == R.DROP_NONE
-    )
+    assert probe.input(says(arp.REQUEST, PEER_MAC, PEER, "00:00:00:00:00:00", OTHER, to=EVERYBODY))[0] == R.DROP_NONE
     assert probe.sent() == []
 
 
@@ -306,13 +301,9 @@ def lies(address) -> dict[str, bytes]:
         "reply to us": says(arp.REPLY, EVIL_MAC, address, OUR_MAC, US),
         "reply to everybody": says(arp.REPLY, EVIL_MAC, address, EVERYBODY, US, to=EVERYBODY),
         "gratuitous reply": says(arp.REPLY, EVIL_MAC, address, EVIL_MAC, address, to=EVERYBODY),
-        "gratuitous request": says(
-            arp.REQUEST, EVIL_MAC, address, "00:00:00:00:00:00", address, to=EVERYBODY
-        ),
+        "gratuitous request": says(arp.REQUEST, EVIL_MAC, address, "00:00:00:00:00:00", address, to=EVERYBODY),
         "question for us": says(arp.REQUEST, EVIL_MAC, address, "00:00:00:00:00:00", US, to=EVERYBODY),
-        "question for another": says(
-            arp.REQUEST, EVIL_MAC, address, "00:00:00:00:00:00", OTHER, to=EVERYBODY
-        ),
+        "question for another": says(arp.REQUEST, EVIL_MAC, address, "00:00:00:00:00:00", OTHER, to=EVERYBODY),
     }
 
 
@@ -420,9 +411,7 @@ def test_random_traffic_is_delivered_in_order_or_counted(probe, seed):
             if data[12:14] == b"\x08\x06":
                 asked = arp.parse(data[14:])
                 if asked.operation == arp.REQUEST and alive.get(asked.target):
-                    probe.input(
-                        reply(f"02:00:00:00:01:{asked.target.rsplit('.', 1)[1]:0>2}", asked.target), now
-                    )
+                    probe.input(reply(f"02:00:00:00:01:{asked.target.rsplit('.', 1)[1]:0>2}", asked.target), now)
             else:
                 got = ipv4.parse(data[14:])
                 assert data[:6].hex(":") == f"02:00:00:00:01:{got.dst.rsplit('.', 1)[1]:0>2}"
@@ -435,10 +424,7 @@ def test_random_traffic_is_delivered_in_order_or_counted(probe, seed):
             if data[12:14] == b"\x08\0":
                 got = ipv4.parse(data[14:])
                 left[got.dst].append(int.from_bytes(got.payload[:2], "big"))
-    lost = {
-        h: [int.from_bytes(p[20:22], "big") for p in probe.unreachable if ipv4.parse(p).dst == h]
-        for h in hosts
-    }
+    lost = {h: [int.from_bytes(p[20:22], "big") for p in probe.unreachable if ipv4.parse(p).dst == h] for h in hosts}
     for host in hosts:
         assert sorted(left[host] + lost[host]) == accepted[host]
         assert left[host] == sorted(left[host])
@@ -458,9 +444,7 @@ def test_random_and_mutated_arp_never_breaks_the_table(probe):
             probe.send(rng.choice(hosts), packet(), now)
         sender, target = rng.choice([*hosts, US, "0.0.0.0"]), rng.choice([US, US, PEER, "10.0.0.99"])
         mac = f"02:00:00:00:00:{rng.randrange(1, 12):02x}"
-        data = bytearray(
-            says(rng.choice((1, 2)), mac, sender, OUR_MAC, target, to=rng.choice((OUR_MAC, EVERYBODY)))
-        )
+        data = bytearray(says(rng.choice((1, 2)), mac, sender, OUR_MAC, target, to=rng.choice((OUR_MAC, EVERYBODY))))
         for _ in range(rng.choice((0, 0, 1, 2))):
             data[rng.randrange(len(data))] = rng.randrange(256)
         data = bytes(data[: rng.choice((42, 42, 42, rng.randrange(43)))]) + bytes(rng.choice((0, 18)))

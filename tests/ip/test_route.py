@@ -15,9 +15,7 @@ addresses = st.lists(st.sampled_from([0, 1, 10, 128, 255]), min_size=4, max_size
 prefixes = st.tuples(addresses, st.integers(0, 32)).map(
     lambda p: str(ipaddress.ip_network(f"{p[0]}/{p[1]}", strict=False))
 )
-changes = st.lists(
-    st.tuples(st.booleans(), prefixes, st.one_of(st.none(), addresses), st.integers(0, 7)), max_size=40
-)
+changes = st.lists(st.tuples(st.booleans(), prefixes, st.one_of(st.none(), addresses), st.integers(0, 7)), max_size=40)
 
 
 @given(changes, st.lists(addresses, min_size=1, max_size=20))
