@@ -13,12 +13,15 @@ Everything else stands in ``pyproject.toml``. Environment:
 ``NETSTACK_BUILD_JOBS``
     how many files are translated and compiled at a time (the number of cores).
 
+ccache is used where it is installed and ``CC`` says nothing else.
 A changed flag builds everything anew: the flags are part of what a module depends on.
 """
 
 import os
 import pathlib
 import shlex
+import shutil
+import sysconfig
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -56,6 +59,10 @@ if os.environ.get("NETSTACK_COVERAGE") == "1":
 if os.environ.get("NETSTACK_DEBUG") == "1":
     MACROS.append(("NETSTACK_DEBUG", "1"))
 CFLAGS += shlex.split(os.environ.get("NETSTACK_CFLAGS", ""))
+
+if "CC" not in os.environ and shutil.which("ccache"):
+    os.environ["CC"] = f"ccache {sysconfig.get_config_var('CC') or 'cc'}"
+    os.environ.setdefault("CCACHE_NOHASHDIR", "1")   # what one checkout compiled serves the others
 
 HEADERS = sorted(str(p) for d in ("netstack/include", "rings/include") for p in pathlib.Path(d).rglob("*.h"))
 FLAGS_FILE = pathlib.Path("build/cython/flags")
