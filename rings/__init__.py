@@ -34,17 +34,17 @@ To another process: over a fork (the child adopts an end), over a Unix socket, o
 >>> if child == 0:
 ...     producer.adopt().put(b"from the child")
 ...     os._exit(0)
+>>> producer.detach()                            # the child has it now
 >>> consumer.get(timeout=10)
 b'from the child'
->>> _ = os.waitpid(child, 0)
 
 When the producer closes, or its process dies, what it published can still be got; then comes the end:
 
->>> producer.close()
 >>> consumer.get(timeout=10)
 Traceback (most recent call last):
     ...
-rings.errors.RingClosed: the producer closed the ring, and everything in it was taken
+rings.errors.RingClosed: the producer's process died, and everything it published was taken
+>>> _ = os.waitpid(child, 0)
 >>> consumer.close()
 
 In asyncio the doorbell is a file descriptor of the loop, and no thread is involved:

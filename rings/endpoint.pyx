@@ -13,6 +13,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.unistd cimport getpid
 
 from rings.doorbell cimport (
     DOORBELL_OTHER, Doorbell, doorbell_drain, doorbell_flush, doorbell_kick, doorbell_now_ns, doorbell_poll,
@@ -27,7 +28,7 @@ from rings.spsc_ring cimport (
     ring_release_now, ring_set_owner, ring_unpeek, window_on, withdraw,
 )
 
-from rings.errors import RingBusy, RingClosed, RingEmpty, RingFull, RingSizeError
+from rings.errors import RingBusy, RingClosed, RingEmpty, RingForked, RingFull, RingSizeError
 from rings.process import identity, watch
 
 # A sleep is cut into slices that grow: a signal that came between the last look and the sleep waits
@@ -56,6 +57,12 @@ cdef int64_t deadline_of(object timeout) except? -2:
     return doorbell_now_ns() + <int64_t> (seconds * 1e9)
 
 
+cdef bint moved(const ring_region_t *mine) noexcept:
+    """Another process has become this end meanwhile (it adopted or attached it)."""
+    cdef uint64_t start, namespace
+    return ring_owner(mine, &start, &namespace) != <uint32_t> getpid()
+
+
 cdef class Peer:
     """The process at the other end: a pidfd, opened when somebody must wait."""
 
@@ -82,7 +89,7 @@ cdef class Peer:
         self.gone = False
         self.pid = pid
         self.start = start
-        if pid == 0 or pid == <uint32_t> os.getpid():
+        if pid == 0 or pid == <uint32_t> getpid():
             return 0
         try:
             self.fd = watch(pid, start, namespace)
@@ -188,6 +195,8 @@ cdef class Producer(ProducerRing):
                     hit = doorbell_spin_for_space(&self.spin, &self.ring)
                 if hit:
                     return True
+                if moved(self.ring.mine):
+                    raise RingForked("another process has taken this end over")
                 self._peer.look()
                 if self._peer.gone:
                     raise RingClosed("the consumer's process died")
@@ -413,7 +422,7 @@ cdef class Producer(ProducerRing):
                 self._closing = True  # that thread closes when it sees this
                 doorbell_kick(self._space.fd)
                 return
-            if ring_producer_close(&self.ring, &kind):
+            if not moved(self.ring.mine) and ring_producer_close(&self.ring, &kind):
                 doorbell_kick(self._data.fd)
         self.detach()
 
@@ -521,6 +530,8 @@ cdef class Consumer(ConsumerRing):
                     hit = doorbell_spin_for_data(&self.spin, &self.ring)
                 if hit:
                     return True
+                if moved(self.ring.mine):
+                    raise RingForked("another process has taken this end over")
                 self._peer.look()
                 if self._peer.gone:
                     return True
@@ -738,7 +749,7 @@ cdef class Consumer(ConsumerRing):
                 self._closing = True  # that thread closes when it sees this
                 doorbell_kick(self._data.fd)
                 return
-            if ring_consumer_close(&self.ring, &kind):
+            if not moved(self.ring.mine) and ring_consumer_close(&self.ring, &kind):
                 doorbell_kick(self._space.fd)
         self.detach()
 

@@ -232,6 +232,16 @@ cdef class ProducerRing:
         ring_flush_needs_kick(&self.ring, &kind)
         return kind
 
+    def arm(self, uint32_t kind=RING_LEADER):
+        """About to sleep for space as `kind`: True = do not, the refused record fits or there is news."""
+        self.check()
+        return bool(ring_producer_arm_as(&self.ring, kind))
+
+    def disarm(self):
+        """Awake again."""
+        self.check()
+        ring_producer_disarm(&self.ring)
+
     def shut(self):
         """Publish, and say that nothing follows. Returns the kind of sleeper to kick now, or 0."""
         cdef uint32_t kind = 0
@@ -356,6 +366,19 @@ cdef class ConsumerRing:
         ring_release_now(&self.ring)
         ring_space_needs_kick(&self.ring, &kind)
         return kind
+
+    def arm(self, uint32_t kind=RING_LEADER):
+        """About to sleep for records as `kind`: True = do not, there is something to peek.
+
+        A False stays armed until ``disarm`` or the next ``arm``: the producer's next flush kicks.
+        """
+        self.check()
+        return bool(ring_consumer_arm(&self.ring, kind))
+
+    def disarm(self):
+        """Awake again."""
+        self.check()
+        ring_consumer_disarm(&self.ring)
 
     def shut(self):
         """Say that nothing is taken any more. Returns the kind of producer to kick now, or 0."""

@@ -30,11 +30,13 @@ def ring(backend):
 
 
 def open_fds():
-    return {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in map(int, os.listdir("/proc/self/fd")) if _is_open(fd)}
-
-
-def _is_open(fd):
-    return os.path.lexists(f"/proc/self/fd/{fd}")
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+    return found
 
 
 def ours(fds):
