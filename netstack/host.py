@@ -15,6 +15,8 @@ from netstack.resolver import Resolver
 from netstack.socket import socket
 from netstack.stack import Stack
 
+_Socket = socket   # in annotations of Host, whose method has the name
+
 _GLOBAL_DEFAULT = object()
 _hosts: weakref.WeakSet[Host] = weakref.WeakSet()
 
@@ -100,7 +102,7 @@ class Host:
         """A new socket of this host; see `netstack.socket.socket`."""
         return socket(family, type, proto, host=self)
 
-    def create_connection(self, address, timeout=_GLOBAL_DEFAULT, source_address=None) -> socket:
+    def create_connection(self, address, timeout=_GLOBAL_DEFAULT, source_address=None) -> _Socket:
         """As ``socket.create_connection``: connect to ``(host, port)``, trying each address of a name."""
         name, port = address
         error: OSError | None = None
@@ -126,7 +128,7 @@ class Host:
             error = None                     # the traceback holds this frame, and the frame the error
 
     def create_server(self, address, *, family: int = _kernel.AF_INET, backlog: int | None = None,
-                      reuse_port: bool = False) -> socket:
+                      reuse_port: bool = False) -> _Socket:
         """As ``socket.create_server``: a listening TCP socket bound to ``(host, port)``."""
         s = self.socket(family, _kernel.SOCK_STREAM)
         try:

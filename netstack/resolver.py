@@ -64,7 +64,7 @@ class Resolver:
             name = bytes(name).decode("ascii")
         if name is None or name == "":
             passive = flags & _kernel.AI_PASSIVE and name is None
-            out = [(_kernel.AF_INET, "0.0.0.0" if passive else "127.0.0.1")]
+            out: list[tuple[int, str]] = [(_kernel.AF_INET, "0.0.0.0" if passive else "127.0.0.1")]
             if family == _kernel.AF_INET6:
                 out = [(_kernel.AF_INET6, "::" if passive else "::1")]
             return out
@@ -91,7 +91,7 @@ class Resolver:
             return self._of_family(own or [(_kernel.AF_INET, "127.0.0.1")], family, name)
         if self.dns == "kernel":
             found = _REAL_GETADDRINFO(name, None, family or _kernel.AF_INET, _kernel.SOCK_STREAM)
-            return [(f, address[0]) for f, _, _, _, address in found]
+            return [(f, str(address[0])) for f, _, _, _, address in found]
         raise _no_name(name)
 
     @staticmethod

@@ -195,7 +195,7 @@ class socket(_Base):
 
     def _real_close(self, *args) -> None:
         if self._handle is None:
-            _Base._real_close(self, *args)
+            _Base._real_close(self, *args)  # type: ignore[attr-defined]
         else:
             self._handle.close()
 

@@ -6,7 +6,6 @@ import ipaddress
 import time
 
 from netstack.router.forwarding import Forwarder
-
 from netstack.router.pool import pack_address
 from rings.channel import channel_pair
 
