@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from netstack.testing.checkers import ANY, Checker, check, is_icmp, is_ip, is_ipv4, is_tcp, is_udp
     from netstack.testing.clock import VirtualClock
     from netstack.testing.link_driver import LinkDriver
+    from netstack.testing.network import Host, Network, Pair, SimulationError, Stream
     from netstack.testing.packets import (
         Packet,
         build_icmp,
@@ -29,10 +30,15 @@ _MODULES = {
     "ANY": "checkers",
     "Checker": "checkers",
     "Flow": "scripted_peer",
+    "Host": "network",
     "LinkDriver": "link_driver",
+    "Network": "network",
     "Packet": "packets",
+    "Pair": "network",
     "Recorder": "recorder",
     "ScriptedPeer": "scripted_peer",
+    "SimulationError": "network",
+    "Stream": "network",
     "VirtualClock": "clock",
     "build_icmp": "packets",
     "build_ipv4": "packets",
@@ -52,10 +58,15 @@ __all__ = [
     "ANY",
     "Checker",
     "Flow",
+    "Host",
     "LinkDriver",
+    "Network",
     "Packet",
+    "Pair",
     "Recorder",
     "ScriptedPeer",
+    "SimulationError",
+    "Stream",
     "VirtualClock",
     "build_icmp",
     "build_ipv4",

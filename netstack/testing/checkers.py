@@ -1,7 +1,7 @@
 """Assertions about packets that compose: ``is_tcp(flags="SA", mss=1460) & is_ipv4(src="10.0.0.1")``.
 
 A field that is not named is not looked at. A named one is compared; give a function to ask for more than
-equality (``window=lambda w: w > 1000``), or None for "not there". `check` raises with every field that differs.
+equality (``window=lambda w: w > 1000``), or None for "not there". `check` raises with all that differs.
 """
 
 from __future__ import annotations

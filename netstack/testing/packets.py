@@ -203,7 +203,8 @@ def parse_packet(data: bytes, t_ns: int = 0, direction: str = "") -> Packet:
         pseudo = data[12:20] + struct.pack("!xBH", protocol, total - header)
         fields: dict[str, Any] = dict(
             version=4, src=str(ipaddress.IPv4Address(data[12:16])),
-            dst=str(ipaddress.IPv4Address(data[16:20])), protocol=protocol, ttl=ttl, tos=tos, identification=ident, dont_fragment=bool(fragment & 0x4000),
+            dst=str(ipaddress.IPv4Address(data[16:20])), protocol=protocol, ttl=ttl, tos=tos,
+            identification=ident, dont_fragment=bool(fragment & 0x4000),
             ip_ok=checksum(data[:header]) == 0,
         )
         body = data[header:total]
@@ -247,9 +248,9 @@ def _pseudo(src: str, dst: str, protocol: int, length: int) -> bytes:
 
 def build_tcp(src: str, dst: str, sport: int, dport: int, flags: str | int = "A", *, seq: int = 0,
               ack: int = 0, window: int = 65535, payload: bytes = b"", mss: int | None = None,
-              window_scale: int | None = None, sack_permitted: bool = False, sack: tuple[tuple[int, int], ...] = (),
-              timestamp: tuple[int, int] | None = None, options: bytes = b"", urgent: int = 0,
-              **ip: Any) -> bytes:
+              window_scale: int | None = None, sack_permitted: bool = False,
+              sack: tuple[tuple[int, int], ...] = (), timestamp: tuple[int, int] | None = None,
+              options: bytes = b"", urgent: int = 0, **ip: Any) -> bytes:
     """An IPv4 packet with a TCP segment, both checksums right.
 
     ``options`` are raw bytes behind the named ones; all together are padded to 4 bytes. Further keywords go

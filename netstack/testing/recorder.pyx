@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from netstack.link.link cimport Link, MEDIA_ETHERNET
 from netstack.link.tee cimport TEE_IN, tee_init, tee_t
@@ -52,6 +52,7 @@ cdef void record(tee_t *tee, int direction, const uint8_t *head, uint32_t head_l
     memcpy(<uint8_t *> (entry + 1), head, head_length)
     if body_length:
         memcpy(<uint8_t *> (entry + 1) + head_length, body, body_length)
+    memset(<uint8_t *> (entry + 1) + length, 0, padded(length) - length)     # logs are compared as bytes
     r.used += need
     r.count += 1
 

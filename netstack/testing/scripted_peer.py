@@ -86,7 +86,7 @@ class ScriptedPeer:
         return None
 
     def flow(self, port: int = 40000, stack_port: int = 80, *, iss: int = 1_000_000) -> Flow:
-        """One TCP connection between this peer's port and the stack's; ``iss``: our initial sequence number."""
+        """One connection between a port of this peer and one of the stack; ``iss``: our initial number."""
         return Flow(self, port, stack_port, iss)
 
 
