@@ -52,17 +52,14 @@ def table(rows: list[dict], title: str):
     from rich.table import Table
 
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column, style in (
-        ("pid", "right"),
-        ("addresses", "left"),
-        ("packets from", "right"),
-        ("to", "right"),
-        ("drops from", "right"),
-        ("to", "right"),
-        ("up", "right"),
-        ("command", "left"),
-    ):
-        out.add_column(column, justify=style, no_wrap=column != "command", overflow="ellipsis")
+    left = ("addresses", "command")
+    for column in ("pid", "addresses", "packets from", "to", "drops from", "to", "up", "command"):
+        out.add_column(
+            column,
+            justify="left" if column in left else "right",
+            no_wrap=column != "command",
+            overflow="ellipsis",
+        )
     for row in rows:
         out.add_row(
             str(row["pid"]),

@@ -28,8 +28,8 @@ def wait_for_signal() -> int:
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(read, True)
     signal.set_wakeup_fd(write)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: None)
     while True:
         for number in os.read(read, 64):
             if number in (signal.SIGINT, signal.SIGTERM):

@@ -171,7 +171,7 @@ class Attachment:
             single_writer=(backend == "memfd", False),
         )
         channel = Channel.attach(fds, layout)
-        self._control = control
+        self._control: ControlClient | None = control
         self._pid = os.getpid()
         self.link = ChannelLink(channel, mtu=reply.mtu)
         self.addresses = tuple(format_address(a) for a in reply.addresses)

@@ -15,6 +15,7 @@ import socket
 import struct
 import threading
 import time
+from typing import Any
 
 from netstack.errors import RouterError
 from netstack.router import protocol
@@ -39,7 +40,7 @@ class Connection:
         self.pid = pid
         self.uid = uid
         self.deadline_ns = deadline_ns  # of its HELLO; FAR_AWAY after that
-        self.attachment = None  # what the router made for it
+        self.attachment: Any = None  # what the router made for it
         self.pidfd = -1  # watched while it has an attachment
         self.after_send: list[socket.socket] = []  # what only the client keeps: closed once it was sent
 
@@ -72,7 +73,7 @@ class ControlServer:
         self._accept_at_ns = 0  # 0: accepting
         self._failures_fd = -1
         self._lock_fd = self._take_lock()
-        self._thread = None
+        self._thread: threading.Thread | None = None
         try:
             self._listener = self._listen()
             self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -27,8 +27,10 @@ def runtime_folder() -> str:
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         base = os.environ.get("XDG_RUNTIME_DIR")
-        usable = base and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK)
-        folder = os.path.join(base, "netstack") if usable else f"/tmp/netstack-{os.geteuid()}"
+        if base and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK):
+            folder = os.path.join(base, "netstack")
+        else:
+            folder = f"/tmp/netstack-{os.geteuid()}"
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:

@@ -17,6 +17,7 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 from netstack.errors import AddressTakenError, ConfigError, PoolEmptyError, RouterError
 
@@ -68,7 +69,7 @@ class Lease:
     token: bytes
     uid: int
     epoch: int
-    owner: object = None
+    owner: Any = None
     held_until_ns: int = 0
 
 
@@ -132,7 +133,7 @@ class AddressPool:
 
     def lease(
         self, owner, uid: int, address: bytes | None = None, token: bytes | None = None
-    ) -> tuple[Lease, object]:
+    ) -> tuple[Lease, Any]:
         """Lease one address.
 
         Parameters

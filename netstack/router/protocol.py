@@ -28,7 +28,7 @@ import enum
 import os
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 MAGIC = b"NSRT"
 VERSION = 1
@@ -264,13 +264,16 @@ class AttachmentInfo:
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachmentInfo:
-        values = LIST_REPLY.unpack_from(body)
-        n, packed, command = values[13:16]
+        *numbers, n, packed, command = LIST_REPLY.unpack_from(body)
+        info = dict(zip(_INFO_NUMBERS, numbers, strict=True))
         return cls(
-            *values[:13],
-            tuple(packed[i * 16 : i * 16 + 16] for i in range(min(n, MAX_ADDRESSES))),
-            command.rstrip(b"\0").decode("utf-8", "replace"),
+            **info,
+            addresses=tuple(packed[i * 16 : i * 16 + 16] for i in range(min(n, MAX_ADDRESSES))),
+            command=command.rstrip(b"\0").decode("utf-8", "replace"),
         )
+
+
+_INFO_NUMBERS = [f.name for f in fields(AttachmentInfo)][:-2]      # in the order of LIST_REPLY
 
 
 # ---- messages on the socket

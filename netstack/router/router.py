@@ -21,7 +21,7 @@ from netstack.router import protocol
 from netstack.router.control import FAR_AWAY, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
 from netstack.router.paths import socket_path
-from netstack.router.pool import TOKEN_BYTES, AddressPool, format_address, pack_address
+from netstack.router.pool import TOKEN_BYTES, AddressPool, Lease, format_address, pack_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
 from netstack.router.uplinks import TapUplink, UplinkConfig
 
@@ -41,7 +41,7 @@ class _Attached:
         self.bells = bells  # sockets the router rings (memfd), kept open
         self.mtu = mtu
         self.capabilities = capabilities
-        self.leases = []
+        self.leases: list[Lease] = []
         self.port = 0
         self.since_ns = time.monotonic_ns()
         self.command = command_of(connection.pid)

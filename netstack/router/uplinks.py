@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from netstack.errors import ConfigError
 from netstack.router.pool import pack_address
@@ -50,7 +51,7 @@ class UplinkConfig:
         kind, colon, name = head.partition(":")
         if not colon or not name or kind not in KINDS:
             raise ConfigError(f"uplink {text!r}: {example}")
-        values = {}
+        values: dict[str, Any] = {}
         for option in options:
             key, equals, value = option.partition("=")
             try:
@@ -100,8 +101,8 @@ class TapUplink:
         from netstack.link.tap import Tap
 
         tap = Tap(self.config.name)
-        options = {}
-        if self.config.gateway is not None:
+        options: dict[str, Any] = {}
+        if self.config.gateway is not None and self.config.address is not None:
             options = {"gateway": pack_address(self.config.gateway), "network": self.config.address.network}
         self.port = forwarder.add_tap(tap.fileno(), self.mac, self.address, mtu=tap.mtu, keep=tap, **options)
         forwarder.bind_local(self.address)
