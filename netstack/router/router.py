@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -459,6 +460,10 @@ _living: weakref.WeakSet = weakref.WeakSet()
 
 
 def _close_all() -> None:
+    """The end of the program. Hosts of this process go first: what they sent still has to arrive."""
+    hosts = sys.modules.get("netstack.host")
+    if hosts is not None and _living:
+        hosts._close_all()
     for router in list(_living):
         router.close()
 
