@@ -7,10 +7,11 @@ and for the router: sum(forwarded) + generated = sum(to_packets).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from netstack.address cimport address_t
 from netstack.router.table cimport entry_t
-from rings.spsc_ring cimport ring_consumer_t, ring_producer_t
+from rings.spsc_ring cimport RING_FRAME, RING_OK, ring_claim, ring_commit, ring_consumer_t, ring_producer_t
 
 
 cpdef enum Drop:
@@ -132,8 +133,32 @@ cdef struct port_t:
     port_counters_t counters
 
 
+cdef inline void write_packet(const packet_t *p, uint8_t *head, uint8_t *body) noexcept nogil:
+    memcpy(head, p.header, p.header_length)
+    if p.head_length > p.header_length:
+        memcpy(head + p.header_length, p.head + p.header_length, p.head_length - p.header_length)
+    if p.body_length:
+        memcpy(body, p.body, p.body_length)
+
+
+cdef inline int port_hand(port_t *port, packet_t *p) noexcept nogil:
+    """Give a packet to an attachment's stack. 0, or -1 when it was dropped (and counted)."""
+    cdef uint8_t *head
+    cdef uint8_t *body
+    port.counters.to_packets += 1
+    if port.state != PORT_ACTIVE or port.queue_first != NULL or \
+            ring_claim(port.tx, RING_FRAME, p.head_length, p.body_length, &head, &body) != RING_OK:
+        return port_hand_slowly(port, p)
+    write_packet(p, head, body)
+    ring_commit(port.tx)
+    port.counters.out_packets += 1
+    port.counters.out_bytes += p.head_length + p.body_length
+    port.dirty = True
+    return 0
+
+
 cdef bint bucket_take(bucket_t *b, int64_t now_ns, int64_t cost_ns, int64_t depth_ns) noexcept nogil
-cdef int port_hand(port_t *port, packet_t *packet) noexcept nogil
+cdef int port_hand_slowly(port_t *port, packet_t *packet) noexcept nogil
 cdef int port_drain(port_t *port) noexcept nogil
 cdef void port_flush(port_t *port) noexcept nogil
 cdef void port_ring(port_t *port, uint32_t kind) noexcept nogil

@@ -50,14 +50,6 @@ cdef inline int claim(port_t *port, uint32_t head_length, uint32_t body_length, 
     return status
 
 
-cdef inline void write_packet(const packet_t *p, uint8_t *head, uint8_t *body) noexcept nogil:
-    memcpy(head, p.header, p.header_length)
-    if p.head_length > p.header_length:
-        memcpy(head + p.header_length, p.head + p.header_length, p.head_length - p.header_length)
-    if p.body_length:
-        memcpy(body, p.body, p.body_length)
-
-
 cdef void port_fail(port_t *port, int why) noexcept nogil:
     """The stack broke the ring's format, or closed its end: control takes the port away."""
     if port.state != PORT_FAILED:
@@ -111,12 +103,11 @@ cdef int enqueue(port_t *port, packet_t *p) noexcept nogil:
     return 0
 
 
-cdef int port_hand(port_t *port, packet_t *p) noexcept nogil:
-    """Give a packet to an attachment's stack. 0, or -1 when it was dropped (and counted)."""
+cdef int port_hand_slowly(port_t *port, packet_t *p) noexcept nogil:
+    """`port_hand` where the packet does not simply go into the ring."""
     cdef uint8_t *head
     cdef uint8_t *body
     cdef int status
-    port.counters.to_packets += 1
     if port.state != PORT_ACTIVE:
         port.counters.drops_out[<int> DROP_DETACHED] += 1
         return -1
