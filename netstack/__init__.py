@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Host": ("netstack.host", "Host"),
     "attach": ("netstack.host", "attach"),
-    "patch": ("netstack.patch", "patch"),
+    "patch": ("netstack.patching", "patch"),
     "Router": ("netstack.router", "Router"),
     "Stack": ("netstack.stack", "Stack"),
     "link": ("netstack.link", None),

@@ -2,7 +2,7 @@ from netstack import link as link
 from netstack import testing as testing
 from netstack.host import Host as Host
 from netstack.host import attach as attach
-from netstack.patch import patch as patch
+from netstack.patching import patch as patch
 from netstack.router import Router as Router
 from netstack.stack import Stack as Stack
 

@@ -15,7 +15,7 @@ from cpython.ref cimport Py_INCREF
 from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link, link_t
 from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
 from netstack.address cimport address_equal, endpoint_t
-from netstack.sock cimport EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_RDHUP, SOCK_TCP, sock_t
+from netstack.sock cimport EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now
 from netstack.stack.sockets cimport (
     sock_close,
@@ -27,6 +27,7 @@ from netstack.stack.sockets cimport (
     stack_lingering,
 )
 from netstack.stack.stack cimport Stack
+from netstack.tcp.tcb cimport CLOSED, tcb_t
 
 import os
 import threading
@@ -94,7 +95,7 @@ cdef enum:
     TICK_LAST_NS = 4_000_000
     LED_LOOK_NS = 1_000_000      # the service thread leaves a deadline to the leader, and looks again after this
     SLICES = 5
-    LEAVE_PASSES = 2             # a leaving leader takes input for others this often, then the service thread does
+    LEAVE_PASSES = 2             # a leaving leader takes input for others this often, then leaves it too
     BELL = 1                     # what woke the service thread: a link's doorbell, or
     KICK = 2                     # one of our own threads
 
@@ -631,9 +632,13 @@ cdef void driver_abandon(driver_t *d, owner_t *o) noexcept nogil:
 
 
 cdef void driver_show(driver_t *d, owner_t *o) noexcept nogil:
+    cdef tcb_t *tcb
     if o.ready.kind == READY_NONE or o.sock == NULL:
         return
-    if o.cut_off:
+    tcb = <tcb_t *> o.sock if o.sock.kind == SOCK_TCP else NULL
+    if tcb != NULL and tcb.state == CLOSED and tcb.rport == 0:
+        ready_show(&o.ready, EVENT_OUT)    # never connected: may still become something, a hang-up is for good
+    elif o.cut_off:
         ready_show(&o.ready, EVENT_IN | EVENT_ERR | EVENT_HUP)
     else:
         ready_show(&o.ready, sock_poll(d.stack, o.sock))
@@ -735,9 +740,12 @@ cdef void *service_main(void *arg) noexcept nogil:
             d.service_wakes += 1
         stay_out = not rung and d.ticking and d.lead_count != seen
         if rung:
-            if not d.ticking and d.lead_count != d.rung_count:
-                d.ticking = 1
-                d.tick_ns = TICK_FIRST_NS
+            if d.lead_count != d.rung_count:
+                # Somebody led since it last rang and is likely to be back: nobody sleeps, so give them a tick.
+                if not d.ticking:
+                    d.ticking = 1
+                    d.tick_ns = TICK_FIRST_NS
+                stay_out = not somebody_sleeps(d)
             d.rung_count = d.lead_count
         elif d.ticking:
             if d.lead_count == seen:

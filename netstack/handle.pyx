@@ -7,11 +7,19 @@ finds input waiting and nobody leading takes a bounded share of it, so that a pr
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EBADF, ECONNRESET, EINPROGRESS, EINTR, EINVAL, EMSGSIZE, ENETDOWN
+from libc.errno cimport EAGAIN, EBADF, ECONNRESET, EINPROGRESS, EINTR, EINVAL, ENETDOWN, ENOTCONN, EPIPE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from netstack.address cimport address_equal, address_format, address_is_v4, address_parse, address_t, endpoint_t
+from netstack.address cimport (
+    address_equal,
+    address_format,
+    address_is_any,
+    address_is_v4,
+    address_parse,
+    address_t,
+    endpoint_t,
+)
 from netstack.driver cimport (
     WAIT_DEAD,
     WAIT_INTERRUPTED,
@@ -168,7 +176,9 @@ cdef inline ssize_t try_send(owner_t *o, const uint8_t *data, size_t n, int flag
         return -ECONNRESET
     if to != NULL:
         return sock_sendto(o.driver.stack, o.sock, data, n, flags, to)
-    return sock_send(o.driver.stack, o.sock, data, n, flags)
+    cdef ssize_t r = sock_send(o.driver.stack, o.sock, data, n, flags)
+    # Linux says EPIPE of a stream that never was connected.
+    return -EPIPE if r == -ENOTCONN and o.sock.kind == SOCK_TCP else r
 
 
 cdef ssize_t why_not(int waited) noexcept nogil:
@@ -373,7 +383,7 @@ cdef class Handle:
         """The exception for an errno number, naming the operation and both ends as far as they are known."""
         cdef endpoint_t local
         cdef endpoint_t peer
-        cdef bint has_local = False
+        cdef bint has_local = False, has_peer = False
         cdef driver_t *d = self.o.driver
         if code == EAGAIN:
             return self.not_now()
@@ -381,10 +391,9 @@ cdef class Handle:
             enter(d)
             if self.o.sock != NULL:
                 has_local = sock_local(d.stack, self.o.sock, &local) == 0
-                if remote is None and sock_remote(d.stack, self.o.sock, &peer) == 0:
-                    remote = ()
+                has_peer = remote is None and sock_remote(d.stack, self.o.sock, &peer) == 0
             driver_unlock(d)
-        if remote == ():
+        if has_peer:
             remote = self.from_endpoint(&peer)
         text = f"{os.strerror(code)}: {operation}"
         if has_local and local.port:
@@ -399,9 +408,14 @@ cdef class Handle:
         return BlockingIOError(EAGAIN, os.strerror(EAGAIN))
 
     cdef object from_endpoint(self, const endpoint_t *e):
-        if self.family == AF_INET6:
-            return (address_format(&e.address), e.port, 0, 0)
-        return (address_format(&e.address), e.port)
+        cdef str text = address_format(&e.address)
+        if self.family != AF_INET6:
+            return text, e.port
+        if address_is_any(&e.address):
+            text = "::"
+        elif "." in text:
+            text = "::ffff:" + text
+        return text, e.port, 0, 0
 
     cdef int to_endpoint(self, object address, str operation, endpoint_t *out) except -1:
         cdef long port
@@ -946,7 +960,7 @@ cdef class Handle:
             r = -EAGAIN
         if r == -EAGAIN and not blocking:
             raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
-        raise self.failure(-<int> r, operation, ())
+        raise self.failure(-<int> r, operation)
 
     def send(self, data, int flags=0):
         """How many bytes were taken. A blocking socket takes all, one with a timeout what fits."""

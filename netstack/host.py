@@ -154,7 +154,7 @@ class Host:
 
     def patch(self, **options):
         """Put this host under the standard library's ``socket`` module; see `netstack.patch`."""
-        from netstack.patch import patch
+        from netstack.patching import patch
 
         return patch(self, **options)
 

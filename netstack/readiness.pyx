@@ -89,13 +89,10 @@ cdef void ready_show(ready_t *r, uint32_t mask) noexcept nogil:
     if r.kind != READY_PAIR or r.dead:
         return
     if mask & (EVENT_ERR | EVENT_HUP):
-        if not mask & EVENT_ERR and not r.eof and not mask & EVENT_RDHUP:
-            pass                 # a stream that was never connected polls HUP too, and may still become something
-        else:
-            make_writable(r, True)
-            shutdown(r.stack_fd, SHUT_RDWR)
-            r.dead = 1
-            return
+        make_writable(r, True)
+        shutdown(r.stack_fd, SHUT_RDWR)
+        r.dead = 1
+        return
     make_writable(r, (mask & EVENT_OUT) != 0)
     if r.eof:
         return

@@ -62,14 +62,16 @@ class Resolver:
         """``(family, literal)`` for a name, best first."""
         if isinstance(name, (bytes, bytearray)):
             name = bytes(name).decode("ascii")
-        if name is None or name == "":
-            passive = flags & _kernel.AI_PASSIVE and name is None
+        if name is None:
+            passive = flags & _kernel.AI_PASSIVE
             out: list[tuple[int, str]] = [(_kernel.AF_INET, "0.0.0.0" if passive else "127.0.0.1")]
             if family == _kernel.AF_INET6:
                 out = [(_kernel.AF_INET6, "::" if passive else "::1")]
             return out
         if not isinstance(name, str):
             raise TypeError("getaddrinfo() argument 1 must be string or None")
+        if not name:
+            raise _no_name(name)
         try:
             literal = _kernel.inet_ntop(_kernel.AF_INET6, _kernel.inet_pton(_kernel.AF_INET6, name))
             return self._of_family([(_kernel.AF_INET6, literal)], family, name)

@@ -19,7 +19,7 @@ LAYERS = [
     {"tcp", "udp", "ip", "link"},
     {"demux", "stack"},
     {"driver", "readiness"},
-    {"handle", "resolver", "socket", "aio", "patch"},
+    {"handle", "resolver", "socket", "aio", "patching"},
     {"host", "router", "daemon", "migration", "vpn", "dht"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another

@@ -16,7 +16,7 @@ def begin() -> None:
     The address asked for, and the names of the capture and counter files, are for the first process: those that it
     starts get addresses of the router's choice and files of their own.
     """
-    from netstack.patch import patch
+    from netstack.patching import patch
 
     settings = json.loads(os.environ[VARIABLE])
     address = settings.pop("address", None)
