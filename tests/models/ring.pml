@@ -48,6 +48,7 @@ chan psb = [SB] of { byte, byte };
 chan csb = [SB] of { byte, byte };
 bool bell_c, bell_p;      /* persistent doorbell: eventfd, socket byte or futex on the bell word */
 bool pdead, cdead, poisoned;
+byte kicked_c, kicked_p;  /* private to the waker: the consumer's (producer's) word that it kicked last */
 byte consumed;
 
 #define ST(sb, a, v)  sb ! a, v
@@ -81,10 +82,12 @@ byte consumed;
 #else
 #define WIDTH(i)      1
 #endif
+/* A sequence never repeats: in the model the next one is any that is neither the present one nor the one
+ * that the waker remembers, which is all it is ever compared with. */
 #ifdef NOSEQ
-#define NEXT(s)       s
+#define NEXT(s, kicked) s
 #else
-#define NEXT(s)       ((s + 1) % 64)
+#define NEXT(s, kicked) ((s != 0 && kicked != ASLEEP(0)) -> 0 : ((s != 1 && kicked != ASLEEP(1)) -> 1 : 2))
 #endif
 #define ASLEEP(s)     ((s) * 4 + 1)
 #define AWAKE(s)      ((s) * 4)
@@ -120,18 +123,16 @@ inline flush()
 {
 	KP; ST(psb, TAIL, t); published = t;
 	KP; FENCE_PUB(psb);
-	KP; word = mem[CSLP];
-	if
-	:: (word & 3) != 0 && word != kicked -> kicked = word; KP; bell_c = 1
+	KP; if
+	:: atomic { (mem[CSLP] & 3) != 0 && mem[CSLP] != kicked_c -> kicked_c = mem[CSLP] }; KP; bell_c = 1
 	:: else
-	fi;
-	word = 0
+	fi
 }
 
 #ifndef EVIL
 active proctype producer()
 {	byte t, h, i, published;     /* private: own index, what was seen of the other, what was published */
-	byte sequence, word, kicked;
+	byte sequence;
 	do
 	:: i == ITEMS -> break
 	:: else ->
@@ -153,7 +154,7 @@ again:		KP; h = mem[HEAD];
 			:: published != t -> flush(); goto again
 			:: else
 			fi;
-			sequence = NEXT(sequence);   /* ring_producer_arm() */
+			sequence = NEXT(sequence, kicked_p);   /* ring_producer_arm() */
 			KP; ST(psb, PSLP, ASLEEP(sequence));
 			FENCE_SLP(psb);
 			KP; h = mem[HEAD];
@@ -201,12 +202,10 @@ inline store_head()
 		checked = h;
 		if
 		:: 4 * (N - DISTANCE(t, h)) >= N ->
-			KC; word = mem[PSLP];
-			if
-			:: (word & 3) != 0 && word != kicked -> kicked = word; KC; bell_p = 1
+			KC; if
+			:: atomic { (mem[PSLP] & 3) != 0 && mem[PSLP] != kicked_p -> kicked_p = mem[PSLP] }; KC; bell_p = 1
 			:: else
-			fi;
-			word = 0
+			fi
 		:: else
 		fi
 	:: else
@@ -215,7 +214,7 @@ inline store_head()
 
 active proctype consumer()
 {	byte h, t, v, want = 1, dlen;     /* h: private copy of head, told: what was published of it */
-	byte told, checked = M - N, sequence, word, kicked;
+	byte told, checked = M - N, sequence;
 	bool last;
 	do
 	:: want == ITEMS + 1 -> break
@@ -279,7 +278,7 @@ again:		last = pdead;                /* read before tail: after a death one more
 			fi
 		:: t == h ->
 			if :: last -> break :: else fi;          /* dead and drained: reclaim */
-			sequence = NEXT(sequence);               /* ring_consumer_arm() */
+			sequence = NEXT(sequence, kicked_c);     /* ring_consumer_arm() */
 			KC; ST(csb, CSLP, ASLEEP(sequence));
 			FENCE_SLP(csb);
 			KC; v = mem[TAIL];
