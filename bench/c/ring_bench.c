@@ -8,6 +8,14 @@
  * Prints the median of rounds of about 30 ms with its spread. `line_rtt_ns` is that ping-pong in this
  * run: it says how far apart the two CPUs sit, and figures of different distances cannot be compared.
  * Rounds in which either process lost its CPU are left out while there are others.
+ * Values and records are published 32 at a time by themselves, as is the default of the API;
+ * --publish each makes one publish per value.
+ *
+ * Build: cc -std=gnu11 -O3 -march=native -Irings/include -Ibench/c -c bench/c/ring_bench.c bench/c/ring_ours.c
+ *        c++ -std=c++17 -O3 -march=native -DNDEBUG -Ibench/c [-DWITH_BOOST] [-DWITH_ATOMIC_QUEUE]
+ *            [-DWITH_DPDK $(pkg-config --cflags libdpdk)] bench/c/ring_peers.cpp ring_bench.o ring_ours.o -o ring_bench
+ *            [$(pkg-config --libs libdpdk)]       (libboost-dev, libatomic-queue-dev, dpdk-dev of Debian)
+ *
  * Exit: 0 done, 2 usage, 3 this contestant is not built in or does not offer the test.
  */
 #define _GNU_SOURCE
