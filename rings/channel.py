@@ -176,15 +176,11 @@ class Channel:
 
     def flush(self):
         """Publish what was committed, and kick the peer if it sleeps."""
-        kind = self.tx.flush()
-        if kind:
-            self.peer_doorbells[kind].kick()
+        self._kick(self.tx.flush())
 
     def release(self):
         """Give back what was peeked, and kick a peer that sleeps for space."""
-        kind = self.rx.release()
-        if kind:
-            self.peer_doorbells[kind].kick()
+        self._kick(self.rx.release())
 
     def export(self):
         """What another process needs to become this side: (fds, layout).
@@ -252,9 +248,8 @@ class Channel:
     def close(self):
         """Tell the peer that nothing follows and nothing is taken any more, and detach. Idempotent."""
         if self._regions and self._pid == os.getpid():
-            for kind in (self.tx.shut(), self.rx.shut()):
-                if kind:
-                    self.peer_doorbells[kind].kick()
+            self._kick(self.tx.shut())
+            self._kick(self.rx.shut())
         self.detach()
 
     def detach(self):
@@ -264,6 +259,12 @@ class Channel:
         self.doorbells = self.peer_doorbells = {}
         self.tx.drop()
         self.rx.drop()
+
+    def _kick(self, kind):
+        """Ring the peer's doorbell; its sleep word may say a kind that there is not."""
+        bell = self.peer_doorbells.get(kind)
+        if bell is not None:
+            bell.kick()
 
     def _check_open(self):
         if not self._regions:

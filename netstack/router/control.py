@@ -158,7 +158,11 @@ class ControlServer:
             until = min(self._router.tick(now), self._expire_handshakes(now), self._resume_accepting(now))
             timeout = -1 if until >= FAR_AWAY else max(0, until - now) / 1e9
             for fd, events in self._epoll.poll(timeout):
-                self._event(fd, events)
+                try:
+                    self._event(fd, events)
+                except Exception:
+                    log.exception("control socket: a mistake of the router's own; it goes on")
+                    self._give_up(fd)
 
     def _event(self, fd: int, events: int) -> None:
         if fd == self._listener.fileno():
@@ -231,8 +235,22 @@ class ControlServer:
         fd = connection.socket.fileno()
         if self._connections.get(fd) is not connection:
             return
+        try:
+            self._router.detach(connection, why)
+        finally:
+            self._forget(connection)
+
+    def _give_up(self, fd: int) -> None:
+        connection = self._connections.get(fd)
+        if connection is not None:
+            try:
+                self._drop(connection, "the router failed to serve it")
+            except Exception:
+                log.exception("control socket: while ending a connection")
+
+    def _forget(self, connection: Connection) -> None:
+        fd = connection.socket.fileno()
         self._silent.discard(connection)
-        self._router.detach(connection, why)
         self._sent(connection)
         self._unwatch_process(connection)
         try:
