@@ -160,7 +160,7 @@ class Flow:
         options.setdefault("mss", 1460)
         self.send("S", seq=0, window=window, **options)
         answer = self.expect(is_tcp(flags="SA", ack=1))
-        self.send("A", seq=1, ack=1, window=window, **self._stamp(answer))
+        self.send("A", seq=1, ack=1, window=window, **self._stamp(answer, options))
         return answer
 
     def accept(self, *, window: int = 65535, **options: Any) -> Packet:
@@ -172,6 +172,6 @@ class Flow:
         return syn
 
     @staticmethod
-    def _stamp(answer: Packet) -> dict[str, Any]:
-        """Echo the stack's timestamp when it uses them (RFC 7323 section 3.2)."""
-        return {} if answer.timestamp is None else {"timestamp": (1, answer.timestamp[0])}
+    def _stamp(answer: Packet, offered: dict[str, Any]) -> dict[str, Any]:
+        """Echo the stack's timestamp when it uses them (RFC 7323 section 3.2); ours stands where the SYN's stood."""
+        return {} if answer.timestamp is None else {"timestamp": (offered["timestamp"][0], answer.timestamp[0])}
