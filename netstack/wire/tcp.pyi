@@ -1,0 +1,18 @@
+from typing import NamedTuple
+
+class TcpHeader(NamedTuple):
+    sport: int
+    dport: int
+    seq: int
+    ack: int
+    flags: int
+    window: int
+    urgent: int
+    header_length: int
+    mss: int | None
+    wscale: int | None
+    sack_permitted: bool
+    timestamps: tuple[int, int] | None
+    sack: tuple[tuple[int, int], ...]
+
+def parse(data: bytes | bytearray | memoryview) -> TcpHeader: ...
