@@ -149,6 +149,8 @@ cdef tw_t *demux_time_wait(demux_t *d, tcb_t *tcb, int64_t expires_ns, uint32_t 
     """Let a record take the connection's place; beyond *limit* records the oldest goes. NULL: no memory, none is kept."""
     cdef tw_t tw
     demux_remove(d, tcb)
+    if limit == 0:
+        return NULL
     if d.tw_count >= limit and d.tw_first != NULL:
         demux_tw_remove(d, d.tw_first)
     tw.local = tcb.local
@@ -160,7 +162,7 @@ cdef tw_t *demux_time_wait(demux_t *d, tcb_t *tcb, int64_t expires_ns, uint32_t 
     tw.ts_recent = tcb.ts_recent
     tw.ts_offset = tcb.ts_offset
     tw.hash = tcb.hash
-    tw.wnd = receive_window_field(tcb)
+    tw.wnd = receive_window_field(tcb, False)
     tw.has_ts = (tcb.flags & TF_TS_OK) != 0
     tw.interface = tcb.route_interface
     tw.expires_ns = expires_ns
@@ -219,6 +221,29 @@ cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t
                     (sock.kind != SOCK_TCP or (<const tcb_t *> other).state != LISTEN)):
                 return True
         other = other.bind_next
+    return False
+
+
+cdef bint demux_port_in_use(const demux_t *d, const address_t *local, uint16_t port, bint reuse) noexcept nogil:
+    """Do connections stand there already? With SO_REUSEADDR those in TIME-WAIT, and those that have it too, do not count.
+    Walks the whole table: for bind() with a port of its own only."""
+    cdef uint32_t i
+    cdef const tcb_t *tcb
+    cdef const tw_t *tw
+    if d.slots == NULL:
+        return False
+    for i in range(d.mask + 1):
+        if d.slots[i].p == NULL:
+            continue
+        if is_tw(d.slots[i].p):
+            tw = as_tw(d.slots[i].p)
+            if not reuse and tw.lport == port and (address_is_any(local) or address_equal(&tw.local, local)):
+                return True
+        else:
+            tcb = <const tcb_t *> d.slots[i].p
+            if tcb.lport == port and (address_is_any(local) or address_equal(&tcb.local, local)) and \
+                    not (reuse and tcb.sock.flags & SF_REUSEADDR):
+                return True
     return False
 
 

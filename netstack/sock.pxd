@@ -45,8 +45,8 @@ cdef struct event_list_t:
 cdef inline void sock_event(event_list_t *events, sock_t *sock, uint32_t mask) noexcept nogil:
     """Note that something about ``sock`` became ready. Only edges matter; who waits looks at the state itself."""
     sock.events |= <uint16_t> mask
-    if sock.flags & SF_QUEUED_EVENT:
-        return
+    if sock.flags & (SF_QUEUED_EVENT | SF_ORPHAN):
+        return                   # in the list already, or nobody is there to hear
     sock.flags |= SF_QUEUED_EVENT
     sock.event_next = NULL
     if events.last == NULL:

@@ -1,7 +1,7 @@
 """The layers joined: a frame comes in and finds its connection; what connections want to say goes out; time passes."""
 
 from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -9,7 +9,7 @@ from netstack.address cimport address_equal, address_is_v4, address_v4
 from netstack.clock cimport NEVER, NS_PER_MS
 from netstack.counters cimport (
     DROP_IP_NO_ROUTE, DROP_IP_PROTOCOL, DROP_LINK_MALFORMED, DROP_NONE, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM,
-    DROP_TCP_FLAGS, DROP_TCP_NO_PORT, DROP_TX_FULL, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason, drop,
+    DROP_TCP_FLAGS, DROP_TCP_LENGTH, DROP_TCP_NO_PORT, DROP_TX_FULL, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason, drop,
 )
 from netstack.demux cimport (
     as_tw, demux_datagram, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove,
@@ -29,8 +29,9 @@ from netstack.sock cimport (
 )
 from netstack.tcp.buffers cimport pool_free
 from netstack.tcp.congestion.controller cimport congestion_default
-from netstack.tcp.connection cimport connection_abort, connection_spawned
+from netstack.tcp.connection cimport connection_abort, connection_raise_isn, connection_spawned
 from netstack.tcp.input cimport segment_arrives, segment_for_nobody, segment_verify
+from netstack.tcp.invariants cimport NETSTACK_CHECKED, check_invariants, check_shared
 from netstack.tcp.output cimport (
     bare_length, next_segment, on_sent, on_timer, plan_t, write_bare, write_fresh_segment, write_segment,
 )
@@ -69,6 +70,7 @@ cdef void stack_init(stack_t *stack, const uint8_t *seed) noexcept nogil:
     stack.tcp.to_time_wait = on_time_wait
     stack.tcp.spawn = on_spawn
     stack.tcp.bare = <bare_t *> malloc(MAX_BARE * sizeof(bare_t))
+    stack.tcp.bare_capacity = MAX_BARE if stack.tcp.bare != NULL else 0
     stack.next_sock_id = 1
     route_init(&stack.routes)
 
@@ -303,7 +305,7 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     stack.tcp.counters.tcp_segments_in += 1
     stack.segments_by[stack.driver] += 1
     if packet.header_bytes < packet.header_length + 20:
-        return DROP_LINK_MALFORMED
+        return DROP_TCP_LENGTH if length < 20 else DROP_LINK_MALFORMED
     reason = parse_tcp(head, packet.header_bytes - packet.header_length, length, &h)
     if reason != DROP_NONE:
         return reason
@@ -341,12 +343,18 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     tcb = stack.last_tcb
     if tcb != NULL and tcb.rport == seg.sport and tcb.lport == seg.dport and \
             address_equal(&tcb.remote, &seg.src) and address_equal(&tcb.local, &seg.dst):
-        return segment_arrives(tcb, &seg)
+        reason = segment_arrives(tcb, &seg)
+        if NETSTACK_CHECKED:
+            check_invariants(tcb)
+        return reason
     hash = demux_hash(&stack.tcp, &seg.dst, &seg.src, seg.dport, seg.sport)
     p = demux_find(&stack.demux, hash, &seg.dst, &seg.src, seg.dport, seg.sport)
     if p != NULL and not is_tw(p):
         stack.last_tcb = <tcb_t *> p
-        return segment_arrives(<tcb_t *> p, &seg)
+        reason = segment_arrives(<tcb_t *> p, &seg)
+        if NETSTACK_CHECKED:
+            check_invariants(<tcb_t *> p)
+        return reason
     if p != NULL:
         return time_wait_input(stack, as_tw(p), &seg)
     tcb = demux_listener(&stack.demux, &seg.dst, seg.dport)
@@ -360,18 +368,18 @@ cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexce
     cdef tcb_t *listener
     cdef bare_t *b
     cdef tcp_t *tcp = &stack.tcp
+    cdef int32_t later
     if not segment_verify(tcp, seg):
         return DROP_TCP_CHECKSUM
     if seg.flags & RST:
         return DROP_TCP_FLAGS
     if seg.flags & SYN and not seg.flags & ACK:
-        if (tw.has_ts and seg.has_ts and <int> (seg.tsval - tw.ts_recent) > 0) or \
-                (not (tw.has_ts and seg.has_ts) and seq_gt(seg.seq, tw.rcv_nxt)):
+        later = <int32_t> (seg.tsval - tw.ts_recent) if tw.has_ts and seg.has_ts else 0
+        if later > 0 or (later == 0 and seq_gt(seg.seq, tw.rcv_nxt)):
             listener = demux_listener(&stack.demux, &seg.dst, seg.dport)
             if listener != NULL:
-                demux_tw_remove(&stack.demux, tw)
-                return segment_arrives(listener, seg)
-    if seg.flags & FIN:
+                return reincarnate(stack, listener, tw, seg)
+    if seg.flags & FIN and seg.seq + seg.length + 1 == tw.rcv_nxt:
         demux_tw_restart(&stack.demux, tw, tcp.now_ns + <int64_t> tcp.config.time_wait_ms * NS_PER_MS)
     if (seg.length or seg.flags & (SYN | FIN) or seg.seq != tw.rcv_nxt) and tcp.bare_count < MAX_BARE:
         b = &tcp.bare[tcp.bare_count]
@@ -389,6 +397,19 @@ cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexce
         b.tsecr = tw.ts_recent
         b.interface = tw.interface
     return DROP_NONE
+
+
+cdef DropReason reincarnate(stack_t *stack, tcb_t *listener, tw_t *tw, segment_t *seg) noexcept nogil:
+    """A new connection under the names of one in TIME-WAIT; its sequence numbers begin above the old ones."""
+    cdef uint32_t last = tw.snd_nxt
+    cdef tcb_t *child
+    cdef DropReason reason
+    demux_tw_remove(&stack.demux, tw)
+    reason = segment_arrives(listener, seg)
+    child = listener.listener.children
+    if reason == DROP_NONE and child != NULL and child.rport == seg.sport and address_equal(&child.remote, &seg.src):
+        connection_raise_isn(child, last)
+    return reason
 
 
 cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
@@ -707,6 +728,8 @@ cdef void stack_advance(stack_t *stack, int64_t now_ns) noexcept nogil:
             if tcb == NULL:
                 break
             on_timer(tcb)
+            if NETSTACK_CHECKED:
+                check_invariants(tcb)
         for i in range(stack.interface_count):
             if interface_next_deadline(stack.interfaces[i]) <= start:
                 interface_advance(stack.interfaces[i], start)
@@ -732,6 +755,15 @@ cdef int talk_to_ourselves(stack_t *stack) noexcept nogil:
     return ifc.link.has_input(ifc.link)
 
 
+cdef void check_stack(stack_t *stack) noexcept nogil:
+    """Everything, in debug builds: at the end of a call and of a pass."""
+    cdef uint32_t i
+    check_shared(&stack.tcp)
+    for i in range(stack.sock_count):
+        if stack.socks[i].kind == SOCK_TCP:
+            check_invariants(<tcb_t *> stack.socks[i])
+
+
 cdef void stack_settle(stack_t *stack) noexcept nogil:
     if stack.tcp.output_first != NULL or stack.tcp.bare_count:
         stack_output(stack)
@@ -740,6 +772,8 @@ cdef void stack_settle(stack_t *stack) noexcept nogil:
     talk_to_ourselves(stack)
     if stack.dead != NULL:
         stack_reap(stack)
+    if NETSTACK_CHECKED:
+        check_stack(stack)
 
 
 cdef int stack_process(stack_t *stack, int64_t now_ns, int budget) noexcept nogil:
@@ -754,6 +788,8 @@ cdef int stack_process(stack_t *stack, int64_t now_ns, int budget) noexcept nogi
     more |= talk_to_ourselves(stack)
     stack_flush(stack)
     stack_reap(stack)
+    if NETSTACK_CHECKED:
+        check_stack(stack)
     return more
 
 

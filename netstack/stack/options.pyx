@@ -143,12 +143,13 @@ cdef int set_socket_level(stack_t *stack, sock_t *sock, tcb_t *tcb, int name, in
 cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept nogil:
     if name == TCP_NODELAY:
         set_flag(tcb, TF_NODELAY, v)
-        if v:
+        if v and tcb.state >= ESTABLISHED:
             want_output(tcb)
     elif name == TCP_CORK:
         set_flag(tcb, TF_CORK, v)
         if not v:
             tcb.flags &= ~TF_MORE
+        if not v and tcb.state >= ESTABLISHED:
             want_output(tcb)
     elif name == TCP_QUICKACK:
         set_flag(tcb, TF_QUICKACK, v)

@@ -109,6 +109,7 @@ cdef list tcb_fields():
         ("state_deadline", <char *> &s.state_deadline - base, sizeof(s.state_deadline), True),
         ("keepalive_deadline", <char *> &s.keepalive_deadline - base, sizeof(s.keepalive_deadline), True),
         ("recover", <char *> &s.recover - base, sizeof(s.recover), False),
+        ("snd_small", <char *> &s.snd_small - base, sizeof(s.snd_small), False),
         ("iss", <char *> &s.iss - base, sizeof(s.iss), False),
         ("irs", <char *> &s.irs - base, sizeof(s.irs), False),
         ("fin_seq", <char *> &s.fin_seq - base, sizeof(s.fin_seq), False),

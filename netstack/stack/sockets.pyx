@@ -11,7 +11,8 @@ from libc.string cimport memset
 from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_t, address_v4
 from netstack.counters cimport DROP_TX_FULL, drop
 from netstack.demux cimport (
-    as_tw, demux_bind, demux_find, demux_hash, demux_insert, demux_port_taken, demux_tw_remove, demux_unbind, is_tw,
+    as_tw, demux_bind, demux_find, demux_hash, demux_insert, demux_port_in_use, demux_port_taken, demux_tw_remove,
+    demux_unbind, is_tw,
 )
 from netstack.ip.icmp cimport icmp_send_echo
 from netstack.ip.interface cimport (
@@ -19,7 +20,7 @@ from netstack.ip.interface cimport (
     interface_t, packet_out_t,
 )
 from netstack.sock cimport (
-    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_V6, SOCK_PING, SOCK_TCP, SOCK_UDP,
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_PING, SOCK_TCP, SOCK_UDP,
 )
 from netstack.stack.core cimport (
     stack_is_local, stack_link_mss, stack_new_tcb, stack_register, stack_route, stack_send_planned, stack_settle,
@@ -28,7 +29,8 @@ from netstack.stack.core cimport (
 from netstack.stack.options cimport option_get, option_set
 from netstack.tcp.buffers cimport receive_take, send_append, send_reserve, send_room
 from netstack.tcp.connection cimport (
-    connection_abort, connection_close, connection_consumed, connection_open, connection_poll, connection_shutdown_write,
+    connection_abort, connection_close, connection_consumed, connection_open, connection_poll, connection_raise_isn,
+    connection_shutdown_write,
     lent_drain, listener_accept,
 )
 from netstack.tcp.isn cimport random_below
@@ -116,7 +118,9 @@ cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexce
         port = free_port(stack, sock, &local.address)
         if port == 0:
             return -EADDRINUSE
-    elif demux_port_taken(&stack.demux, sock, &local.address, port):
+    elif demux_port_taken(&stack.demux, sock, &local.address, port) or (
+            sock.kind == SOCK_TCP and
+            demux_port_in_use(&stack.demux, &local.address, port, sock.flags & SF_REUSEADDR != 0)):
         return -EADDRINUSE
     set_local(sock, &local.address, port)
     if sock.kind == SOCK_TCP and address_is_any(&local.address):
@@ -204,6 +208,8 @@ cdef int connect_datagram(stack_t *stack, udp_endpoint_t *ep, const endpoint_t *
 cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to) noexcept nogil:
     cdef int i, error
     cdef address_t source
+    cdef bint raise_isn = False
+    cdef uint32_t last = 0
     if tcb.sock.error:
         error = tcb.sock.error
         tcb.sock.error = 0
@@ -229,23 +235,29 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to) noexcept 
             tcb.lport = 0
             return -EADDRNOTAVAIL
         demux_bind(&stack.demux, &tcb.sock)
-    elif not names_free(stack, tcb):
+    elif not names_free(stack, tcb, &raise_isn, &last):
         return -EADDRNOTAVAIL
     if demux_insert(&stack.demux, tcb) != 0:
         return -ENOMEM
+    demux_bind(&stack.demux, &tcb.sock)
     connection_open(tcb, stack_link_mss(stack, tcb))
+    if raise_isn:
+        connection_raise_isn(tcb, last)
     stack_settle(stack)
     return -EINPROGRESS
 
 
-cdef bint names_free(stack_t *stack, tcb_t *tcb) noexcept nogil:
-    """No connection has these four names. One in TIME-WAIT gives way when timestamps protect the new one (RFC 6191)."""
+cdef bint names_free(stack_t *stack, tcb_t *tcb, bint *raise_isn, uint32_t *last) noexcept nogil:
+    """No connection has these four names. One in TIME-WAIT gives way when timestamps protect the new one (RFC 6191), which
+    then has to begin above *last*."""
     cdef void *p
     tcb.hash = demux_hash(&stack.tcp, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
     p = demux_find(&stack.demux, tcb.hash, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
     if p == NULL:
         return True
     if is_tw(p) and as_tw(p).has_ts and stack.tcp.config.timestamps:
+        raise_isn[0] = True
+        last[0] = as_tw(p).snd_nxt
         demux_tw_remove(&stack.demux, as_tw(p))
         return True
     return False
@@ -345,7 +357,7 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
     if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
         return -EAGAIN
     if tcb.flags & TF_FIN_QUEUED or tcb.state in (CLOSED, LISTEN, TIME_WAIT):
-        return -EPIPE if tcb.flags & (TF_SYN_SENT | TF_FIN_QUEUED) else -ENOTCONN
+        return -EPIPE                                  # never connected too, as Linux
     if flags & MSG_MORE:
         tcb.flags |= TF_MORE
     else:
@@ -481,7 +493,7 @@ cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, in
     if tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD) or tcb.state == TIME_WAIT:
         return 0
     if tcb.state == CLOSED:
-        return 0 if tcb.flags & TF_SYN_SENT else -ENOTCONN
+        return 0 if tcb.peer_mss else -ENOTCONN        # it stood once: the peer's SYN was seen
     if tcb.state == LISTEN:
         return -ENOTCONN
     return -EAGAIN

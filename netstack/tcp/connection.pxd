@@ -7,6 +7,7 @@ from netstack.tcp.tcb cimport listener_t, segment_t, tcb_t, tcp_t
 
 cdef void connection_open(tcb_t *tcb, uint32_t link_mss) noexcept nogil        # active; the four names are set
 cdef void connection_spawned(tcb_t *child, const segment_t *seg, uint32_t link_mss) noexcept nogil   # passive: SYN came
+cdef void connection_raise_isn(tcb_t *tcb, uint32_t last) noexcept nogil       # begin above that sequence number
 cdef void connection_options(tcb_t *tcb, const segment_t *seg, uint32_t link_mss) noexcept nogil
 cdef void connection_established(tcb_t *tcb) noexcept nogil
 cdef void connection_abort(tcb_t *tcb, int32_t error, bint reset) noexcept nogil
@@ -23,4 +24,4 @@ cdef bint listener_adopt(tcb_t *child) noexcept nogil                          #
 cdef tcb_t *listener_accept(tcb_t *tcb) noexcept nogil
 cdef void keepalive_start(tcb_t *tcb) noexcept nogil
 cdef void queue_bare(tcp_t *tcp, const segment_t *seg, uint32_t seq, uint32_t ack, uint8_t flags) noexcept nogil
-cdef uint16_t receive_window_field(tcb_t *tcb) noexcept nogil                  # the field to send; moves rcv_adv
+cdef uint16_t receive_window_field(tcb_t *tcb, bint syn) noexcept nogil        # the field to send; moves rcv_adv

@@ -2,22 +2,26 @@
 
 from libc.errno cimport ECONNRESET
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.sock cimport (
     EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event,
 )
-from netstack.tcp.buffers cimport receive_take, send_room
+from netstack.tcp.buffers cimport buffers_free, receive_take, send_room
 from netstack.tcp.isn cimport choose_isn, timestamp_now
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
-    ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
-    SYN_SENT, TF_ACCEPTED, TF_ACK_NOW, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_IN_ACCEPT, TF_LINGER, TF_PASSIVE, TF_RTT_TIMING, TF_SACK_OK,
-    TF_SHUT_RD, TF_TS_OK, TF_WANT_WRITE, TF_WINDOW_UPDATE, TF_WS_OK, TIME_WAIT, bare_t, receive_end, tcb_clear, want_output,
+    ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
+    SYN_SENT, TF_ACCEPTED, TF_ACK_NOW, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_LINGER, TF_OUTPUT,
+    TF_PASSIVE, TF_QUICKACK, TF_SACK_OK, TF_SHUT_RD, TF_TS_OK, TF_WS_OK, TIME_WAIT, bare_t, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_remove, timer_update
+
+
+cdef enum:
+    ISN_STEP = 65537             # how far above its forerunner a connection begins: beyond any unscaled window
 
 
 cdef uint8_t window_shift(const tcb_t *tcb) noexcept nogil:
@@ -31,9 +35,40 @@ cdef uint8_t window_shift(const tcb_t *tcb) noexcept nogil:
     return shift
 
 
+cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
+    """A socket whose connection failed may connect again: settings stay, the rest is as new."""
+    buffers_free(tcb)
+    tcb.flags &= INHERITED_FLAGS | TF_QUICKACK | TF_OUTPUT | TF_IN_DEMUX
+    tcb.retries = 0
+    tcb.syn_retries = 0
+    tcb.keepalive_probes = 0
+    tcb.dupacks = 0
+    tcb.soft_error = 0
+    tcb.peer_mss = 0
+    tcb.srtt_ns = 0
+    tcb.rto_ns = NS_PER_S                  # RFC 6298 section 2.1
+    tcb.last_send_ns = 0
+    tcb.ack_pending = 0
+    tcb.quickack = tcb.tcp.config.quickack_segments
+
+
+cdef void connection_raise_isn(tcb_t *tcb, uint32_t last) noexcept nogil:
+    """Begin above *last*, the end of the connection that had these names before (RFC 6191 section 3): a fast one can outrun
+    the clock that ISNs are made from. Before the SYN is sent."""
+    if seq_gt(tcb.iss, last):
+        return
+    tcb.iss = last + ISN_STEP
+    tcb.snd_una = tcb.iss
+    tcb.snd_nxt = tcb.iss
+    tcb.rtx_nxt = tcb.iss
+    tcb.recover = tcb.iss
+    tcb.snd_wl2 = tcb.iss
+
+
 cdef void connection_open(tcb_t *tcb, uint32_t link_mss) noexcept nogil:
     """Active OPEN (3.10.1): a SYN is due."""
     cdef tcp_t *tcp = tcb.tcp
+    forget_last_attempt(tcb)
     choose_isn(tcb)
     tcb.state = SYN_SENT
     tcb.snd_una = tcb.iss
@@ -62,6 +97,7 @@ cdef void connection_spawned(tcb_t *child, const segment_t *seg, uint32_t link_m
     child.rcv_nxt = seg.seq + 1
     child.rcv_read = child.rcv_nxt
     child.rcv_adv = child.rcv_nxt
+    child.rcv_acked = child.rcv_nxt
     child.rcv_wscale = window_shift(child)
     child.last_receive_ns = child.tcp.now_ns
     connection_options(child, seg, link_mss)
@@ -108,6 +144,7 @@ cdef void connection_established(tcb_t *tcb) noexcept nogil:
     tcb.rtx_deadline = 0
     tcb.state_deadline = 0
     tcb.recover = tcb.snd_una - 1
+    tcb.snd_small = tcb.snd_una
     if tcb.sock.flags & SF_KEEPALIVE:
         keepalive_start(tcb)
     sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
@@ -141,7 +178,7 @@ cdef void connection_abort(tcb_t *tcb, int32_t error, bint reset) noexcept nogil
     cdef bare_t *b
     if tcb.state == CLOSED:
         return
-    if reset and tcb.state not in (LISTEN, SYN_SENT, TIME_WAIT) and tcp.bare_count < MAX_BARE:
+    if reset and tcb.state in (SYN_RCVD, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT) and bare_reserve(tcp) == 0:
         b = &tcp.bare[tcp.bare_count]
         tcp.bare_count += 1
         b.src = tcb.local
@@ -177,7 +214,7 @@ cdef void connection_time_wait(tcb_t *tcb) noexcept nogil:
     """A small record answers late segments from here on (3.6.1); the TCB is only the application's handle now."""
     cdef tcp_t *tcp = tcb.tcp
     cdef bare_t *b
-    if tcb.flags & TF_ACK_NOW and tcp.bare_count < MAX_BARE:
+    if tcb.flags & TF_ACK_NOW and bare_reserve(tcp) == 0:
         b = &tcp.bare[tcp.bare_count]
         tcp.bare_count += 1
         b.src = tcb.local
@@ -187,7 +224,7 @@ cdef void connection_time_wait(tcb_t *tcb) noexcept nogil:
         b.seq = tcb.snd_nxt
         b.ack = tcb.rcv_nxt
         b.flags = ACK
-        b.wnd = receive_window_field(tcb)
+        b.wnd = receive_window_field(tcb, False)
         b.has_ts = (tcb.flags & TF_TS_OK) != 0
         b.tsval = timestamp_now(tcb)
         b.tsecr = tcb.ts_recent
@@ -212,11 +249,11 @@ cdef void connection_shutdown_write(tcb_t *tcb) noexcept nogil:
     """No more data from the application: a FIN follows the last byte (3.10.4)."""
     if tcb.flags & TF_FIN_QUEUED:
         return
-    if tcb.state == ESTABLISHED or tcb.state == SYN_RCVD:
+    if tcb.state == ESTABLISHED:
         tcb.state = FIN_WAIT_1
     elif tcb.state == CLOSE_WAIT:
         tcb.state = LAST_ACK
-    else:
+    elif tcb.state != SYN_RCVD:            # there the FIN waits for the handshake to end
         return
     tcb.flags |= TF_FIN_QUEUED
     want_output(tcb)
@@ -255,6 +292,8 @@ cdef void connection_consumed(tcb_t *tcb) noexcept nogil:
         return
     free_bytes = tcb.rcv_wanted - (tcb.rcv_nxt - tcb.rcv_read) if tcb.rcv_nxt - tcb.rcv_read < tcb.rcv_wanted else 0
     offered = tcb.rcv_adv - tcb.rcv_nxt
+    if free_bytes > <uint32_t> 65535 << tcb.rcv_wscale:
+        free_bytes = <uint32_t> 65535 << tcb.rcv_wscale      # more the field cannot say
     threshold = tcb.rcv_wanted // 2
     if offered < 2 * tcb.mss and tcb.mss < threshold:
         threshold = tcb.mss                # the peer may be waiting for this
@@ -265,7 +304,7 @@ cdef void connection_consumed(tcb_t *tcb) noexcept nogil:
         want_output(tcb)
 
 
-cdef uint16_t receive_window_field(tcb_t *tcb) noexcept nogil:
+cdef uint16_t receive_window_field(tcb_t *tcb, bint syn) noexcept nogil:
     """The window field, by which ``rcv_adv`` moves: never to the left, and to the right only by enough (RFC 9293 section 3.8.6.2.2)."""
     cdef uint32_t held = tcb.rcv_nxt - tcb.rcv_read
     cdef uint32_t space = tcb.rcv_wanted - held if held < tcb.rcv_wanted else 0
@@ -277,9 +316,10 @@ cdef uint16_t receive_window_field(tcb_t *tcb) noexcept nogil:
     if tcb.mss < step:
         step = tcb.mss
     window = space if space >= offered + step else offered
-    if tcb.state == SYN_RCVD:
+    if syn:                                # never scaled there (RFC 7323 section 2.2)
         field = window if window < 65535 else 65535
-        tcb.rcv_adv = tcb.rcv_nxt + field
+        if seq_gt(tcb.rcv_nxt + field, tcb.rcv_adv):
+            tcb.rcv_adv = tcb.rcv_nxt + field
         return <uint16_t> field
     field = window >> tcb.rcv_wscale
     if (field << tcb.rcv_wscale) < offered:
@@ -394,6 +434,19 @@ cdef void listener_close(tcb_t *tcb) noexcept nogil:
     free(listener)
     tcb.listener = NULL
     leave(tcb)
+
+
+cdef int bare_reserve(tcp_t *tcp) noexcept nogil:
+    """Room for one segment of our own. What strangers provoke stops at MAX_BARE; what our connections owe does not."""
+    cdef bare_t *grown
+    if tcp.bare_count < tcp.bare_capacity:
+        return 0
+    grown = <bare_t *> realloc(tcp.bare, 2 * tcp.bare_capacity * sizeof(bare_t))
+    if grown == NULL:
+        return -1
+    tcp.bare = grown
+    tcp.bare_capacity *= 2
+    return 0
 
 
 cdef void queue_bare(tcp_t *tcp, const segment_t *seg, uint32_t seq, uint32_t ack, uint8_t flags) noexcept nogil:

@@ -5,7 +5,7 @@ final place, where nobody looks until ``rcv_nxt`` moves; every other segment is 
 into private memory. Input never transmits: it sets flags and puts the connection into the output list.
 """
 
-from libc.errno cimport ECONNREFUSED, ECONNRESET
+from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport malloc
 
@@ -38,6 +38,7 @@ from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksu
 
 cdef enum:
     NOT_PREDICTED = -1
+    RTO_AFTER_SYN_LOSS_S = 3     # RFC 6298 section 5.7
     PAWS_IDLE_DAYS = 24          # RFC 7323 section 5.5: an older ts_recent proves nothing
 
 
@@ -122,6 +123,8 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
         return DROP_TCP_CHECKSUM
     tcp.counters.tcp_fast_path += 1
     tcb.last_receive_ns = tcp.now_ns
+    tcb.snd_wl1 = seg.seq                             # even when its window says nothing new: 2 GiB later it would look old
+    tcb.snd_wl2 = seg.ack
     if seg.has_ts and seq_le(seg.seq, tcb.rcv_acked):
         tcb.ts_recent = seg.tsval
         tcb.ts_recent_ns = tcp.now_ns
@@ -198,11 +201,7 @@ cdef DropReason syn_sent_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if acked:
         tcb.snd_una = seg.ack
         tcb.rtx_nxt = seg.ack
-        if tcb.flags & TF_RTT_TIMING:
-            tcb.flags &= ~TF_RTT_TIMING
-            rtt_sample(tcb, tcp.now_ns - tcb.rtt_time_ns)
-        else:
-            rto_reset(tcb)
+        first_round_trip(tcb, seg)
         connection_established(tcb)
         tcb.flags |= TF_ACK_NOW
     else:
@@ -230,6 +229,7 @@ cdef DropReason synchronized_states(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if reason == DROP_NONE and tcb.state != CLOSED:
         reason = check_ack(tcb, seg)
     if reason == DROP_NONE and tcb.state != CLOSED and tcb.state != TIME_WAIT:
+        remember_timestamp(tcb, seg)
         # Sixth, URG: urgent data is delivered in line and its pointer drives nothing (RFC 6093).
         reason = process_text(tcb, seg)
     if reason == DROP_NONE and tcb.state != CLOSED and tcb.state != TIME_WAIT:
@@ -252,7 +252,7 @@ cdef void challenge(tcb_t *tcb) noexcept nogil:
 
 
 cdef DropReason check_timestamps(tcb_t *tcb, segment_t *seg) noexcept nogil:
-    """PAWS (RFC 7323 section 5.3 R1); a RST is exempt (section 5.2). What is valid is remembered in check_sequence."""
+    """PAWS (RFC 7323 section 5.3 R1); a RST is exempt (section 5.2)."""
     if not tcb.flags & TF_TS_OK or not seg.has_ts or seg.flags & RST:
         return DROP_NONE
     if <int32_t> (seg.tsval - tcb.ts_recent) < 0 and \
@@ -273,7 +273,9 @@ cdef DropReason check_sequence(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef uint32_t end = seg.seq + length
     cdef bint acceptable
     if length == 0:
-        acceptable = seq_ge(seg.seq, tcb.rcv_nxt) and seq_le(seg.seq, tcb.rcv_nxt + window)
+        # A bare ACK just beyond the window is a peer's whose whole window is on its way; a RST has no such excuse.
+        acceptable = seq_ge(seg.seq, tcb.rcv_nxt) and seq_le(seg.seq, tcb.rcv_nxt + window) and \
+            (not seg.flags & RST or window == 0 or seg.seq != tcb.rcv_nxt + window)
     else:
         # Some of it lies in the window; with a window of zero the next segment's ACK and RST still count.
         acceptable = seg.seq == tcb.rcv_nxt or (seq_gt(end, tcb.rcv_nxt) and seq_lt(seg.seq, tcb.rcv_nxt + window))
@@ -299,13 +301,16 @@ cdef DropReason check_sequence(tcb_t *tcb, segment_t *seg) noexcept nogil:
             return DROP_TCP_DUPLICATE
         challenge(tcb)
         return DROP_TCP_SEQUENCE
-    if seg.has_ts and tcb.flags & TF_TS_OK and not seg.flags & RST and seq_le(seg.seq, tcb.rcv_acked):
-        if <int32_t> (seg.tsval - tcb.ts_recent) >= 0:
-            tcb.ts_recent = seg.tsval
-            tcb.ts_recent_ns = tcb.tcp.now_ns
     tcb.last_receive_ns = tcb.tcp.now_ns
     tcb.keepalive_probes = 0
     return DROP_NONE
+
+
+cdef void remember_timestamp(tcb_t *tcb, const segment_t *seg) noexcept nogil:
+    """TS.Recent (RFC 7323 section 4.3), only from a segment whose ACK is good too: a forged one cannot move it (VU#637934)."""
+    if seg.has_ts and tcb.flags & TF_TS_OK and seq_le(seg.seq, tcb.rcv_acked):     # PAWS has let it pass
+        tcb.ts_recent = seg.tsval
+        tcb.ts_recent_ns = tcb.tcp.now_ns
 
 
 cdef void acknowledge_duplicate_segment(tcb_t *tcb, segment_t *seg) noexcept nogil:
@@ -329,7 +334,8 @@ cdef DropReason check_rst(tcb_t *tcb, segment_t *seg) noexcept nogil:
     elif tcb.state == CLOSING or tcb.state == LAST_ACK:
         connection_finished(tcb)
     else:
-        connection_abort(tcb, ECONNRESET, False)
+        # As Linux: whoever has read to the end hears of it when it writes.
+        connection_abort(tcb, EPIPE if tcb.state == CLOSE_WAIT else ECONNRESET, False)
     return DROP_NONE
 
 
@@ -346,7 +352,7 @@ cdef DropReason check_ack(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef tcp_t *tcp = tcb.tcp
     if not seg.flags & ACK:
         return DROP_TCP_FLAGS
-    if tcb.state == SYN_RCVD or (tcb.state == FIN_WAIT_1 and tcb.snd_una == tcb.iss):
+    if tcb.state == SYN_RCVD:
         if seq_le(seg.ack, tcb.snd_una) or seq_gt(seg.ack, tcb.snd_nxt):
             queue_bare(tcp, seg, seg.ack, 0, RST)
             return DROP_TCP_ACK
@@ -363,25 +369,42 @@ cdef DropReason check_ack(tcb_t *tcb, segment_t *seg) noexcept nogil:
 
 cdef DropReason establish_passive(tcb_t *tcb, segment_t *seg) noexcept nogil:
     """Our SYN,ACK is acknowledged; a listener's child needs room in the accept queue."""
-    cdef bint closing = tcb.state == FIN_WAIT_1
+    cdef uint8_t shift = tcb.snd_wscale
     if not listener_adopt(tcb):
         return DROP_TCP_BACKLOG
     tcb.snd_una = tcb.iss + 1
     tcb.rtx_nxt = tcb.snd_nxt
-    tcb.snd_wnd = seg.wnd << tcb.snd_wscale
+    if seg.seq == tcb.irs + 1 and seg.wscale != 255:
+        shift = 0                                     # the window of a SYN,ACK is never scaled (RFC 7323 section 2.2)
+    tcb.snd_wnd = seg.wnd << shift
     tcb.max_snd_wnd = tcb.snd_wnd
     tcb.snd_wl1 = seg.seq
     tcb.snd_wl2 = seg.ack
-    if tcb.flags & TF_RTT_TIMING:
-        tcb.flags &= ~TF_RTT_TIMING
-        rtt_sample(tcb, tcb.tcp.now_ns - tcb.rtt_time_ns)
-    else:
-        rto_reset(tcb)
+    first_round_trip(tcb, seg)
     connection_established(tcb)
-    if closing:
+    if tcb.flags & TF_FIN_QUEUED:                     # closed before the handshake was over (3.10.4)
         tcb.state = FIN_WAIT_1
     want_output(tcb)
     return DROP_NONE
+
+
+cdef bint sample_from_timestamp(tcb_t *tcb, const segment_t *seg) noexcept nogil:
+    """After a retransmission only a timestamp tells which transmission this answers (RFC 7323 section 4). Forged ones are
+    bounded: from 1 ms to what the longest RTO allows."""
+    cdef int32_t ms = <int32_t> (timestamp_now(tcb) - seg.tsecr)
+    if not seg.has_ts or not tcb.flags & TF_TS_OK or seg.tsecr == 0 or ms <= 0 or ms >= 120000:
+        return False
+    rtt_sample(tcb, <int64_t> ms * NS_PER_MS)
+    return True
+
+
+cdef void first_round_trip(tcb_t *tcb, const segment_t *seg) noexcept nogil:
+    """The handshake's sample. Without one, because the SYN was sent again, data starts at 3 s (RFC 6298 section 5.7)."""
+    if tcb.flags & TF_RTT_TIMING:
+        tcb.flags &= ~TF_RTT_TIMING
+        rtt_sample(tcb, tcb.tcp.now_ns - tcb.rtt_time_ns)
+    elif not sample_from_timestamp(tcb, seg):
+        tcb.rto_ns = <int64_t> RTO_AFTER_SYN_LOSS_S * NS_PER_S
 
 
 cdef void after_ack(tcb_t *tcb) noexcept nogil:
@@ -431,12 +454,7 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
         rtt = tcp.now_ns - tcb.rtt_time_ns
         rtt_sample(tcb, rtt)
     elif tcb.retries:
-        # After timeouts only a timestamp tells which transmission this answers (RFC 7323 section 4).
-        if seg.has_ts and seg.tsecr and <int32_t> (timestamp_now(tcb) - seg.tsecr) > 0 and \
-                <int32_t> (timestamp_now(tcb) - seg.tsecr) < 120000:
-            rtt_sample(tcb, <int64_t> <int32_t> (timestamp_now(tcb) - seg.tsecr) * NS_PER_MS)
-        else:
-            rto_reset(tcb)
+        sample_from_timestamp(tcb, seg)               # without one the backed-off RTO stays (Karn; RFC 6298 section 5)
     tcb.retries = 0
     tcb.soft_error = 0
     data = acked if acked < tcb.snd_len else tcb.snd_len
@@ -539,7 +557,8 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
 cdef void check_fin(tcb_t *tcb, segment_t *seg) noexcept nogil:
     """Eighth: the FIN, once everything before it is here."""
     cdef uint32_t at = seg.seq + seg.length
-    if seg.flags & FIN and not tcb.flags & (TF_FIN_RECEIVED | TF_FIN_AHEAD) and seq_ge(at, tcb.rcv_nxt):
+    if seg.flags & FIN and not tcb.flags & (TF_FIN_RECEIVED | TF_FIN_AHEAD) and seq_ge(at, tcb.rcv_nxt) and \
+            not (tcb.range_count and seq_gt(tcb.ranges[tcb.range_count - 1].end, at)):   # data beyond an end: no end
         tcb.fin_seq = at
         tcb.flags |= TF_FIN_AHEAD
         if at != tcb.rcv_nxt:

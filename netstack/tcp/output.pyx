@@ -14,7 +14,7 @@ from netstack.tcp.rtt cimport rto_backoff
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN, FIN_WAIT_2, LISTEN, PSH, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_CORK,
-    TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_MORE, TF_NODELAY, TF_PERSIST, TF_PROBE, TF_RTT_TIMING, TF_RTX_HEAD, TF_SACK_OK,
+    TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_IN_RECOVERY, TF_MORE, TF_RTO_RECOVERY, TF_NODELAY, TF_PERSIST, TF_PROBE, TF_RTT_TIMING, TF_RTX_HEAD, TF_SACK_OK,
     TF_SYN_SENT, TF_TS_OK, TF_WS_OK, TIME_WAIT, data_end, send_segment_limit, tcp_t, want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -68,13 +68,14 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
     if tcb.flags & TF_SYN_SENT and tcb.rtx_nxt != tcb.iss:
         if not tcb.flags & TF_ACK_NOW or not passive:
             return False
-        tcb.flags &= ~TF_ACK_NOW
+        plan_ack(tcb, plan, tcb.snd_nxt)
+        return True
     plan.seq = tcb.iss
     plan.length = 0
     plan.fresh = 0
     plan.retransmit = (tcb.flags & TF_SYN_SENT) != 0
     plan.flags = SYN | ACK if passive else SYN
-    plan.options.mss = <uint16_t> (tcb.user_mss if tcb.user_mss else tcb.cc.mss)
+    plan.options.mss = <uint16_t> (tcb.user_mss if tcb.user_mss and tcb.user_mss < tcb.cc.mss else tcb.cc.mss)
     plan.options.sack_count = 0
     plan.options.sack_permitted = tcp.config.sack
     plan.options.has_ts = tcp.config.timestamps
@@ -110,7 +111,9 @@ cdef bint may_send_small(tcb_t *tcb, uint32_t length, bint all_of_it) noexcept n
         return True
     if tcb.flags & (TF_CORK | TF_MORE):
         return False
-    return (tcb.flags & TF_NODELAY) != 0 or tcb.snd_nxt == tcb.snd_una
+    # Nagle as Linux has it (Minshall): only another small segment on its way holds this one back, so that the tail of a
+    # large write needs no round trip.
+    return (tcb.flags & TF_NODELAY) != 0 or tcb.snd_nxt == tcb.snd_una or not seq_gt(tcb.snd_small, tcb.snd_una)
 
 
 cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
@@ -141,16 +144,21 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
                 plan.flags |= FIN
         options_plain(tcb, plan)
         return True
-    if tcb.snd_una == tcb.snd_nxt and tcb.last_send_ns and tcb.tcp.config.slow_start_after_idle and \
-            tcb.tcp.now_ns - tcb.last_send_ns > tcb.rto_ns:
-        tcb.cc_ops.after_idle(&tcb.cc, tcb.tcp.now_ns - tcb.last_send_ns, tcb.rto_ns)
     seq = tcb.rtx_nxt
     available = data_end(tcb) - seq        # wraps when the FIN alone has been sent: seq is one beyond the data
     if seq_gt(seq, data_end(tcb)):
         available = 0
     available += fresh
-    window = tcb.cc.cwnd if tcb.cc.cwnd < tcb.snd_wnd else tcb.snd_wnd
     used = seq - tcb.snd_una
+    if available and tcb.snd_una == tcb.snd_nxt and tcb.last_send_ns and tcb.tcp.config.slow_start_after_idle and \
+            tcb.tcp.now_ns - tcb.last_send_ns > tcb.rto_ns:
+        tcb.cc_ops.after_idle(&tcb.cc, tcb.tcp.now_ns - tcb.last_send_ns, tcb.rto_ns)
+        tcb.last_send_ns = tcb.tcp.now_ns  # decayed once for this silence
+    window = tcb.cc.cwnd
+    if tcb.dupacks and seq == tcb.snd_nxt and not tcb.flags & (TF_IN_RECOVERY | TF_RTO_RECOVERY):
+        window += (tcb.dupacks if tcb.dupacks < 2 else 2) * tcb.cc.mss       # limited transmit (RFC 3042)
+    if window > tcb.snd_wnd:
+        window = tcb.snd_wnd
     room = window - used if window > used else 0
     if available:
         length = available if available < limit else limit
@@ -208,7 +216,7 @@ cdef inline uint32_t pseudo_sum(const address_t *src, const address_t *dst, uint
 cdef void write_header(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint32_t payload_sum) noexcept nogil:
     cdef uint32_t total
     write_tcp(head, tcb.lport, tcb.rport, plan.seq, tcb.rcv_nxt if plan.flags & ACK else 0,
-              <uint8_t> plan.header_length, plan.flags, receive_window_field(tcb))
+              <uint8_t> plan.header_length, plan.flags, receive_window_field(tcb, plan.flags & SYN))
     write_tcp_options(head + 20, &plan.options)
     total = checksum_combine(payload_sum, checksum_partial(head, plan.header_length), 0)
     total = checksum_combine(total, pseudo_sum(&tcb.local, &tcb.remote, plan.header_length + plan.length), 0)
@@ -269,6 +277,8 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         return
     if plan.length:
         tcb.quickack = 0                   # a conversation: acknowledgements ride on data from here on
+        if plan.length < tcb.cc.mss and not plan.retransmit:
+            tcb.snd_small = plan.seq + plan.length
     end = plan.seq + occupied
     tcb.flags &= ~TF_FORCE
     tcb.last_send_ns = tcp.now_ns
@@ -288,8 +298,11 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         tcb.rtt_seq = plan.seq
         tcb.rtt_time_ns = tcp.now_ns
     if seq_gt(end, tcb.snd_nxt):
-        tcb.bytes_sent += plan.length
-        tcp.counters.tcp_payload_out += plan.length
+        occupied = plan.length             # of a segment sent again with new data behind, only that counts
+        if seq_lt(plan.seq, tcb.snd_nxt):
+            occupied = plan.seq + plan.length - tcb.snd_nxt if seq_gt(plan.seq + plan.length, tcb.snd_nxt) else 0
+        tcb.bytes_sent += occupied
+        tcp.counters.tcp_payload_out += occupied
         tcb.snd_nxt = end
     if not tcb.rtx_deadline or tcb.flags & TF_PERSIST:
         tcb.flags &= ~TF_PERSIST
@@ -352,11 +365,14 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
 cdef void on_keepalive_timer(tcb_t *tcb) noexcept nogil:
     """RFC 9293 section 3.8.4: only on an idle connection, and only after a long silence."""
     cdef int64_t idle = <int64_t> tcb.keepalive_idle_s * NS_PER_S
+    cdef int64_t interval = <int64_t> tcb.keepalive_interval_s * NS_PER_S
     cdef int64_t now = tcb.tcp.now_ns
     tcb.keepalive_deadline = 0
     if tcb.snd_una != tcb.snd_nxt or tcb.snd_len:
         tcb.keepalive_deadline = now + idle          # data outstanding: its own timer judges the peer
         return
+    if tcb.keepalive_probes and now - tcb.last_receive_ns <= interval:
+        tcb.keepalive_probes = 0                     # the last probe was answered, by whatever
     if now - tcb.last_receive_ns < idle and not tcb.keepalive_probes:
         tcb.keepalive_deadline = tcb.last_receive_ns + idle
         return
@@ -365,7 +381,7 @@ cdef void on_keepalive_timer(tcb_t *tcb) noexcept nogil:
         return
     tcb.keepalive_probes += 1
     tcb.flags |= TF_PROBE
-    tcb.keepalive_deadline = now + <int64_t> tcb.keepalive_interval_s * NS_PER_S
+    tcb.keepalive_deadline = now + interval
     want_output(tcb)
 
 

@@ -23,21 +23,30 @@ cdef uint32_t flight_size(const tcb_t *tcb) noexcept nogil:
 
 
 cdef void recovery_on_duplicate(tcb_t *tcb) noexcept nogil:
+    cdef uint32_t flight
     if tcb.dupacks < 255:
         tcb.dupacks += 1
     if tcb.flags & TF_IN_RECOVERY:
-        # A segment left the network (RFC 6582 section 3.2 step 3). No more than the flight can be said to have left.
-        if tcb.cc.cwnd < tcb.cc.ssthresh + (tcb.snd_nxt - tcb.snd_una):
+        # A segment left the network (RFC 6582 section 3.2 step 3), but no more of them than were out when the loss was
+        # seen: invented duplicates must not keep us sending (RFC 5681 section 5).
+        if tcb.cc.cwnd < tcb.cc.ssthresh + (tcb.recover - tcb.snd_una):
             tcb.cc.cwnd += tcb.cc.mss
         want_output(tcb)
         return
-    if tcb.dupacks != DUPACK_THRESHOLD or tcb.flags & TF_RTO_RECOVERY:
+    if tcb.flags & TF_RTO_RECOVERY:
+        return
+    if tcb.dupacks != DUPACK_THRESHOLD:
+        if tcb.dupacks < DUPACK_THRESHOLD:
+            want_output(tcb)                          # each of the first two lets one new segment out (RFC 3042)
         return
     if not seq_gt(tcb.snd_una, tcb.recover):
         return                                        # duplicates caused by our own retransmissions: section 3.2 step 2
     tcb.flags |= TF_IN_RECOVERY | TF_RTX_HEAD
     tcb.recover = tcb.snd_nxt
-    tcb.cc_ops.on_loss(&tcb.cc, tcb.snd_nxt - tcb.snd_una, tcb.tcp.now_ns)
+    flight = tcb.snd_nxt - tcb.snd_una
+    if flight > tcb.cc.cwnd:
+        flight = tcb.cc.cwnd                          # without what limited transmit sent (RFC 5681 section 3.2 step 2)
+    tcb.cc_ops.on_loss(&tcb.cc, flight, tcb.tcp.now_ns)
     tcb.cc.cwnd += DUPACK_THRESHOLD * tcb.cc.mss
     tcb.flags &= ~TF_RTT_TIMING
     tcb.tcp.counters.tcp_fast_retransmits += 1
@@ -71,6 +80,8 @@ cdef void recovery_on_ack(tcb_t *tcb, uint32_t acked) noexcept nogil:
         tcb.flags &= ~TF_RTO_RECOVERY
     if not tcb.flags & TF_RTO_RECOVERY:
         tcb.recover = tcb.snd_una - 1                 # dragged along, so that 2 GiB later it is not "ahead" again
+    if seq_gt(tcb.snd_una, tcb.snd_small):
+        tcb.snd_small = tcb.snd_una                   # the same
 
 
 cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:

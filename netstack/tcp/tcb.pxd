@@ -71,7 +71,7 @@ cdef enum:                       # of a listener's flags, those its connections 
 
 cdef enum:
     MAX_RANGES = 128             # out-of-order pieces held per connection
-    MAX_BARE = 64                # segments without a connection answered in one pass; more are dropped
+    MAX_BARE = 64                # segments of strangers answered in one pass; more are dropped
     SCRATCH_BYTES = 65536
 
 
@@ -165,6 +165,7 @@ cdef struct tcb_t:
     int64_t keepalive_deadline
     # --- recovery and out-of-order data
     uint32_t recover
+    uint32_t snd_small           # end of the last segment sent that was not full: what Nagle waits for
     uint32_t iss
     uint32_t irs
     uint32_t fin_seq
@@ -281,6 +282,7 @@ cdef struct tcp_t:
     uint8_t *scratch             # 64 KiB: private copy of a payload that is not simply next
     bare_t *bare                 # segments without a connection, to be sent at the end of the pass
     uint32_t bare_count
+    uint32_t bare_capacity
     # what TCP asks of the stack it lives in
     void *stack
     void (*released)(void *stack, tcb_t *tcb) noexcept nogil       # the TCB has reached CLOSED for good; the stack frees it

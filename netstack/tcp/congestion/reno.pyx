@@ -13,8 +13,8 @@ cdef void reno_init(congestion_t *cc, int64_t now_ns) noexcept nogil:
 
 cdef void reno_on_ack(congestion_t *cc, uint32_t acked, uint32_t flight, int64_t rtt_ns, int64_t now_ns) noexcept nogil:
     cdef uint32_t limit = 2 * cc.mss
-    if cc.cwnd < cc.ssthresh:                          # slow start, section 3.1; at most 2 MSS an ACK (RFC 3465)
-        # One acknowledgement may stand for a whole batch here: it earns what its segments would have earned, and
+    if cc.cwnd < cc.ssthresh:                          # slow start, section 3.1; bytes, as RFC 3465, but without its limit:
+        # one acknowledgement may stand for a whole batch here: it earns what its segments would have earned, and
         # what it covers is bounded by the flight it was sent for, so splitting or inventing ACKs gains nothing.
         if cc.cwnd + acked <= cc.ssthresh:
             cc.cwnd += acked
