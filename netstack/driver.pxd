@@ -137,7 +137,7 @@ cdef struct driver_t:
 cdef void driver_lock(driver_t *d) noexcept nogil
 cdef void driver_unlock(driver_t *d) noexcept nogil
 # One pass of the stack. who: 0 a caller, 1 the service thread. 1 when input is left. Lock held.
-cdef int driver_pass(driver_t *d, int budget, uint32_t who) noexcept nogil
+cdef int driver_pass(driver_t *d, int64_t now_ns, int budget, uint32_t who) noexcept nogil
 # After a socket call under the lock: deliver what went to the loopback, collect events, look at the deadline.
 cdef void driver_settle(driver_t *d) noexcept nogil
 # Wait until the waiter's socket is ready. Lock held on entry and exit, interpreter not held.
@@ -148,8 +148,15 @@ cdef void driver_abandon(driver_t *d, owner_t *o) noexcept nogil
 # Let the descriptor of a socket, if it has one, show its state; make one. Lock held.
 cdef void driver_show(driver_t *d, owner_t *o) noexcept nogil
 cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil   # the descriptor, or -errno
-# True in a child of the process that made the driver: nothing of it may be touched.
-cdef bint driver_forked(const driver_t *d) noexcept nogil
+# How often this process is a child of one that had drivers.
+cdef uint32_t fork_generation
+
+
+cdef inline bint driver_forked(const driver_t *d) noexcept nogil:
+    """True in a child of the process that made the driver: nothing of it may be touched."""
+    return d.generation != fork_generation
+
+
 # When a blocking call of this thread must let the interpreter look for signals; NEVER outside the main thread.
 cdef int64_t signal_slice(int *step, int64_t now_ns) noexcept nogil
 cdef bint on_main_thread() noexcept nogil

@@ -101,17 +101,12 @@ cdef enum:
 
 cdef int64_t[5] SLICE_NS = [1_000_000, 8_000_000, 64_000_000, 512_000_000, 1_000_000_000]
 
-cdef uint32_t fork_generation = 0
 cdef unsigned long main_thread = 0
 
 
 cdef void after_fork_in_child() noexcept nogil:
     global fork_generation
     fork_generation += 1
-
-
-cdef bint driver_forked(const driver_t *d) noexcept nogil:
-    return d.generation != fork_generation
 
 
 cdef bint on_main_thread() noexcept nogil:
@@ -286,8 +281,7 @@ cdef void watch_links(driver_t *d) noexcept nogil:
     wake_all(d)
 
 
-cdef int driver_pass(driver_t *d, int budget, uint32_t who) noexcept nogil:
-    cdef int64_t now = park_now_ns()
+cdef int driver_pass(driver_t *d, int64_t now, int budget, uint32_t who) noexcept nogil:
     cdef uint32_t i
     cdef int more
     d.stack.driver = who
@@ -309,9 +303,9 @@ cdef bint loopback_pending(driver_t *d) noexcept nogil:
 cdef void driver_settle(driver_t *d) noexcept nogil:
     """What a call sent to the stack itself is processed at once: nobody's doorbell rings for it."""
     if loopback_pending(d):
-        driver_pass(d, d.short_budget, 0)
+        driver_pass(d, park_now_ns(), d.short_budget, 0)
         while loopback_pending(d):
-            driver_pass(d, d.short_budget, 0)
+            driver_pass(d, park_now_ns(), d.short_budget, 0)
         return
     collect_events(d)
     watch_deadline(d)
@@ -509,7 +503,7 @@ cdef void leave(driver_t *d) noexcept nogil:
                 d.look = 1
                 kick_service(d)
                 break
-            driver_pass(d, d.budget, 0)
+            driver_pass(d, park_now_ns(), d.budget, 0)
             tries += 1
     elif not d.ticking and arm(d, BELL_SERVICE):
         # More is there already and most likely for this thread, which comes back for it: the service thread ticks.
@@ -531,7 +525,7 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     cdef int more, r
     d.leader = w
     d.lead_wake_at = 0
-    more = driver_pass(d, d.budget, 0)
+    more = driver_pass(d, park_now_ns(), d.budget, 0)
     if more or waiter_ready(d, w):
         return 0
     if d.next_deadline < until:
@@ -717,10 +711,10 @@ cdef void *service_main(void *arg) noexcept nogil:
         seen = d.lead_count
         if d.leader == NULL and (not stay_out or park_now_ns() >= d.next_deadline):
             d.service_passes += 1
-            while driver_pass(d, d.budget, 1) and d.leader == NULL and not d.stop:
+            while driver_pass(d, park_now_ns(), d.budget, 1) and d.leader == NULL and not d.stop:
                 let_callers_in(d)
         while d.leader == NULL and (somebody_sleeps(d) or not d.ticking) and not d.stop and arm(d, BELL_SERVICE):
-            driver_pass(d, d.budget, 1)
+            driver_pass(d, park_now_ns(), d.budget, 1)
             let_callers_in(d)
         until = d.next_deadline
         now = park_now_ns()
@@ -971,6 +965,7 @@ cdef int frames_of(list links, int n_bytes):
     return max(1, min(256, n_bytes // largest))
 
 
+fork_generation = 0
 main_thread = threading.main_thread().ident
 if pthread_atfork(NULL, NULL, after_fork_in_child):
     raise OSError("pthread_atfork failed")

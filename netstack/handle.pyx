@@ -135,7 +135,7 @@ cdef inline void look(driver_t *d) noexcept nogil:
         else:
             return
     d.lead_count += 1
-    driver_pass(d, d.short_budget, 0)
+    driver_pass(d, now, d.short_budget, 0)
 
 
 cdef inline void done(owner_t *o) noexcept nogil:
