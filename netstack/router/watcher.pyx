@@ -6,7 +6,7 @@ stack's own doorbells, so that whoever sleeps on them looks.
 """
 
 from libc.errno cimport EINTR, errno
-from posix.unistd cimport close
+from posix.unistd cimport close, getpid
 
 import os
 
@@ -113,11 +113,11 @@ cdef class Watcher:
         pthread_attr_destroy(&attributes)
         if status != 0:
             raise OSError(status, f"cannot start a thread: {os.strerror(status)}")
-        self.pid = os.getpid()
+        self.pid = getpid()
 
     def stop(self):
         """End the thread. Stopping twice is allowed; in a forked child there is none to end."""
-        if self.pid == os.getpid():
+        if self.pid == getpid():
             self.pid = -1
             with nogil:
                 doorbell_kick(self.w.stop_fd)
