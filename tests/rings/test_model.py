@@ -14,7 +14,7 @@ import pytest
 MODEL = pathlib.Path(__file__).resolve().parents[1] / "models" / "ring.pml"
 FULL = float(os.environ.get("NETSTACK_TEST_SCALE", "0.1")) >= 1
 SMALL_RING = ["-DN=2", "-DM=8", "-DITEMS=5" if FULL else "-DITEMS=4"]
-WIDE_RING = ["-DN=4", "-DM=16", "-DWIDE", "-DITEMS=7" if FULL else "-DITEMS=5"]
+WIDE_RING = ["-DN=4", "-DM=16", "-DWIDE", "-DITEMS=6" if FULL else "-DITEMS=5"]
 
 RIGHT = {
     "x86": [],
