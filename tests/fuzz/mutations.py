@@ -212,6 +212,43 @@ def mutate(rng, data, victim):
     return repair(bytes(frame)) if rng.random() < 0.9 else bytes(frame)
 
 
+ETHERNET = 14
+IPV4, ARP = b"\x08\x00", b"\x08\x06"
+
+
+def mutate_arp(rng, data):
+    """A mutant of an ARP frame: other operations, formats, addresses, lengths."""
+    frame = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2))):
+        kind = rng.randrange(5)
+        if kind == 0:
+            put16(frame, ETHERNET + 6, rng.choice((0, 1, 2, 3, 8, 0xFFFF)))
+        elif kind == 1:
+            put16(frame, ETHERNET + rng.choice((0, 2, 4)), rng.choice((*EDGES16, 0x0806, 0x0604, 0x0600)))
+        elif kind == 2:
+            at = ETHERNET + rng.choice((8, 14, 18, 24))
+            frame[at:at + 4] = rng.choice((bytes(4), b"\xff" * 4, b"\x0a\x00\x00\x01", b"\x0a\x00\x00\x02",
+                                           rng.randbytes(4)))
+        elif kind == 3:
+            truncate(rng, frame, None)
+        else:
+            bit_flips(rng, frame, None)
+        if not frame:
+            break
+    return bytes(frame)
+
+
+def link_header(rng, dst, src, kind=IPV4):
+    """An Ethernet header: mostly right, sometimes for others, from nowhere, or of a type nobody speaks."""
+    if rng.random() < 0.9:
+        return dst + src + kind
+    return rng.choice((
+        b"\xff" * 6 + src + kind, b"\x01\x00\x5e\x00\x00\x01" + src + kind, rng.randbytes(6) + src + kind,
+        dst + rng.randbytes(6) + kind, dst + src + rng.randbytes(2), dst + src + b"\x86\xdd", dst + dst + kind,
+        (dst + src + kind)[:rng.randrange(1, 14)], dst + src + ARP,
+    ))
+
+
 def invent(rng, victim, me, target, listening):
     """A packet that is no mutant: SYNs, datagrams, echoes, ICMP errors about what the victim sent."""
     kind = rng.randrange(8)

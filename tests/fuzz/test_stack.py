@@ -1,8 +1,8 @@
 """The whole stack under mutants of live sessions, a million frames at full scale: nothing crashes, nothing leaks.
 
-One stack is the victim. An honest peer (another stack) speaks TCP both ways, UDP and ping with it; between the honest
-frames mutants are injected that read sequence numbers back from the victim's own output. When a session is over, time
-runs until nothing is due any more, and the victim must hold no more than at its start.
+One stack is the victim, on IP or Ethernet media. An honest peer (another stack) speaks TCP both ways with it; between
+the honest frames mutants are injected that read sequence numbers back from the victim's own output. When a session is
+over, time runs until nothing is due any more, and the victim must hold no more than at its start.
 
 Run under sanitizers by ``ci/sanitize tests/fuzz``. ``NETSTACK_SEED=n`` runs one session alone.
 """
@@ -16,7 +16,7 @@ import pytest
 from netstack.stack import Stack
 from netstack.testing import VirtualClock, build_udp
 from netstack.testing.packets import parse_packet
-from tests.fuzz.mutations import Victim, invent, mutate
+from tests.fuzz.mutations import ARP, ETHERNET, IPV4, Victim, invent, link_header, mutate, mutate_arp
 from tests.support import scale
 
 VICTIM, PEER = "10.0.0.1", "10.0.0.2"
@@ -33,8 +33,11 @@ class Session:
         self.rng = random.Random(f"fuzz {seed}")
         self.clock = VirtualClock()
         sysctl = {"net.ipv4.tcp_timestamps": self.rng.randrange(2), "net.ipv4.tcp_sack": self.rng.randrange(2)}
-        self.victim = Stack(addresses=(f"{VICTIM}/24",), seed=2 * seed, sysctl=sysctl)
-        self.peer = Stack(addresses=(f"{PEER}/24",), seed=2 * seed + 1)
+        self.ethernet = self.rng.random() < 0.4
+        media = "ethernet" if self.ethernet else "ip"
+        self.victim = Stack(addresses=(f"{VICTIM}/24",), seed=2 * seed, sysctl=sysctl, media=media)
+        self.peer = Stack(addresses=(f"{PEER}/24",), seed=2 * seed + 1, media=media)
+        self.macs = bytes(6), bytes(6)                    # of victim and peer, once heard
         for stack in (self.victim, self.peer):
             stack.advance(self.clock.now_ns)
         self.known = Victim()
@@ -77,10 +80,39 @@ class Session:
     def advance(self, stack):
         stack.advance(self.clock.now_ns)
 
-    def inject(self, frame):
+    def inject(self, packet):
+        """An IP packet for the victim, with a link header where there is one."""
+        frame = packet[:1500]
+        if self.ethernet:
+            frame = link_header(self.rng, *self.macs) + frame
+        self.inject_frame(frame)
+
+    def inject_frame(self, frame):
         if frame:
             self.injected += 1
-            self.victim.input(frame[:1500], self.clock.now_ns)
+            self.victim.input(frame, self.clock.now_ns)
+
+    def attack(self, frame):
+        """Mutants of an honest frame for the victim."""
+        rng = self.rng
+        for _ in range(rng.choice((0, 1, 2, 5))):
+            if not self.ethernet:
+                self.inject(mutate(rng, frame, self.known))
+            elif frame[12:14] == IPV4:
+                self.inject(mutate(rng, frame[ETHERNET:], self.known))
+            else:
+                self.inject_frame(mutate_arp(rng, frame))
+
+    def overhear(self, frame):
+        """The victim sent this."""
+        if not self.ethernet:
+            self.known.saw(frame)
+            return
+        self.macs = frame[6:12], self.macs[1]
+        if frame[12:14] == IPV4:
+            self.known.saw(frame[ETHERNET:])
+        elif frame[12:14] == ARP:
+            self.inject_frame(mutate_arp(self.rng, frame[6:12] * 2 + frame[12:]))
 
     def exchange(self):
         """Honest frames cross, some of them are lost; mutants of them and inventions come along."""
@@ -89,7 +121,7 @@ class Session:
             output = self.victim.pop_output()
             if output is None:
                 break
-            self.known.saw(bytes(output[0]))
+            self.overhear(bytes(output[0]))
             if rng.random() < 0.95:
                 self.peer.input(output[0], self.clock.now_ns)
         for _ in range(200):
@@ -97,12 +129,12 @@ class Session:
             if output is None:
                 break
             frame = bytes(output[0])
-            for _ in range(rng.choice((0, 1, 2, 5))):
-                self.inject(mutate(rng, frame, self.known))
+            if self.ethernet:
+                self.macs = self.macs[0], frame[6:12]
+            self.attack(frame)
             if rng.random() < 0.95:
                 self.victim.input(frame, self.clock.now_ns)
-            for _ in range(rng.choice((0, 1, 2, 5))):
-                self.inject(mutate(rng, frame, self.known))
+            self.attack(frame)
         for _ in range(rng.choice((0, 1, 3))):
             self.inject(invent(rng, self.known, PEER, VICTIM, 80))
 
@@ -199,6 +231,7 @@ def test_the_mutants_reach_deep():
         "drop_ip_checksum", "drop_ip_total_length", "drop_ip_fragment", "drop_tcp_checksum", "drop_tcp_length",
         "drop_tcp_sequence", "drop_tcp_no_port", "drop_udp_no_port", "drop_icmp_type", "tcp_out_of_order",
         "tcp_challenge_acks", "tcp_resets_in", "tcp_resets_out", "tcp_passive_opens", "icmp_in", "udp_in",
+        "drop_arp_malformed", "drop_arp_unsolicited", "drop_link_not_ours", "drop_link_type",
     ):
         assert seen.get(name), f"no mutant caused {name}: {seen}"
 
