@@ -45,7 +45,8 @@ cdef struct link_t:
     # --- input. receive: how many frames it shows (at most n); they stay valid until release.
     int (*receive)(link_t *self, frame_t *frames, int n) noexcept nogil
     void (*release)(link_t *self) noexcept nogil
-    # --- time, for links that hold frames themselves (emulation, WireGuard)
+    # --- time, for links that hold frames themselves (emulation, WireGuard). advance tells the time; it is called
+    # when the deadline has come and before each receive, so that input can be delayed and stamped.
     int64_t (*next_deadline)(link_t *self) noexcept nogil
     void (*advance)(link_t *self, int64_t now_ns) noexcept nogil
     # --- sleeping. arm: 1 when input (or room, after a failed claim) is there already, and then nothing is armed.

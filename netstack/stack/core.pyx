@@ -781,8 +781,8 @@ cdef int stack_process(stack_t *stack, int64_t now_ns, int budget) noexcept nogi
     cdef int more = 0
     stack_set_now(stack, now_ns)
     for i in range(stack.interface_count):
-        if stack.interfaces[i].link.next_deadline(stack.interfaces[i].link) <= now_ns:
-            stack.interfaces[i].link.advance(stack.interfaces[i].link, now_ns)
+        # Always, not only when due: links that delay or stamp what they receive learn the time so.
+        stack.interfaces[i].link.advance(stack.interfaces[i].link, now_ns)
         more |= receive_from(stack, stack.interfaces[i], budget)
     stack_advance(stack, now_ns)
     more |= talk_to_ourselves(stack)
