@@ -77,6 +77,7 @@ cdef extern from "rings/spsc_ring.h" nogil:
                              uint32_t body_length, uint8_t **head)
     void ring_trim(ring_producer_t *p, uint32_t body_length)
     void ring_commit(ring_producer_t *p)
+    void ring_note_streamed(ring_producer_t *p)      # its body goes past the caches: publish fences
     void ring_publish(ring_producer_t *p)
     bint ring_flush_needs_kick(ring_producer_t *p, uint32_t *kind)
     void ring_set_cpu(ring_producer_t *p, int cpu)

@@ -17,15 +17,22 @@ from libc.string cimport memset
 from netstack.link.link cimport (
     frame_t, Link, link_t, LINK_CHECKSUM_TRUSTED, LINK_NO_CHECKSUM, MEDIA_IP,
 )
-from rings.doorbell cimport doorbell_drain, doorbell_flush, doorbell_space
+from rings.doorbell cimport doorbell_drain, doorbell_flush, doorbell_now_ns, doorbell_space
 from rings.mapping cimport fork_count
 from rings.spsc_ring cimport (
     ConsumerRing, ProducerRing, RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_MAX_HEAD_BYTES,
     RING_OK, RING_POISONED, ring_claim, ring_commit, ring_consumer_arm, ring_consumer_disarm, ring_has_data,
-    ring_peek, ring_peer_cpu, ring_producer_arm_as, ring_producer_disarm, ring_record_t, ring_release,
+    ring_note_streamed, ring_peek, ring_peer_cpu, ring_producer_arm_as, ring_producer_disarm, ring_record_t, ring_release,
 )
 
 from netstack.units import size_bytes
+
+cdef enum:
+    STREAM_MIN = 512             # bytes of a body from which streaming stores are tried
+    GROUP_BYTES = 65536          # bytes of such bodies that are timed together
+    GROUPS = 256                 # a power of two: in one group of so many ...
+    OWN_GROUP = 0                # ... the way in use is timed,
+    TRIAL_GROUP = 2              # ... and in the two after it the other way is tried, timed in the second
 
 CAPACITY_MIN = 256 << 10
 _SETTINGS = struct.Struct("<I?3x")         # mtu and checksum, before the layout of an exported side
@@ -47,6 +54,51 @@ cdef void lost(link_t *link, channel_t *c, int status) noexcept nogil:
         c.poisoned = 1
 
 
+cdef void next_group(channel_t *c) noexcept nogil:
+    """Plain or non-temporal stores for large bodies, by what they cost here and now.
+
+    Where the peer's core is far, or the ring fits the caches, every line must be fetched from there before it can be
+    written; stores past the caches do not wait for it. Where it is near they only make the reader slower. That can
+    change within a second (a virtual CPU moves), so one group in 256 tries the other way, and the costs decide.
+    """
+    cdef uint32_t phase = c.group & (GROUPS - 1)
+    if c.timed:
+        c.cost_ns[c.streaming if phase == OWN_GROUP else not c.streaming] = c.spent_ns
+    if phase == TRIAL_GROUP:
+        if not c.streaming and c.cost_ns[0] > 2 * c.cost_ns[1]:
+            c.streaming = 1
+        elif c.streaming and 2 * c.cost_ns[0] < 3 * c.cost_ns[1]:
+            c.streaming = 0
+    c.group += 1
+    phase = c.group & (GROUPS - 1)
+    c.timed = phase == OWN_GROUP or phase == TRIAL_GROUP
+    c.group_bytes = 0
+    c.spent_ns = 0
+
+
+cdef inline void begin_body(link_t *link, channel_t *c, uint32_t body_length) noexcept nogil:
+    cdef uint32_t phase = c.group & (GROUPS - 1)
+    c.body_length = body_length
+    if body_length < STREAM_MIN:
+        link.stream = 0
+        return
+    link.stream = c.streaming ^ (OWN_GROUP < phase <= TRIAL_GROUP)
+    if link.stream:
+        ring_note_streamed(c.tx)
+    if c.timed:
+        c.claimed_ns = doorbell_now_ns()
+
+
+cdef inline void end_body(channel_t *c) noexcept nogil:
+    if c.body_length < STREAM_MIN:
+        return
+    if c.timed:
+        c.spent_ns += doorbell_now_ns() - c.claimed_ns
+    c.group_bytes += c.body_length
+    if c.group_bytes >= GROUP_BYTES:
+        next_group(c)
+
+
 cdef int channel_claim(link_t *self, uint32_t head_length, uint32_t body_length,
                        uint8_t **head, uint8_t **body) noexcept nogil:
     cdef channel_t *c = usable(self)
@@ -62,6 +114,7 @@ cdef int channel_claim(link_t *self, uint32_t head_length, uint32_t body_length,
         head[0] = body[0]
         body[0] = head[0] + joined
     if status == RING_OK:
+        begin_body(self, c, body_length)
         return 0
     if status == RING_FULL:
         c.starved = 1
@@ -74,6 +127,7 @@ cdef int channel_claim(link_t *self, uint32_t head_length, uint32_t body_length,
 cdef void channel_commit(link_t *self, int64_t now_ns) noexcept nogil:
     cdef channel_t *c = usable(self)
     if c != NULL:
+        end_body(c)
         ring_commit(c.tx)
 
 

@@ -38,6 +38,8 @@ cdef struct link_t:
     uint8_t media                # MEDIA_IP or MEDIA_ETHERNET
     uint8_t capabilities
     uint8_t dead                 # the other side is gone for good; set by the link
+    uint8_t stream               # set by claim: store the body past the caches, if it begins on a 64-byte line (whole
+                                 # lines may be written); commit sees to the fence
     # --- output. claim: 0, or -1 when there is no room now (backpressure); the claim is dropped when not committed.
     int (*claim)(link_t *self, uint32_t head_length, uint32_t body_length, uint8_t **head, uint8_t **body) noexcept nogil
     void (*commit)(link_t *self, int64_t now_ns) noexcept nogil

@@ -53,6 +53,7 @@ cdef enum:
     BATCH = 32                   # frames taken from a link at a time
     PROTOCOL_CONSUMED = 255      # what interface_input says of a frame it answered itself
     OUTPUT_BURST = 64            # segments of one connection before the next has its turn
+    HEADERS_MAX = 80             # IPv4 header and the longest TCP header
 
 
 # --- life -------------------------------------------------------------------------------------------------------------
@@ -538,15 +539,23 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
     """Claim, write, commit one decided segment. data: the payload is the application's (plan.fresh)."""
     cdef packet_out_t out
     cdef interface_t *ifc = stack.interfaces[tcb.route_interface]
-    cdef int r = interface_claim(ifc, &tcb.next_hop, 20 + plan.header_length, plan.length, stack.tcp.now_ns, &out)
+    # Headers are made and summed here and then stored in one go: reading them back out of a line that the other core
+    # still owns would wait for it, segment after segment.
+    cdef uint8_t header[HEADERS_MAX]
+    cdef uint32_t header_length = 20 + plan.header_length
+    cdef int r = interface_claim(ifc, &tcb.next_hop, header_length, plan.length, stack.tcp.now_ns, &out)
     if r != CLAIM_OK:
         return r
     if plan.fresh and data != NULL:
-        write_fresh_segment(tcb, plan, out.ip + 20, out.body, data)
+        write_fresh_segment(tcb, plan, header + 20, out.body, data, ifc.link.stream)
     else:
-        write_segment(tcb, plan, out.ip + 20, out.body)
-    write_ipv4(out.ip, address_v4(&tcb.local), address_v4(&tcb.remote), 6, 20 + plan.header_length + plan.length,
+        write_segment(tcb, plan, header + 20, out.body)
+    write_ipv4(header, address_v4(&tcb.local), address_v4(&tcb.remote), 6, header_length + plan.length,
                tcb.tos, tcb.ttl, 0, True)
+    if header_length == 52:
+        memcpy(out.ip, header, 52)                     # the usual one: a length the compiler knows
+    else:
+        memcpy(out.ip, header, header_length)
     interface_commit(&out, stack.tcp.now_ns)
     on_sent(tcb, plan)
     return CLAIM_OK

@@ -9,7 +9,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from netstack.tcp.tcb cimport receive_end
-from netstack.wire.checksum cimport checksum_and_copy, checksum_and_copy2, checksum_combine, copy_bytes
+from netstack.wire.checksum cimport (
+    checksum_and_copy, checksum_and_copy2, checksum_and_copy2_nt, checksum_combine, copy_bytes,
+)
 
 cdef enum:
     SMALLEST = 4096              # bytes
@@ -113,11 +115,16 @@ cdef void send_append(tcb_t *tcb, const uint8_t *data, uint32_t n) noexcept nogi
     tcb.snd_len += n
 
 
-cdef uint32_t send_append_and_copy(tcb_t *tcb, uint8_t *to, const uint8_t *data, uint32_t n) noexcept nogil:
-    """The fused pass: read the user's bytes once, store them in the link's memory and here, and sum them."""
+cdef uint32_t send_append_and_copy(tcb_t *tcb, uint8_t *to, const uint8_t *data, uint32_t n, bint stream) noexcept nogil:
+    """The fused pass: read the user's bytes once, store them in the link's memory and here, and sum them.
+
+    stream: the link asks for stores past the caches.
+    """
     cdef uint32_t at = (tcb.snd_una + tcb.snd_len) & (tcb.snd_cap - 1), first = tcb.snd_cap - at, total
     tcb.snd_len += n
     if first >= n:
+        if stream and not <size_t> to & 63:
+            return checksum_and_copy2_nt(to, tcb.snd_buf + at, data, n)
         return checksum_and_copy2(to, tcb.snd_buf + at, data, n)
     total = checksum_and_copy2(to, tcb.snd_buf + at, data, first)
     return checksum_combine(total, checksum_and_copy2(to + first, tcb.snd_buf, data + first, n - first), first)

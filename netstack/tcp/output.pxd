@@ -21,9 +21,10 @@ cdef struct plan_t:
 cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil
 # Header at *head*, payload from the send buffer at *body*, checksum over both.
 cdef void write_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body) noexcept nogil
-# The same with the payload taken from the application's memory: stored at *body* and in the send buffer in one pass.
+# The same with the payload taken from the application's memory: stored at *body* and in the send buffer in one pass;
+# stream: at *body* past the caches (link_t.stream).
 cdef void write_fresh_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body,
-                              const uint8_t *data) noexcept nogil
+                              const uint8_t *data, bint stream) noexcept nogil
 cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil
 cdef void on_timer(tcb_t *tcb) noexcept nogil                     # every deadline of the connection that has passed
 cdef uint32_t write_bare(const bare_t *b, uint8_t *head) noexcept nogil    # TCP header bytes written

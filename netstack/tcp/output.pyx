@@ -228,8 +228,8 @@ cdef void write_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *
 
 
 cdef void write_fresh_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body,
-                              const uint8_t *data) noexcept nogil:
-    write_header(tcb, plan, head, send_append_and_copy(tcb, body, data, plan.length))
+                              const uint8_t *data, bint stream) noexcept nogil:
+    write_header(tcb, plan, head, send_append_and_copy(tcb, body, data, plan.length, stream))
 
 
 cdef uint32_t bare_length(const bare_t *b) noexcept nogil:

@@ -151,6 +151,7 @@ typedef struct {
 	uint32_t cpu;
 	uint32_t grain;
 	int state;          /* RING_OK, RING_POISONED, RING_CLOSED */
+	uint32_t streamed;  /* non-temporal stores were made since the last publish */
 	ring_region_t *mine;
 	const ring_region_t *theirs;
 } ring_producer_t;
@@ -358,11 +359,24 @@ static inline void ring_store_header(uint8_t *at, uint64_t header)
 	atomic_store_explicit((_Atomic uint64_t *)(void *)at, header, memory_order_relaxed);
 }
 
+/* The claimed body is written with non-temporal stores. A release store does not order those: the next
+ * publish fences first, once for all records of the batch. */
+static inline void ring_note_streamed(ring_producer_t *p)
+{
+	p->streamed = 1;
+}
+
 /* Makes everything committed visible. */
 static inline void ring_publish(ring_producer_t *p)
 {
 	if (p->tail == p->published)
 		return;
+#if defined(__x86_64__)
+	if (RING_UNLIKELY(p->streamed)) {
+		__builtin_ia32_sfence();
+		p->streamed = 0;
+	}
+#endif
 	/* Release: pairs with the acquire in ring_consumer_refresh(), so the records are written before
 	 * their index is seen. Only the producer writes tail. */
 	atomic_store_explicit(&p->mine->index, p->tail, RING_ORDER_PUBLISH);
