@@ -549,7 +549,7 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
     if plan.fresh and data != NULL:
         write_fresh_segment(tcb, plan, header + 20, out.body, data, ifc.link.stream)
     else:
-        write_segment(tcb, plan, header + 20, out.body)
+        write_segment(tcb, plan, header + 20, out.body, ifc.link.stream)
     write_ipv4(header, address_v4(&tcb.local), address_v4(&tcb.remote), 6, header_length + plan.length,
                tcb.tos, tcb.ttl, 0, True)
     if header_length == 52:

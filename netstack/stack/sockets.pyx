@@ -347,8 +347,9 @@ cdef ssize_t sock_send(stack_t *stack, sock_t *sock, const uint8_t *data, size_t
 cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n, int flags) noexcept nogil:
     """Into the link and the send buffer in one pass while windows allow, the rest into the buffer alone."""
     cdef size_t done = 0
-    cdef uint32_t fresh, unsent, limit
+    cdef uint32_t fresh, unsent, limit, taken
     cdef int error
+    cdef bint no_memory = False
     cdef plan_t plan
     if tcb.sock.error:
         error = tcb.sock.error
@@ -368,19 +369,26 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
             fresh = <uint32_t> (n - done)
         if fresh == 0:
             break
-        if tcb.rtx_nxt == data_end(tcb) and next_segment(tcb, fresh, &plan) and plan.fresh:
-            if send_reserve(tcb, plan.length) != 0:
+        limit = send_segment_limit(tcb)
+        if fresh < limit and fresh < n - done and tcb.snd_len and 3 * limit <= tcb.snd_wanted:
+            # The buffer's last corner holds no whole segment: filling it would cut one in two and send the next through
+            # the buffer. What is under way makes room for whole ones (poll(2) says so at a third of the buffer).
+            break
+        unsent = data_end(tcb) - tcb.rtx_nxt
+        if unsent < limit and tcb.rtx_nxt == tcb.snd_nxt and next_segment(tcb, fresh, &plan) and plan.fresh:
+            taken = plan.length - unsent
+            if send_reserve(tcb, taken) != 0:
+                no_memory = True
                 break
             error = stack_send_planned(stack, tcb, &plan, data + done)
             if error == CLAIM_OK:
-                done += plan.length
+                done += taken
                 continue
-        # No room in a window or in the link, or a short rest waits already: only complete that rest, then go on fused.
-        limit = send_segment_limit(tcb)
-        unsent = data_end(tcb) - tcb.rtx_nxt
+        # No room in a window or in the link: only complete the short rest there may be, then try again.
         if 0 < unsent < limit and fresh > limit - unsent:
             fresh = limit - unsent
         if send_reserve(tcb, fresh) != 0:
+            no_memory = True
             break
         send_append(tcb, data + done, fresh)
         done += fresh
@@ -393,7 +401,7 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
         return <ssize_t> done
     if n == 0:
         return 0
-    return -EAGAIN if send_room(tcb) == 0 else -ENOMEM
+    return -ENOMEM if no_memory else -EAGAIN
 
 
 cdef ssize_t sock_sendto(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, int flags,

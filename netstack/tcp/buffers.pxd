@@ -11,7 +11,8 @@ cdef int send_reserve(tcb_t *tcb, uint32_t n) noexcept nogil                    
 cdef void send_append(tcb_t *tcb, const uint8_t *data, uint32_t n) noexcept nogil               # after send_reserve
 cdef uint32_t send_append_and_copy(tcb_t *tcb, uint8_t *to, const uint8_t *data, uint32_t n,
                                    bint stream) noexcept nogil        # fused; sum
-cdef uint32_t send_copy_out(const tcb_t *tcb, uint32_t seq, uint8_t *to, uint32_t n) noexcept nogil          # sum
+cdef uint32_t send_copy_out(const tcb_t *tcb, uint32_t seq, uint8_t *to, uint32_t n,
+                            bint stream) noexcept nogil               # sum
 cdef void send_acknowledged(tcb_t *tcb, uint32_t n) noexcept nogil                              # moves snd_una's side
 # --- receive buffer: bytes rcv_read .. rcv_nxt readable, ranges beyond
 cdef int receive_reserve(tcb_t *tcb, uint32_t end) noexcept nogil                               # 0, or -1: no memory

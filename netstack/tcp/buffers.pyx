@@ -5,12 +5,13 @@ out-of-order data goes straight to its final place. Capacities are powers of two
 data holds no buffer. Buffers given back wait in a small pool, so that short silences cost no malloc.
 """
 
+from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from netstack.tcp.tcb cimport receive_end
 from netstack.wire.checksum cimport (
-    checksum_and_copy, checksum_and_copy2, checksum_and_copy2_nt, checksum_combine, copy_bytes,
+    checksum_and_copy, checksum_and_copy2, checksum_and_copy2_nt, checksum_and_copy_nt, checksum_combine, copy_bytes,
 )
 
 cdef enum:
@@ -115,6 +116,17 @@ cdef void send_append(tcb_t *tcb, const uint8_t *data, uint32_t n) noexcept nogi
     tcb.snd_len += n
 
 
+cdef uint32_t copy2_streaming(uint8_t *to, uint8_t *too, const uint8_t *data, uint32_t n) noexcept nogil:
+    """Stored past the caches at *to*, from its next line on, and plainly at *too*."""
+    cdef uint32_t head = <uint32_t> (-<size_t> to & 63), total
+    if head == 0:
+        return checksum_and_copy2_nt(to, too, data, n)
+    if head >= n:
+        return checksum_and_copy2(to, too, data, n)
+    total = checksum_and_copy2(to, too, data, head)
+    return checksum_combine(total, checksum_and_copy2_nt(to + head, too + head, data + head, n - head), head)
+
+
 cdef uint32_t send_append_and_copy(tcb_t *tcb, uint8_t *to, const uint8_t *data, uint32_t n, bint stream) noexcept nogil:
     """The fused pass: read the user's bytes once, store them in the link's memory and here, and sum them.
 
@@ -123,17 +135,21 @@ cdef uint32_t send_append_and_copy(tcb_t *tcb, uint8_t *to, const uint8_t *data,
     cdef uint32_t at = (tcb.snd_una + tcb.snd_len) & (tcb.snd_cap - 1), first = tcb.snd_cap - at, total
     tcb.snd_len += n
     if first >= n:
-        if stream and not <size_t> to & 63:
-            return checksum_and_copy2_nt(to, tcb.snd_buf + at, data, n)
+        if stream:
+            return copy2_streaming(to, tcb.snd_buf + at, data, n)
         return checksum_and_copy2(to, tcb.snd_buf + at, data, n)
     total = checksum_and_copy2(to, tcb.snd_buf + at, data, first)
+    if stream:
+        return checksum_combine(total, copy2_streaming(to + first, tcb.snd_buf, data + first, n - first), first)
     return checksum_combine(total, checksum_and_copy2(to + first, tcb.snd_buf, data + first, n - first), first)
 
 
-cdef uint32_t send_copy_out(const tcb_t *tcb, uint32_t seq, uint8_t *to, uint32_t n) noexcept nogil:
+cdef uint32_t send_copy_out(const tcb_t *tcb, uint32_t seq, uint8_t *to, uint32_t n, bint stream) noexcept nogil:
     """Bytes at seq into the link's memory, summed in the same pass."""
     cdef uint32_t at = seq & (tcb.snd_cap - 1), first = tcb.snd_cap - at, total
     if first >= n:
+        if stream and not <size_t> to & 63:
+            return checksum_and_copy_nt(to, tcb.snd_buf + at, n)
         return checksum_and_copy(to, tcb.snd_buf + at, n)
     total = checksum_and_copy(to, tcb.snd_buf + at, first)
     return checksum_combine(total, checksum_and_copy(to + first, tcb.snd_buf, n - first), first)

@@ -12,7 +12,7 @@ cdef struct plan_t:
     uint32_t length              # payload bytes
     uint32_t header_length       # TCP header with options, bytes
     uint8_t flags
-    uint8_t fresh                # the payload is the caller's data, not yet in the send buffer
+    uint8_t fresh                # the payload, or its end, is the caller's data, not yet in the send buffer
     uint8_t retransmit
     tcp_options_t options
 
@@ -20,9 +20,10 @@ cdef struct plan_t:
 # fresh: bytes the application offers beyond the send buffer (0: only what is buffered). False: nothing to send now.
 cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil
 # Header at *head*, payload from the send buffer at *body*, checksum over both.
-cdef void write_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body) noexcept nogil
-# The same with the payload taken from the application's memory: stored at *body* and in the send buffer in one pass;
 # stream: at *body* past the caches (link_t.stream).
+cdef void write_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body, bint stream) noexcept nogil
+# The same with the payload, behind what the buffer holds from plan.seq on, taken from the application's memory: stored at
+# *body* and in the send buffer in one pass.
 cdef void write_fresh_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body,
                               const uint8_t *data, bint stream) noexcept nogil
 cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil

@@ -172,7 +172,7 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
             if length == limit or seq_lt(seq, tcb.snd_nxt) or may_send_small(tcb, length, all_of_it):
                 plan.seq = seq
                 plan.length = length
-                plan.fresh = fresh != 0 and seq == data_end(tcb)
+                plan.fresh = length > available - fresh
                 plan.retransmit = seq_lt(seq, tcb.snd_nxt)
                 plan.flags = ACK
                 if all_of_it:
@@ -223,13 +223,19 @@ cdef void write_header(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint32_t p
     store_native16(head + 16, checksum_finish(total))
 
 
-cdef void write_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body) noexcept nogil:
-    write_header(tcb, plan, head, send_copy_out(tcb, plan.seq, body, plan.length) if plan.length else 0)
+cdef void write_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body, bint stream) noexcept nogil:
+    write_header(tcb, plan, head, send_copy_out(tcb, plan.seq, body, plan.length, stream) if plan.length else 0)
 
 
 cdef void write_fresh_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body,
                               const uint8_t *data, bint stream) noexcept nogil:
-    write_header(tcb, plan, head, send_append_and_copy(tcb, body, data, plan.length, stream))
+    cdef uint32_t buffered = data_end(tcb) - plan.seq, total = 0
+    if buffered:
+        # A rest of the last write, shorter than a segment, goes first; the new bytes need no detour because of it.
+        total = send_copy_out(tcb, plan.seq, body, buffered, False)
+    total = checksum_combine(
+        total, send_append_and_copy(tcb, body + buffered, data, plan.length - buffered, stream), buffered)
+    write_header(tcb, plan, head, total)
 
 
 cdef uint32_t bare_length(const bare_t *b) noexcept nogil:

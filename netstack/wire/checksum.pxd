@@ -24,6 +24,7 @@ cdef extern from "netstack/inet_checksum.h" nogil:
     void copy_bytes(void *dst, const void *src, size_t n)
     # dst on a 64-byte line, whole lines past the caches; the fence before publishing
     uint32_t checksum_and_copy2_nt(void *dst, void *dst2, const void *src, size_t n)
+    uint32_t checksum_and_copy_nt(void *dst, const void *src, size_t n)
     void checksum_store_fence()
 
     # folding: combine adds b, the sum of bytes that start at `offset` of the whole

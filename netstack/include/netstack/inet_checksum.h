@@ -298,19 +298,19 @@ CHECKSUM_AVX2_ CHECKSUM_LOOP_ uint32_t checksum_avx2_(uint8_t *d, uint8_t *d2, c
 CHECKSUM_ENTRY_POINTS_(avx2, CHECKSUM_AVX2_, checksum_avx2_)
 
 /* d by non-temporal stores, whole 64-byte lines; d2 by ordinary ones. */
-CHECKSUM_AVX2_ static uint32_t checksum_avx2_copy2_nt_(void *dst, void *dst2, const void *src, size_t n)
+CHECKSUM_AVX2_ CHECKSUM_LOOP_ uint32_t checksum_avx2_nt_(uint8_t *d, uint8_t *d2, const uint8_t *s, size_t n,
+                                                         int copies)
 {
-    enum { copies = 2 };
-    uint8_t *d = dst, *d2 = dst2;
-    const uint8_t *s = src;
     __m256i all0 = _mm256_setzero_si256(), high0 = all0, all1 = all0, high1 = all0;
     for (; n >= 64; n -= 64) {
         __m256i a = _mm256_loadu_si256((const void *)s), b = _mm256_loadu_si256((const void *)(s + 32));
         __asm__ volatile("" : "+x"(a), "+x"(b));
         _mm256_stream_si256((void *)d, a);
         _mm256_stream_si256((void *)(d + 32), b);
-        _mm256_storeu_si256((void *)d2, a);
-        _mm256_storeu_si256((void *)(d2 + 32), b);
+        if (copies > 1) {
+            _mm256_storeu_si256((void *)d2, a);
+            _mm256_storeu_si256((void *)(d2 + 32), b);
+        }
         all0 = _mm256_add_epi64(all0, a);
         high0 = _mm256_add_epi64(high0, _mm256_srli_epi64(a, 32));
         all1 = _mm256_add_epi64(all1, b);
@@ -326,6 +326,15 @@ CHECKSUM_AVX2_ static uint32_t checksum_avx2_copy2_nt_(void *dst, void *dst2, co
     }
     uint64_t body = checksum_avx2_reduce_(_mm256_add_epi64(all0, all1), _mm256_add_epi64(high0, high1));
     return checksum_fold32_((uint64_t)checksum_fold32_(body) + tail);
+}
+
+CHECKSUM_AVX2_ static uint32_t checksum_avx2_copy_nt_(void *d, const void *s, size_t n)
+{
+    return checksum_avx2_nt_(d, NULL, s, n, 1);
+}
+CHECKSUM_AVX2_ static uint32_t checksum_avx2_copy2_nt_(void *d, void *d2, const void *s, size_t n)
+{
+    return checksum_avx2_nt_(d, d2, s, n, 2);
 }
 
 #define CHECKSUM_AVX512_ __attribute__((target("avx512f,avx512bw")))
@@ -418,22 +427,23 @@ typedef struct checksum_ops_t {
     uint32_t (*copy2)(void *d, void *d2, const void *s, size_t n);
     void (*bytes)(void *d, const void *s, size_t n);
     uint32_t (*copy2_nt)(void *d, void *d2, const void *s, size_t n);
+    uint32_t (*copy_nt)(void *d, const void *s, size_t n);
 } checksum_ops_t;
 
 static const checksum_ops_t checksum_plain_ops_ = {
     CHECKSUM_LEVEL_PLAIN, checksum_plain_sum_, checksum_plain_copy_, checksum_plain_copy2_,
-    checksum_plain_bytes_, checksum_plain_copy2_};
+    checksum_plain_bytes_, checksum_plain_copy2_, checksum_plain_copy_};
 #if defined(__x86_64__)
 static const checksum_ops_t checksum_avx2_ops_ = {
     CHECKSUM_LEVEL_AVX2, checksum_avx2_sum_, checksum_avx2_copy_, checksum_avx2_copy2_,
-    checksum_avx2_bytes_, checksum_avx2_copy2_nt_};
+    checksum_avx2_bytes_, checksum_avx2_copy2_nt_, checksum_avx2_copy_nt_};
 static const checksum_ops_t checksum_avx512_ops_ = {
     CHECKSUM_LEVEL_AVX512, checksum_avx512_sum_, checksum_avx512_copy_, checksum_avx512_copy2_,
-    checksum_avx512_bytes_, checksum_avx2_copy2_nt_};
+    checksum_avx512_bytes_, checksum_avx2_copy2_nt_, checksum_avx2_copy_nt_};
 #elif defined(__aarch64__)
 static const checksum_ops_t checksum_neon_ops_ = {
     CHECKSUM_LEVEL_NEON, checksum_neon_sum_, checksum_neon_copy_, checksum_neon_copy2_,
-    checksum_neon_bytes_, checksum_neon_copy2_};
+    checksum_neon_bytes_, checksum_neon_copy2_, checksum_neon_copy_};
 #endif
 
 static const checksum_ops_t *checksum_ops_ = &checksum_plain_ops_;
@@ -512,6 +522,12 @@ static inline uint32_t checksum_and_copy2(void *dst, void *dst2, const void *src
 static inline uint32_t checksum_and_copy2_nt(void *dst, void *dst2, const void *src, size_t n)
 {
     return checksum_ops_->copy2_nt(dst, dst2, src, n);
+}
+
+/* The same with one destination. */
+static inline uint32_t checksum_and_copy_nt(void *dst, const void *src, size_t n)
+{
+    return checksum_ops_->copy_nt(dst, src, n);
 }
 
 /* Orders non-temporal stores before every later store. */
