@@ -1,0 +1,8 @@
+"""The rows of ``targets.md`` that exist so far, in its order."""
+
+from bench.rows import copies, memory, python_faces, rings, router, tcp
+
+
+def all_rows():
+    """Every `bench.measure.Row`, those through the router last."""
+    return [*copies.rows(), *rings.rows(), *tcp.rows(), *python_faces.rows(), *memory.rows(), *router.rows()]
