@@ -82,7 +82,7 @@ def program(command, timeout: float = 60) -> str:
     if done.returncode == 3:
         raise Absent(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "not possible here")
     if done.returncode:
-        raise RuntimeError(f"{command[0]}: exit {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise RuntimeError(f"{command[0]}: exit {done.returncode}: {done.stderr.strip()[-300:]}")
     return done.stdout
 
 

@@ -19,21 +19,20 @@ def pin(which):
 
 
 class Rings:
-    """`rings.channel_pair`: put, get, put_many, get_many, both sides spinning a little before they sleep."""
+    """`rings.ring`, one each way: put, get, put_many, get_many; a waiting side spins before it sleeps."""
 
     def __init__(self):
         import rings
 
-        self.here, self.there = rings.channel_pair(1 << 20)
+        self.there, self.back = rings.ring(1 << 20), rings.ring(1 << 20)
 
     def open(self, child):
-        from rings import Consumer, Producer  # noqa: F401  (the classes of the ends, loaded before time is taken)
-
-        side = self.there.adopt() if child else self.here
-        self.send, self.receive = side.tx.put, side.rx.get
-        self.send_many, self.receive_many = side.tx.put_many, side.rx.get_many
-        side.tx.spin_us = side.rx.spin_us = 1000
-        self.side = side
+        producer, consumer = (self.back[0], self.there[1]) if child else (self.there[0], self.back[1])
+        if child:
+            producer, consumer = producer.adopt(), consumer.adopt()
+        producer.spin_us = consumer.spin_us = 1000
+        self.send, self.receive = producer.put, consumer.get
+        self.send_many, self.receive_many = producer.put_many, consumer.get_many
 
 
 class Pipe:

@@ -21,7 +21,7 @@ PEERS = {
 @functools.cache
 def dpdk_flags():
     done = subprocess.run(["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True)
-    return tuple(f for f in done.stdout.split() if f.startswith(("-I", "-i"))) or ("-I/usr/include/dpdk",)
+    return tuple(f for f in done.stdout.split() if not f.startswith("-m")) or ("-I/usr/include/dpdk",)
 
 
 @functools.cache
