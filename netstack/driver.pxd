@@ -152,6 +152,10 @@ cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil   # the
 cdef uint32_t fork_generation
 
 
+cdef inline bint loopback_pending(const driver_t *d) noexcept nogil:
+    return d.loopback != NULL and d.loopback.has_input(d.loopback)
+
+
 cdef inline bint driver_forked(const driver_t *d) noexcept nogil:
     """True in a child of the process that made the driver: nothing of it may be touched."""
     return d.generation != fork_generation

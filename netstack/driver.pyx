@@ -8,13 +8,24 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.signal cimport sigfillset, sigset_t
-from posix.unistd cimport close
 
 from cpython.ref cimport Py_INCREF
 
-from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link, link_t
-from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
 from netstack.address cimport address_equal, endpoint_t
+from netstack.doorbells cimport (
+    BELL,
+    arm,
+    disarm,
+    doorbells_close,
+    doorbells_open,
+    drain,
+    leader_sleep,
+    leader_spin,
+    ring,
+    service_sleep,
+)
+from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link
+from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
 from netstack.sock cimport EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now
 from netstack.stack.sockets cimport (
@@ -33,44 +44,8 @@ import os
 import threading
 import weakref
 
-cdef extern from "<poll.h>" nogil:
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int POLLIN
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-
-cdef extern from "<poll.h>" nogil:
-    int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const sigset_t *mask)
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    int EFD_CLOEXEC, EFD_NONBLOCK
-    ctypedef uint64_t eventfd_t
-    int eventfd(unsigned int initial, int flags)
-    int eventfd_write(int fd, eventfd_t value)
-    int eventfd_read(int fd, eventfd_t *value)
-
-cdef extern from "<sys/epoll.h>" nogil:
-    int EPOLL_CLOEXEC, EPOLLIN, EPOLLONESHOT, EPOLL_CTL_ADD, EPOLL_CTL_MOD
-    cdef union epoll_data:
-        int fd
-    cdef struct epoll_event:
-        uint32_t events
-        epoll_data data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
-    int epoll_wait(int epfd, epoll_event *events, int n, int timeout_ms)
-
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
 
 cdef extern from "<signal.h>" nogil:
     int SIG_SETMASK
@@ -96,8 +71,6 @@ cdef enum:
     LED_LOOK_NS = 1_000_000      # the service thread leaves a deadline to the leader, and looks again after this
     SLICES = 5
     LEAVE_PASSES = 2             # a leaving leader takes input for others this often, then leaves it too
-    BELL = 1                     # what woke the service thread: a link's doorbell, or
-    KICK = 2                     # one of our own threads
 
 cdef int64_t[5] SLICE_NS = [1_000_000, 8_000_000, 64_000_000, 512_000_000, 1_000_000_000]
 
@@ -126,15 +99,6 @@ cdef int64_t signal_slice(int *step, int64_t now_ns) noexcept nogil:
 
 
 # --- the lock and what it collects ------------------------------------------------------------------------------------
-
-
-cdef void ring(int fd) noexcept nogil:
-    eventfd_write(fd, 1)
-
-
-cdef void unring(int fd) noexcept nogil:
-    cdef eventfd_t count
-    eventfd_read(fd, &count)
 
 
 cdef void driver_lock(driver_t *d) noexcept nogil:
@@ -296,10 +260,6 @@ cdef int driver_pass(driver_t *d, int64_t now, int budget, uint32_t who) noexcep
     return more
 
 
-cdef bint loopback_pending(driver_t *d) noexcept nogil:
-    return d.loopback != NULL and d.loopback.has_input(d.loopback)
-
-
 cdef void driver_settle(driver_t *d) noexcept nogil:
     """What a call sent to the stack itself is processed at once: nobody's doorbell rings for it."""
     if loopback_pending(d):
@@ -309,128 +269,6 @@ cdef void driver_settle(driver_t *d) noexcept nogil:
         return
     collect_events(d)
     watch_deadline(d)
-
-
-# --- doorbells --------------------------------------------------------------------------------------------------------
-
-
-cdef bint has_input(driver_t *d) noexcept nogil:
-    cdef uint32_t i
-    for i in range(d.link_count):
-        if d.links[i].has_input(d.links[i]) and not d.links[i].dead:
-            return True
-    return False
-
-
-cdef void disarm(driver_t *d) noexcept nogil:
-    cdef uint32_t i
-    for i in range(d.link_count):
-        d.links[i].disarm(d.links[i])
-
-
-cdef bint arm(driver_t *d, uint32_t kind) noexcept nogil:
-    """Arm every doorbell for ``kind`` of sleeper. True: input (or room) is there already, and nothing is armed."""
-    cdef uint32_t i
-    cdef epoll_event event
-    if loopback_pending(d):
-        return True
-    for i in range(d.link_count):
-        if d.links[i].arm(d.links[i], kind) and not (d.links[i].dead and d.known_dead & (1 << i)):
-            disarm(d)
-            return True
-    if kind == BELL_SERVICE and d.epoll_fd >= 0:
-        for i in range(d.link_count):
-            if d.kernel_fd[i]:
-                # Fires once, also for what is there already.
-                event.events = EPOLLIN | EPOLLONESHOT
-                event.data.fd = <int> i
-                epoll_ctl(d.epoll_fd, EPOLL_CTL_MOD, d.service_fds[i], &event)
-    return False
-
-
-cdef timespec *remaining(int64_t until, timespec *ts) noexcept nogil:
-    cdef int64_t left
-    if until == NEVER:
-        return NULL
-    left = until - park_now_ns()
-    if left < 0:
-        left = 0
-    ts.tv_sec = left // 1_000_000_000
-    ts.tv_nsec = left % 1_000_000_000
-    return ts
-
-
-cdef int leader_sleep(driver_t *d, int64_t until, bint *rung) noexcept nogil:
-    """Sleep on the doorbells of the links and on our own. Lock not held. 0 or EINTR."""
-    cdef pollfd fds[DRIVER_LINKS + 1]
-    cdef timespec ts
-    cdef uint32_t i
-    cdef int n = 1, r
-    fds[0].fd = d.leader_fd
-    fds[0].events = POLLIN
-    for i in range(d.link_count):
-        if d.leader_fds[i] >= 0 and not d.links[i].dead:
-            fds[n].fd = d.leader_fds[i]
-            fds[n].events = POLLIN
-            n += 1
-    fds[0].revents = 0
-    r = ppoll(fds, n, remaining(until, &ts), NULL)
-    rung[0] = r > 0
-    if r > 0 and fds[0].revents:
-        unring(d.leader_fd)
-    return errno if r < 0 else 0
-
-
-cdef void drain(driver_t *d, uint32_t kind) noexcept nogil:
-    cdef uint32_t i
-    for i in range(d.link_count):
-        if not d.kernel_fd[i]:
-            d.links[i].drain_fd(d.links[i], kind)
-
-
-cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil:
-    """Look at the links for a while before sleeping. Lock not held; only the leader drains, so what it sees stays.
-
-    The budget adapts: a hit restores it, a miss halves it, and when it is gone every 16th wait tries again. On the CPU
-    where the peer last ran, looking would keep the peer from running: give the CPU away between two looks.
-    """
-    cdef int64_t budget = d.spin_now_ns, end
-    cdef uint32_t i = 0
-    cdef link_t *link
-    cdef bint same
-    d.spin_waits += 1
-    if d.spin_ns == 0 or d.link_count == 0:
-        return False
-    if budget == 0:
-        if d.spin_waits & 15:
-            return False
-        budget = d.spin_ns
-    link = d.links[0]
-    same = link.peer_cpu(link) == park_cpu()
-    end = park_now_ns() + budget
-    if end > until:
-        end = until
-    while True:
-        if has_input(d) or park_load(&d.kick):
-            d.spin_now_ns = d.spin_ns
-            d.spin_hits += 1
-            return True
-        if same:
-            sched_yield()
-            same = link.peer_cpu(link) == park_cpu()
-            if park_now_ns() >= end:
-                break
-        else:
-            park_pause()
-            i += 1
-            if i & 15 == 0:
-                if park_now_ns() >= end:
-                    break
-                same = i & 255 == 0 and link.peer_cpu(link) == park_cpu()
-    d.spin_now_ns //= 2
-    if d.spin_now_ns < d.spin_ns // 8:
-        d.spin_now_ns = 0
-    return False
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------
@@ -656,40 +494,6 @@ cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil:
 # --- the service thread -----------------------------------------------------------------------------------------------
 
 
-cdef int service_sleep(driver_t *d, int64_t until) noexcept nogil:
-    """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK or neither."""
-    cdef pollfd fds[DRIVER_LINKS + 2]
-    cdef epoll_event events[DRIVER_LINKS]
-    cdef timespec ts
-    cdef uint32_t i
-    cdef int n = 1, r, woken = 0
-    fds[0].fd = d.service_fd
-    fds[0].events = POLLIN
-    fds[0].revents = 0
-    if d.epoll_fd >= 0:
-        fds[n].fd = d.epoll_fd
-        fds[n].events = POLLIN
-        fds[n].revents = 0
-        n += 1
-    for i in range(d.link_count):
-        if not d.kernel_fd[i] and d.service_fds[i] >= 0 and not d.links[i].dead:
-            fds[n].fd = d.service_fds[i]
-            fds[n].events = POLLIN
-            n += 1
-    r = ppoll(fds, n, remaining(until, &ts), NULL)
-    if r <= 0:
-        return 0
-    if fds[0].revents:
-        unring(d.service_fd)
-        woken = KICK
-        r -= 1
-    if r:
-        woken |= BELL
-    if d.epoll_fd >= 0 and fds[1].revents:
-        epoll_wait(d.epoll_fd, events, DRIVER_LINKS, 0)    # ONESHOT: they are disabled by this
-    return woken
-
-
 cdef void let_callers_in(driver_t *d) noexcept nogil:
     driver_unlock(d)
     park_lock(&d.lock)
@@ -819,8 +623,6 @@ cdef class Driver:
     def __cinit__(self, Stack stack not None, double spin_us=50.0, bint service=True):
         cdef driver_t *d = &self.d
         cdef Link link
-        cdef uint32_t i
-        cdef epoll_event event
         memset(d, 0, sizeof(driver_t))
         d.leader_fd = d.service_fd = d.epoll_fd = -1
         self.stack = stack
@@ -838,21 +640,8 @@ cdef class Driver:
         d.loopback = &link.link
         d.short_budget = frames_of(outside, SHORT_BYTES)
         d.budget = frames_of(outside, PASS_BYTES)
-        d.leader_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        d.service_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if d.leader_fd < 0 or d.service_fd < 0:
+        if doorbells_open(d) < 0:
             raise OSError(errno, os.strerror(errno))
-        for i in range(d.link_count):
-            d.leader_fds[i] = d.links[i].poll_fd(d.links[i], BELL_LEADER)
-            d.service_fds[i] = d.links[i].poll_fd(d.links[i], BELL_SERVICE)
-            d.kernel_fd[i] = d.leader_fds[i] >= 0 and d.leader_fds[i] == d.service_fds[i]
-            if d.kernel_fd[i]:
-                if d.epoll_fd < 0:
-                    d.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-                event.events = EPOLLONESHOT
-                event.data.fd = <int> i
-                if epoll_ctl(d.epoll_fd, EPOLL_CTL_ADD, d.service_fds[i], &event) < 0:
-                    raise OSError(errno, os.strerror(errno))
         if spin_us > 0 and len(os.sched_getaffinity(0)) > 1:
             d.spin_ns = d.spin_now_ns = <int64_t> (spin_us * 1000)
         if service and start_service(d):
@@ -866,12 +655,7 @@ cdef class Driver:
         if not d.dead and d.stack != NULL:
             with nogil:
                 stop(d)
-        if d.leader_fd >= 0:
-            close(d.leader_fd)
-        if d.service_fd >= 0:
-            close(d.service_fd)
-        if d.epoll_fd >= 0:
-            close(d.epoll_fd)
+        doorbells_close(d)
 
     def close(self):
         """End the service thread; every waiting and every later call fails with EBADF. Twice is allowed."""

@@ -7,7 +7,7 @@ finds input waiting and nobody leading takes a bounded share of it, so that a pr
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EBADF, ECONNRESET, EINPROGRESS, EINTR, EINVAL, ENETDOWN, ENOTCONN, EPIPE
+from libc.errno cimport EAGAIN, EBADF, EINPROGRESS, EINTR, EINVAL, ENETDOWN
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -20,28 +20,35 @@ from netstack.address cimport (
     address_t,
     endpoint_t,
 )
+from netstack.calls cimport (
+    done,
+    has_loan,
+    look,
+    readable,
+    receive_waiting,
+    send_waiting,
+    try_receive,
+    try_send,
+    wait_events,
+)
 from netstack.driver cimport (
     WAIT_DEAD,
     WAIT_INTERRUPTED,
-    WAIT_READY,
     WAIT_TIMEOUT,
     Driver,
     driver_abandon,
     driver_adopt,
     driver_fileno,
     driver_forked,
-    driver_pass,
     driver_settle,
     driver_show,
     driver_t,
     driver_unlock,
-    driver_wait,
     owner_t,
     park_lock,
     park_now_ns,
     park_try_hard,
     signal_slice,
-    waiter_t,
 )
 from netstack.link.link cimport NEVER
 from netstack.readiness cimport READY_EVENT, READY_PAIR
@@ -53,23 +60,15 @@ from netstack.stack.sockets cimport (
     sock_close,
     sock_connect,
     sock_getsockopt,
-    sock_lend,
     sock_lend_taken,
     sock_listen,
     sock_local,
     sock_open,
-    sock_poll,
-    sock_recv,
-    sock_recvfrom,
     sock_remote,
-    sock_send,
-    sock_sendto,
     sock_setsockopt,
     sock_shutdown,
     sock_take_error,
 )
-from netstack.tcp.tcb cimport tcb_t
-from netstack.udp.endpoint cimport udp_endpoint_t
 
 import math
 import os
@@ -111,178 +110,11 @@ def describe(Handle handle not None):
     return text
 
 
-# --- under the lock ---------------------------------------------------------------------------------------------------
-
-
 cdef void enter(driver_t *d):
     """Take the lock; the interpreter is kept unless the lock is busy for long."""
     if not park_try_hard(&d.lock):
         with nogil:
             park_lock(&d.lock)
-
-
-cdef inline void look(driver_t *d) noexcept nogil:
-    """Take a bounded share of what waits on the links, unless somebody leads: that is their business."""
-    cdef uint32_t i
-    cdef int64_t now = park_now_ns()
-    stack_set_now(d.stack, now)
-    if d.leader != NULL or d.dead:
-        return
-    if now < d.next_deadline:
-        for i in range(d.link_count):
-            if d.links[i].has_input(d.links[i]) and not d.links[i].dead:
-                break
-        else:
-            return
-    d.lead_count += 1
-    driver_pass(d, now, d.short_budget, 0)
-
-
-cdef inline void done(owner_t *o) noexcept nogil:
-    """The end of a call under the lock: deliver what it caused and unlock."""
-    driver_settle(o.driver)
-    driver_show(o.driver, o)
-    driver_unlock(o.driver)
-
-
-cdef inline size_t readable(const owner_t *o) noexcept nogil:
-    """How many bytes wait, as a hint for the size of a buffer: one call returns no more than this."""
-    cdef const udp_endpoint_t *ep
-    cdef const tcb_t *tcb
-    if o.sock == NULL:
-        return 0
-    if o.sock.kind == SOCK_TCP:
-        tcb = <const tcb_t *> o.sock
-        return 0 if tcb.listener != NULL else tcb.rcv_nxt - tcb.rcv_read
-    ep = <const udp_endpoint_t *> o.sock
-    return ep.first.length if ep.first != NULL else 0
-
-
-cdef inline ssize_t try_receive(owner_t *o, uint8_t *data, size_t n, int flags, endpoint_t *src) noexcept nogil:
-    cdef ssize_t r
-    if o.sock == NULL or o.driver.dead:
-        return -EBADF
-    if src != NULL:
-        r = sock_recvfrom(o.driver.stack, o.sock, data, n, flags, src)
-    else:
-        r = sock_recv(o.driver.stack, o.sock, data, n, flags)
-    return -ECONNRESET if r == -EAGAIN and o.cut_off else r
-
-
-cdef inline ssize_t try_send(owner_t *o, const uint8_t *data, size_t n, int flags, const endpoint_t *to) noexcept nogil:
-    if o.sock == NULL or o.driver.dead:
-        return -EBADF
-    if o.cut_off:
-        return -ECONNRESET
-    if to != NULL:
-        return sock_sendto(o.driver.stack, o.sock, data, n, flags, to)
-    cdef ssize_t r = sock_send(o.driver.stack, o.sock, data, n, flags)
-    # Linux says EPIPE of a stream that never was connected.
-    return -EPIPE if r == -ENOTCONN and o.sock.kind == SOCK_TCP else r
-
-
-cdef ssize_t why_not(int waited) noexcept nogil:
-    """What a call returns when its wait ended without what it waited for."""
-    if waited == WAIT_TIMEOUT:
-        return -EAGAIN
-    if waited == WAIT_INTERRUPTED:
-        return -EINTR
-    return -EBADF
-
-
-cdef bint has_loan(const owner_t *o) noexcept nogil:
-    cdef const waiter_t *w = o.waiters
-    while w != NULL:
-        if w.lent:
-            return True
-        w = w.sibling
-    return False
-
-
-# --- whole calls, interpreter and lock not held -----------------------------------------------------------------------
-
-
-cdef ssize_t receive_waiting(owner_t *o, uint8_t *data, size_t n, int flags, endpoint_t *src, int64_t deadline,
-                             int64_t slice) noexcept nogil:
-    """Bytes; -EAGAIN: not until the deadline; -EINTR: let the interpreter look; another negative errno.
-
-    While it waits, the buffer is lent to the connection: segments in order are summed and copied straight into it.
-    Data that arrived is returned before timeout and signals are looked at.
-    """
-    cdef driver_t *d = o.driver
-    cdef waiter_t w
-    cdef ssize_t r
-    cdef int waited
-    park_lock(&d.lock)
-    look(d)
-    r = try_receive(o, data, n, flags, src)
-    while r == -EAGAIN and deadline:
-        memset(&w, 0, sizeof(w))
-        w.owner = o
-        w.events = EVENT_IN
-        w.lent = n and flags == 0 and src == NULL and o.sock.kind == SOCK_TCP and not has_loan(o)
-        if w.lent:
-            sock_lend(d.stack, o.sock, data, n)
-        waited = driver_wait(d, &w, deadline, slice)
-        if w.lent and o.sock != NULL:
-            r = <ssize_t> sock_lend_taken(d.stack, o.sock)
-            if r > 0:
-                break
-        stack_set_now(d.stack, park_now_ns())
-        r = try_receive(o, data, n, flags, src)
-        if r == -EAGAIN and waited != WAIT_READY:
-            r = why_not(waited)
-            break
-    done(o)
-    return r
-
-
-cdef ssize_t send_waiting(owner_t *o, const uint8_t *data, size_t n, int flags, const endpoint_t *to, bint everything,
-                          int64_t deadline, int64_t slice, size_t *sent) noexcept nogil:
-    """Send on from ``sent[0]``: until something went, or everything. 0 or a negative errno as above."""
-    cdef driver_t *d = o.driver
-    cdef waiter_t w
-    cdef ssize_t r
-    cdef int waited = WAIT_READY
-    park_lock(&d.lock)
-    look(d)
-    while True:
-        r = try_send(o, data + sent[0], n - sent[0], flags, to)
-        if r >= 0:
-            sent[0] += r
-            r = 0
-            if sent[0] >= n or not everything:
-                break
-            driver_settle(d)
-            continue
-        if r != -EAGAIN or not deadline:
-            break
-        if waited != WAIT_READY:
-            r = why_not(waited)
-            break
-        memset(&w, 0, sizeof(w))
-        w.owner = o
-        w.events = EVENT_OUT
-        waited = driver_wait(d, &w, deadline, slice)
-        stack_set_now(d.stack, park_now_ns())
-    done(o)
-    return r
-
-
-cdef int wait_events(owner_t *o, uint32_t events, int64_t deadline, int64_t slice) noexcept nogil:
-    cdef driver_t *d = o.driver
-    cdef waiter_t w
-    cdef int waited
-    memset(&w, 0, sizeof(w))
-    w.owner = o
-    w.events = events
-    park_lock(&d.lock)
-    waited = WAIT_DEAD if o.sock == NULL else driver_wait(d, &w, deadline, slice)
-    done(o)
-    return waited
-
-
-# --- Python -----------------------------------------------------------------------------------------------------------
 
 
 cdef class Handle:

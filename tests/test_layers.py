@@ -18,8 +18,8 @@ LAYERS = [
     {"wire"},
     {"tcp", "udp", "ip", "link"},
     {"demux", "stack"},
-    {"driver", "readiness"},
-    {"handle", "resolver", "socket", "aio", "patching"},
+    {"driver", "doorbells", "readiness"},
+    {"handle", "calls", "resolver", "socket", "aio", "patching"},
     {"host", "router", "daemon", "migration", "vpn", "dht"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another

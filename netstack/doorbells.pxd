@@ -1,0 +1,21 @@
+"""How a driver's leader and service thread sleep, and are woken; see driver.pxd for the protocol."""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from netstack.driver cimport driver_t
+
+cdef enum:                       # what woke the service thread
+    BELL = 1                     # a link's doorbell
+    KICK = 2                     # one of our own threads
+
+
+cdef int doorbells_open(driver_t *d) noexcept nogil
+cdef void doorbells_close(driver_t *d) noexcept nogil
+cdef void ring(int fd) noexcept nogil                                    # an eventfd
+cdef bint arm(driver_t *d, uint32_t kind) noexcept nogil                 # True: input or room is there already
+cdef void disarm(driver_t *d) noexcept nogil
+cdef void drain(driver_t *d, uint32_t kind) noexcept nogil
+# Lock not held:
+cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil         # True: something came
+cdef int leader_sleep(driver_t *d, int64_t until, bint *rung) noexcept nogil
+cdef int service_sleep(driver_t *d, int64_t until) noexcept nogil
