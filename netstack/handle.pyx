@@ -92,6 +92,7 @@ cdef enum:
     MSG_MORE = 0x8000
 
 cdef int64_t TIMEOUT_MOST_NS = 1 << 62
+cdef str AGAIN = os.strerror(EAGAIN)
 
 # Descriptors that show readiness and carry no data: never to be read, written or given to sendfile.
 readiness_fds = set()
@@ -237,7 +238,7 @@ cdef class Handle:
     cdef object not_now(self):
         if self.timeout_ns > 0:
             return TimeoutError("timed out")
-        return BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+        return BlockingIOError(EAGAIN, AGAIN)
 
     cdef object from_endpoint(self, const endpoint_t *e):
         cdef str text = address_format(&e.address)
@@ -428,7 +429,7 @@ cdef class Handle:
             if r != -EAGAIN:
                 raise self.failure(-r, "accept")
             if self.timeout_ns == 0:
-                raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+                raise BlockingIOError(EAGAIN, AGAIN)
             if not deadline:
                 deadline = self.deadline()
             if self.wait_for(EVENT_IN, deadline, &step) == WAIT_TIMEOUT:
@@ -614,7 +615,7 @@ cdef class Handle:
         if got:
             return got
         if r == -EAGAIN and not blocking:
-            raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+            raise BlockingIOError(EAGAIN, AGAIN)
         raise self.failure(-<int> r, "recv")
 
     cdef object receive_bytes(self, Py_ssize_t n, int flags, endpoint_t *src, str operation):
@@ -649,7 +650,7 @@ cdef class Handle:
                 if r != -EAGAIN:
                     raise self.failure(-<int> r, operation)
                 if not self.blocks(flags):
-                    raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+                    raise BlockingIOError(EAGAIN, AGAIN)
                 if not deadline:
                     deadline = self.deadline()
                 if self.wait_for(EVENT_IN, deadline, &step) == WAIT_TIMEOUT:
@@ -791,7 +792,7 @@ cdef class Handle:
         if r == -EINTR:                    # a non-blocking sendall that could not send everything
             r = -EAGAIN
         if r == -EAGAIN and not blocking:
-            raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+            raise BlockingIOError(EAGAIN, AGAIN)
         raise self.failure(-<int> r, operation)
 
     def send(self, data, int flags=0):
