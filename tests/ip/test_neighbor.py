@@ -179,6 +179,15 @@ def test_h4_a_scan_does_not_evict_neighbours_in_use():
     assert probe.counters["drop_neighbor_queue"] > 0
 
 
+def test_h2_addresses_that_do_not_answer_fill_half_of_the_table_at_most():
+    probe = InterfaceProbe((f"{US}/8",), media="ethernet", mac=OUR_MAC)
+    results = [probe.send(f"10.1.{n // 256}.{n % 256}", packet(), n) for n in range(400)]
+    assert results == [CLAIM_OK] * 256 + [CLAIM_DROPPED] * 144
+    for second in (1, 2, 3):
+        probe.advance(second * S + S // 2)
+    known(probe, 4 * S, "10.2.0.1")
+
+
 def test_a_full_table_makes_room_by_forgetting_who_was_not_used_for_long():
     probe = InterfaceProbe((f"{US}/8",), media="ethernet", mac=OUR_MAC)
     for number in range(512):
@@ -250,6 +259,17 @@ def test_packets_that_waited_survive_a_full_link_in_order(probe):
     assert [data[34:36] for data in sent(probe)] == [b"\0\0", b"\0\1", b"\0\2"]
     assert probe.next_deadline() is None
     assert probe.send(PEER, packet(8), 2 * S) == CLAIM_OK
+
+
+def test_a_packet_that_finds_room_again_first_lets_those_before_it_go(probe):
+    for number in range(3):
+        probe.send(PEER, packet(number))
+    probe.sent()
+    probe.fill(True)
+    probe.input(reply(), 10)
+    probe.fill(False)
+    assert probe.send(PEER, packet(8), 11) == CLAIM_OK
+    assert [data[34:36] for data in sent(probe)] == [b"\0\0", b"\0\1", b"\0\2", b"\0\x08"]
 
 
 # ---- answering -----------------------------------------------------------------------------

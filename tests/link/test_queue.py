@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from netstack.link.queue import QueueLink
+from netstack.testing.link_driver import LinkDriver
 from netstack.testing.probe import InterfaceProbe
 from tests.support import scale
 
@@ -34,9 +35,7 @@ def test_a_full_input_says_so_and_takes_no_more():
     assert link.waiting == (0, 9)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"mtu": 67}, {"mtu": 65536}, {"media": "token ring"}, {"limit": 0}, {"limit": -1}]
-)
+@pytest.mark.parametrize("bad", [{"mtu": 67}, {"mtu": 65536}, {"media": "token ring"}, {"limit": 0}, {"limit": -1}])
 def test_settings_that_cannot_be_raise(bad):
     with pytest.raises(ValueError):
         QueueLink(**bad)
@@ -54,8 +53,6 @@ class QueueIsADeque(RuleBasedStateMachine):
 
     @initialize(loop=st.booleans(), limit=st.sampled_from([5000, 100_000, 10_000_000]))
     def start(self, loop, limit):
-        from netstack.testing.link_driver import LinkDriver
-
         self.link = QueueLink(65535, loop=loop, limit=limit)
         self.driver = LinkDriver(self.link)
         self.loop = loop
@@ -100,3 +97,18 @@ class QueueIsADeque(RuleBasedStateMachine):
 
 QueueIsADeque.TestCase.settings = settings(max_examples=scale(300), stateful_step_count=60, deadline=None)
 TestQueueIsADeque = QueueIsADeque.TestCase
+
+
+def test_a_claim_given_up_for_a_larger_one_leaves_no_gap():
+    """The smaller claim opened a block that stays empty between two that are not."""
+    link = QueueLink(65535)
+    driver = LinkDriver(link)
+    for count in (20, 16):  # 16 such packets fill a block; emptying the queue leaves a spare one
+        for number in range(count):
+            assert driver.send(bytes([number]) * 1000)
+        if count == 20:
+            assert [link.pop()[0][0] for _ in range(20)] == list(range(20))
+    assert driver.claim(1000)
+    assert driver.send(bytes([99]) * 65000)
+    assert [link.pop()[0][0] for _ in range(17)] == [*range(16), 99]
+    assert link.pop() is None
