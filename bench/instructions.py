@@ -52,7 +52,7 @@ def segment(lend):
     build.cython_program("stacks", flags=CFLAGS)
     code = (f"import sys; from bench import build; build.cython_program('stacks', flags={CFLAGS}).count_segments("
             f"int(sys.argv[1]), {lend})")
-    return per_operation(lambda n: [sys.executable, "-c", code, n], 4096)
+    return per_operation(lambda n: [sys.executable, "-c", code, n], 16384)
 
 
 ROWS = {
