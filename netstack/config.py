@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -85,3 +86,12 @@ class StackConfig:
             object.__setattr__(self, "interfaces", (only,))
         if len(self.interfaces) > 7:
             raise ValueError("a stack has at most 7 interfaces besides its loopback")
+
+    def seed_bytes(self) -> bytes:
+        """32 bytes of secret: from the operating system, or spread from the seed."""
+        if self.seed is None:
+            return os.urandom(32)
+        import hashlib
+
+        data = self.seed.to_bytes(16, "little", signed=True) if isinstance(self.seed, int) else bytes(self.seed)
+        return hashlib.blake2b(data, digest_size=32).digest()

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from netstack.address cimport address_equal, address_is_v4, address_v4
 from netstack.clock cimport NEVER, NS_PER_MS
 from netstack.counters cimport (
-    DROP_IP_NO_ROUTE, DROP_IP_PROTOCOL, DROP_LINK_MALFORMED, DROP_NONE, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM,
+    DROP_IP_NO_ROUTE, DROP_IP_PROTOCOL, DROP_IP_SOURCE, DROP_LINK_MALFORMED, DROP_NONE, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM,
     DROP_TCP_FLAGS, DROP_TCP_LENGTH, DROP_TCP_NO_PORT, DROP_TX_FULL, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason, drop,
 )
 from netstack.demux cimport (
@@ -43,7 +43,7 @@ from netstack.tcp.tcb cimport (
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
 from netstack.udp.endpoint cimport udp_deliver, udp_endpoint_free, udp_endpoint_t
 from netstack.wire.checksum cimport (
-    checksum_combine, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
+    checksum_combine, checksum_fold, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
 )
 from netstack.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
 from netstack.wire.tcp cimport parse_tcp, tcp_header_t
@@ -440,6 +440,8 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
         return reason
     ep = demux_datagram(&stack.demux, SOCK_UDP, &packet.dst, h.dport, &packet.src, h.sport)
     if ep == NULL:
+        if partial >= 0 and checksum_fold(<uint64_t> partial + checksum_partial(payload, h.length - 8)) != 0xffff:
+            return DROP_UDP_CHECKSUM                   # no answer to what may not have been meant for us
         icmp_send_unreachable(packet, 3, stack.tcp.now_ns)
         return DROP_UDP_NO_PORT
     return udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial)
@@ -502,6 +504,9 @@ cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
 cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) noexcept nogil:
     cdef packet_in_t packet
     cdef DropReason reason = interface_input(ifc, frame, stack.tcp.now_ns, &packet)
+    if reason == DROP_NONE and stack.interface_count > 2 and not ifc.loopback and \
+            packet.protocol != PROTOCOL_CONSUMED and stack_is_local(stack, &packet.src):
+        reason = DROP_IP_SOURCE                        # one of our own addresses, from outside (CVE-1999-0016)
     if reason == DROP_NONE:
         if packet.protocol == PROTOCOL_TCP:
             reason = tcp_input(stack, &packet)

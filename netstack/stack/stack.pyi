@@ -11,7 +11,6 @@ STATES: tuple[str, ...]
 _Buffer = bytes | bytearray | memoryview
 _Address = tuple[Any, ...]
 
-def seed_bytes(seed: bytes | int | None) -> bytes: ...
 def parse_mac(text: str) -> bytes: ...
 
 class Stack:

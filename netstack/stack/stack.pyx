@@ -6,11 +6,10 @@ which drives the same structure in C.
 
 import errno
 import ipaddress
-import os
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, strerror
 
 from netstack.address cimport address_format, address_is_any, address_parse, address_t, endpoint_t
 from netstack.clock cimport NEVER
@@ -41,16 +40,6 @@ STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1
 
 cdef enum:
     BUDGET = 1024                # frames of one link in one pass
-
-
-def seed_bytes(seed):
-    """32 bytes of secret: from the operating system, or spread from what was given."""
-    if seed is None:
-        return os.urandom(32)
-    import hashlib
-
-    data = seed.to_bytes(16, "little", signed=True) if isinstance(seed, int) else bytes(seed)
-    return hashlib.blake2b(data, digest_size=32).digest()
 
 
 def parse_mac(text):
@@ -91,7 +80,7 @@ cdef void drain_events(Stack stack) noexcept:
 
 
 cdef object fail(int r):
-    return OSError(-r, os.strerror(-r))
+    return OSError(-r, strerror(-r).decode())
 
 
 cdef class Stack:
@@ -139,7 +128,7 @@ cdef class Stack:
         if links is not None and len(links) != len(config.interfaces):
             raise ConfigError(f"{len(config.interfaces)} interfaces need as many links, not {len(links)}")
         self.config = config
-        seed = seed_bytes(config.seed)
+        seed = config.seed_bytes()
         stack_init(self.c, <const uint8_t *> <const char *> seed)
         for i, settings_of in enumerate(config.interfaces):
             if links is None:
@@ -184,7 +173,7 @@ cdef class Stack:
             address_parse(net.ip, &a)
             r = interface_add_address(ifc, &a, prefix)
             if r < 0:
-                raise ConfigError(f"address {text}: {os.strerror(-r)}")
+                raise ConfigError(f"address {text}: {strerror(-r).decode()}")
             if prefix < 128:
                 address_parse(net.network.network_address, &a)
                 address_parse("0.0.0.0", &gateway)
