@@ -123,7 +123,10 @@ cdef class Pair:
 
     def __init__(self, links, mtu, sysctl=None, a_address="10.0.0.1", b_address="10.0.0.2"):
         self.links = links
-        self.a = MakeStack(links=[links[0]], addresses=a_address + "/24", mtu=mtu, seed=1, sysctl=sysctl or {})
+        if isinstance(a_address, str):
+            a_address = (a_address,)
+        self.a = MakeStack(links=[links[0]], addresses=tuple(a + "/24" for a in a_address), mtu=mtu, seed=1,
+                           sysctl=sysctl or {})
         self.b = MakeStack(links=[links[1]], addresses=b_address + "/24", mtu=mtu, seed=2, sysctl=sysctl or {})
 
 
@@ -629,15 +632,20 @@ def idle_connections(n=100000, bint handles=False):
 
     handles: each end also has its Python object, as an application would hold it.
     """
-    cdef Pair pair = Pair(make_links("wire", 1500), 1500, {"net.core.somaxconn": 65535})
+    # A local port serves one connection of an address: four addresses have enough for 100,000.
+    clients = tuple(f"10.0.0.{i}" for i in range(11, 15))
+    cdef Pair pair = Pair(make_links("wire", 1500), 1500, {"net.core.somaxconn": 65535}, clients)
     cdef stack_t *a = pair.a.c
     cdef stack_t *b = pair.b.c
     cdef sock_t *listeners[64]
     cdef sock_t *s
     cdef endpoint_t e
+    cdef endpoint_t local[4]
     cdef int64_t t = 1000000000
     cdef int i, k, established = 0, count = n, batch = 32
     kept = []
+    for i in range(4):
+        endpoint(&local[i], clients[i], 0)
     for i in range(64):
         endpoint(&e, "10.0.0.2", PORT + i)
         if sock_open(b, 2, 1, 0, &listeners[i]) or sock_bind(b, listeners[i], &e) or sock_listen(b, listeners[i], 4096):
@@ -646,8 +654,8 @@ def idle_connections(n=100000, bint handles=False):
     while established < count:
         for k in range(batch):
             e.port = <uint16_t> (PORT + (established + k) % 64)
-            if sock_open(a, 2, 1, 0, &s) or sock_connect(a, s, &e) != -EINPROGRESS:
-                raise OSError("connect failed")
+            if sock_open(a, 2, 1, 0, &s) or sock_bind(a, s, &local[k & 3]) or sock_connect(a, s, &e) != -EINPROGRESS:
+                raise OSError(f"connect failed after {established}")
             if handles:
                 kept.append(pair.a.wrap(s))
         for k in range(4):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+
 from bench.measure import Contestant, Row, Settings, ours, python_program
 
 CONNECTION = "memory per idle connection"
 STACK = "memory per idle stack, with its rings (USS)"
 
 
+@functools.cache                               # a count, not a time: the same in every round
 def connection(settings: Settings):
     return ours("idle_connections", n=20000 if settings.quick else 100000)["bytes"]
 
 
+@functools.cache                               # a count, not a time: the same in every round
 def connection_with_handles(settings: Settings):
     return ours("idle_connections", n=20000 if settings.quick else 100000, handles=True)["bytes"]
 
 
+@functools.cache                               # a count, not a time: the same in every round
 def stack(settings: Settings):
     bare = python_program("bench.idle_stack", "bare")
     return (python_program("bench.idle_stack", "with_host") - bare) / 1024
