@@ -56,6 +56,10 @@ cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
 
+cdef enum:
+    NOWHERE = 0xffffffff         # the CPU of a peer that does not say
+
+
 cdef void ring(int fd) noexcept nogil:
     eventfd_write(fd, 1)
 
@@ -176,10 +180,11 @@ cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil:
     """Look at the links for a while before sleeping. Lock not held; only the leader drains, so what it sees stays.
 
     The budget adapts: a hit restores it, a miss halves it, and when it is gone every 16th wait tries again. On the CPU
-    where the peer last ran, looking would keep the peer from running: give the CPU away between two looks.
+    where the peer last ran, looking would keep the peer from running: give the CPU away between two looks. With one CPU
+    to run on and a peer of which nothing is known, there is no telling: sleep.
     """
     cdef int64_t budget = d.spin_now_ns, end
-    cdef uint32_t i = 0
+    cdef uint32_t i = 0, peer
     cdef link_t *link
     cdef bint same
     d.spin_waits += 1
@@ -190,7 +195,10 @@ cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil:
             return False
         budget = d.spin_ns
     link = d.links[0]
-    same = link.peer_cpu(link) == park_cpu()
+    peer = link.peer_cpu(link)
+    if d.one_cpu and peer == NOWHERE:
+        return False
+    same = peer == park_cpu()
     end = park_now_ns() + budget
     if end > until:
         end = until

@@ -114,6 +114,7 @@ cdef struct driver_t:
     int64_t spin_ns              # the most
     int64_t spin_now_ns          # what is worth trying now
     uint32_t spin_waits
+    uint8_t one_cpu              # all this process may use
     # --- service thread
     pthread_t thread
     uint8_t service_on

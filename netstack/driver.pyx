@@ -615,7 +615,8 @@ cdef class Driver:
         The stack to drive; its links are the stack's.
     spin_us : float
         The longest look at the links before a waiting thread sleeps, microseconds; adapted downwards while it does not
-        pay. 0 never spins, which is also the rule where only one CPU may be used.
+        pay. 0 never spins. A process that may use one CPU only spins on links that say where their peer runs, as
+        channels do: they tell whether the peer has a CPU of its own or must be let in between two looks.
     service : bool
         Run the standby thread. Without it acknowledgements and retransmissions wait for the next call.
     """
@@ -642,8 +643,9 @@ cdef class Driver:
         d.budget = frames_of(outside, PASS_BYTES)
         if doorbells_open(d) < 0:
             raise OSError(errno, os.strerror(errno))
-        if spin_us > 0 and len(os.sched_getaffinity(0)) > 1:
+        if spin_us > 0:
             d.spin_ns = d.spin_now_ns = <int64_t> (spin_us * 1000)
+            d.one_cpu = len(os.sched_getaffinity(0)) == 1
         if service and start_service(d):
             raise OSError("the service thread could not be started")
         _drivers.add(self)

@@ -74,6 +74,35 @@ def test_blocking_echo_is_processed_by_the_callers(spin_us):
     by_callers(attempt)
 
 
+@pytest.mark.parametrize("where", ["a CPU each", "the same CPU"])
+def test_a_process_kept_on_one_cpu_still_spins_for_its_peer(where):
+    allowed = sorted(os.sched_getaffinity(0))
+    if where == "a CPU each" and len(allowed) == 1:
+        pytest.skip("one CPU")
+
+    def elsewhere(host, report):
+        if where == "a CPU each":
+            os.sched_setaffinity(0, allowed[1:2])
+        connection = listening(host, report)
+        while data := connection.recv(64):
+            connection.sendall(data)
+        connection.close()
+        report(host.counters()["spin_hits"])
+
+    os.sched_setaffinity(0, allowed[:1])       # before the hosts are made: it is then that they look
+    try:
+        with two_processes(elsewhere, spin_us=10_000) as (host, peer):
+            s = connected(host, peer)
+            for i in range(scale(2000)):
+                s.sendall(i.to_bytes(8, "big"))
+                assert s.recv(64) == i.to_bytes(8, "big")
+            s.close()
+            assert host.counters()["spin_hits"] > 0
+            assert peer.receive() > 0
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def sink(host, report):
     connection = listening(host, report)
     buffer = bytearray(1 << 20)
