@@ -9,6 +9,8 @@ cdef enum:                       # what woke the service thread
     KICK = 2                     # one of our own threads
 
 
+# The links that are dead, a bit each: taken under the lock for those who sleep or spin without it.
+cdef uint32_t dead_links(const driver_t *d) noexcept nogil
 cdef int doorbells_open(driver_t *d) noexcept nogil
 cdef void doorbells_close(driver_t *d) noexcept nogil
 cdef void ring(int fd) noexcept nogil                                    # an eventfd
@@ -16,6 +18,6 @@ cdef bint arm(driver_t *d, uint32_t kind) noexcept nogil                 # True:
 cdef void disarm(driver_t *d) noexcept nogil
 cdef void drain(driver_t *d, uint32_t kind) noexcept nogil
 # Lock not held:
-cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil         # True: something came
-cdef int leader_sleep(driver_t *d, int64_t until, bint *rung) noexcept nogil
-cdef int service_sleep(driver_t *d, int64_t until) noexcept nogil
+cdef bint leader_spin(driver_t *d, int64_t until, uint32_t dead) noexcept nogil    # True: something came
+cdef int leader_sleep(driver_t *d, int64_t until, uint32_t dead, bint *rung) noexcept nogil
+cdef int service_sleep(driver_t *d, int64_t until, uint32_t dead) noexcept nogil

@@ -102,10 +102,18 @@ cdef void doorbells_close(driver_t *d) noexcept nogil:
     d.leader_fd = d.service_fd = d.epoll_fd = -1
 
 
-cdef bint has_input(driver_t *d) noexcept nogil:
+cdef uint32_t dead_links(const driver_t *d) noexcept nogil:
+    cdef uint32_t i, dead = 0
+    for i in range(d.link_count):
+        if d.links[i].dead:
+            dead |= <uint32_t> 1 << i
+    return dead
+
+
+cdef bint has_input(driver_t *d, uint32_t dead) noexcept nogil:
     cdef uint32_t i
     for i in range(d.link_count):
-        if d.links[i].has_input(d.links[i]) and not d.links[i].dead:
+        if d.links[i].has_input(d.links[i]) and not dead >> i & 1:
             return True
     return False
 
@@ -148,7 +156,7 @@ cdef timespec *remaining(int64_t until, timespec *ts) noexcept nogil:
     return ts
 
 
-cdef int leader_sleep(driver_t *d, int64_t until, bint *rung) noexcept nogil:
+cdef int leader_sleep(driver_t *d, int64_t until, uint32_t dead, bint *rung) noexcept nogil:
     """Sleep on the doorbells of the links and on our own. Lock not held. 0 or EINTR."""
     cdef pollfd fds[DRIVER_LINKS + 1]
     cdef timespec ts
@@ -157,7 +165,7 @@ cdef int leader_sleep(driver_t *d, int64_t until, bint *rung) noexcept nogil:
     fds[0].fd = d.leader_fd
     fds[0].events = POLLIN
     for i in range(d.link_count):
-        if d.leader_fds[i] >= 0 and not d.links[i].dead:
+        if d.leader_fds[i] >= 0 and not dead >> i & 1:
             fds[n].fd = d.leader_fds[i]
             fds[n].events = POLLIN
             n += 1
@@ -176,7 +184,7 @@ cdef void drain(driver_t *d, uint32_t kind) noexcept nogil:
             d.links[i].drain_fd(d.links[i], kind)
 
 
-cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil:
+cdef bint leader_spin(driver_t *d, int64_t until, uint32_t dead) noexcept nogil:
     """Look at the links for a while before sleeping. Lock not held; only the leader drains, so what it sees stays.
 
     The budget adapts: a hit restores it, a miss halves it, and when it is gone every 16th wait tries again. On the CPU
@@ -203,7 +211,7 @@ cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil:
     if end > until:
         end = until
     while True:
-        if has_input(d) or park_load(&d.kick):
+        if has_input(d, dead) or park_load(&d.kick):
             d.spin_now_ns = d.spin_ns
             d.spin_hits += 1
             return True
@@ -225,7 +233,7 @@ cdef bint leader_spin(driver_t *d, int64_t until) noexcept nogil:
     return False
 
 
-cdef int service_sleep(driver_t *d, int64_t until) noexcept nogil:
+cdef int service_sleep(driver_t *d, int64_t until, uint32_t dead) noexcept nogil:
     """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK or neither."""
     cdef pollfd fds[DRIVER_LINKS + 2]
     cdef epoll_event events[DRIVER_LINKS]
@@ -241,7 +249,7 @@ cdef int service_sleep(driver_t *d, int64_t until) noexcept nogil:
         fds[n].revents = 0
         n += 1
     for i in range(d.link_count):
-        if not d.kernel_fd[i] and d.service_fds[i] >= 0 and not d.links[i].dead:
+        if not d.kernel_fd[i] and d.service_fds[i] >= 0 and not dead >> i & 1:
             fds[n].fd = d.service_fds[i]
             fds[n].events = POLLIN
             n += 1

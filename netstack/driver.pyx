@@ -15,6 +15,7 @@ from netstack.address cimport address_equal, endpoint_t
 from netstack.doorbells cimport (
     BELL,
     arm,
+    dead_links,
     disarm,
     doorbells_close,
     doorbells_open,
@@ -360,6 +361,7 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     fall between the last look and the sleep.
     """
     cdef bint hit, rung = False
+    cdef uint32_t dead
     cdef int more, r
     d.leader = w
     d.lead_wake_at = 0
@@ -371,9 +373,10 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     d.lead_wake_at = until
     park_store(&d.kick, 0)
     d.wake_leader = 0
+    dead = dead_links(d)
     if d.spin_ns:
         driver_unlock(d)
-        hit = leader_spin(d, until)
+        hit = leader_spin(d, until, dead)
         park_lock(&d.lock)
         if hit or park_load(&d.kick):
             return 0
@@ -383,8 +386,9 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     d.lead_wake_at = until
     d.leader_asleep = 1
     d.sleeps += 1
+    dead = dead_links(d)
     driver_unlock(d)
-    r = leader_sleep(d, until, &rung)
+    r = leader_sleep(d, until, dead, &rung)
     park_lock(&d.lock)
     d.leader_asleep = 0
     disarm(d)
@@ -508,6 +512,7 @@ cdef void *service_main(void *arg) noexcept nogil:
     cdef int64_t now, until
     cdef uint64_t seen
     cdef bint stay_out = False, rung
+    cdef uint32_t dead
     cdef int woken
     park_lock(&d.lock)
     while not d.stop:
@@ -527,8 +532,9 @@ cdef void *service_main(void *arg) noexcept nogil:
         if d.ticking and now + d.tick_ns < until:
             until = now + d.tick_ns
         d.service_wake_at = until
+        dead = dead_links(d)
         driver_unlock(d)
-        woken = service_sleep(d, until)
+        woken = service_sleep(d, until, dead)
         park_lock(&d.lock)
         rung = woken & BELL or d.look
         d.look = 0

@@ -9,7 +9,7 @@ counts; a call that takes longer than LIMIT_NS is a lost wake-up.
 * *reader* and *writer*: the two directions of one connection to the far host, which echoes; now and then the writer
   closes it while the reader waits. The writer also looks at the connection's descriptor with poll(2).
 
-A fifth thread is the far host's only caller. Both hosts have their service threads.
+A fifth thread is the far host's only caller. `run_end` lets link and host go away under four waiting threads. Both hosts have their service threads.
 """
 
 from libc.errno cimport EAGAIN, EBADF, ECONNRESET, EINPROGRESS, ENOTCONN, EPIPE
@@ -20,6 +20,7 @@ from libc.string cimport memset
 from netstack.address cimport address_equal, address_parse, endpoint_t
 from netstack.calls cimport done, has_loan, look, receive_waiting, send_waiting, wait_events
 from netstack.driver cimport (
+    WAIT_DEAD,
     WAIT_READY,
     WAIT_TIMEOUT,
     Driver,
@@ -31,6 +32,7 @@ from netstack.driver cimport (
     driver_t,
     driver_unlock,
     owner_t,
+    park_add,
     park_load,
     park_lock,
     park_now_ns,
@@ -110,10 +112,12 @@ cdef struct world_t:
     int rounds
     owner_t near_listener
     owner_t far_listener
+    owner_t datagrams
     owner_t shared               # the connection of reader and writer
     long length                  # of what the writer sends
     long seed
     uint8_t cut                  # the writer closes it half way
+    park_word_t beats            # datagrams that arrived
     park_word_t stage            # odd: a connection is there for the writer; even: the writer is finished with it
     endpoint_t near_address
     endpoint_t far_address
@@ -235,7 +239,7 @@ cdef int accept_from(job_t *j, owner_t *listener, owner_t *new) noexcept nogil:
         sock = NULL
         park_lock(&d.lock)
         look(d)
-        r = -EBADF if listener.sock == NULL else sock_accept(d.stack, listener.sock, &sock)
+        r = -EBADF if listener.sock == NULL or d.dead else sock_accept(d.stack, listener.sock, &sock)
         if r == 0:
             driver_adopt(d, new, sock)
         done(listener)
@@ -567,28 +571,94 @@ cdef void *writer_main(void *arg) noexcept nogil:
     return NULL
 
 
+# --- the end of link and host, while four threads call ----------------------------------------------------------------
+
+
+cdef void *accept_to_the_end(void *arg) noexcept nogil:
+    cdef job_t *j = <job_t *> arg
+    cdef owner_t o
+    cdef int r = wait_events(&j.world.near_listener, EVENT_IN, NEVER, NEVER)
+    if r != WAIT_DEAD:
+        fail(j, b"waiting for a connection", r)
+    r = accept_from(j, &j.world.near_listener, &o)
+    if r != -EBADF:
+        fail(j, b"accept from a closed host", r)
+    return NULL
+
+
+cdef void *receive_to_the_end(void *arg) noexcept nogil:
+    """From the far host: nothing, until the link dies; then a reset, until the host is closed."""
+    cdef job_t *j = <job_t *> arg
+    cdef uint8_t data[CHUNK]
+    cdef ssize_t r = receive(j, &j.world.shared, data, sizeof(data), NULL)
+    if r != -ECONNRESET:
+        fail(j, b"receive over a dead link", r)
+    set_stage(j.world, 1)
+    while r == -ECONNRESET:
+        r = receive_waiting(&j.world.shared, data, sizeof(data), 0, NULL, some_deadline(j), NEVER)
+        j.timeouts += 1
+    if r != -EBADF:
+        fail(j, b"receive from a closed host", r)
+    return NULL
+
+
+cdef void *datagrams_in(void *arg) noexcept nogil:
+    cdef job_t *j = <job_t *> arg
+    cdef uint8_t data[CHUNK]
+    cdef endpoint_t src
+    cdef ssize_t r
+    while True:
+        r = receive_waiting(&j.world.datagrams, data, sizeof(data), 0, &src, some_deadline(j), NEVER)
+        if r < 0 and r != -EAGAIN:
+            break
+        if r > 0:
+            j.datagrams += 1
+            park_add(&j.world.beats, 1)
+    if r != -EBADF:
+        fail(j, b"datagrams from a closed host", r)
+    return NULL
+
+
+cdef void *datagrams_out(void *arg) noexcept nogil:
+    """To the thread above, at the pace of the other's reads."""
+    cdef job_t *j = <job_t *> arg
+    cdef endpoint_t to = j.world.near_address
+    cdef owner_t o
+    cdef uint8_t data[CHUNK]
+    cdef size_t sent
+    cdef ssize_t r = open_socket(j.world.near, &o, DATAGRAM)
+    cdef uint32_t seen
+    to.port = 9000
+    write_text(data, sizeof(data), 0, 0)
+    while r >= 0 or r == -EAGAIN:
+        sent = 0
+        seen = park_load(&j.world.beats)
+        r = send_waiting(&o, data, 1 + random_below(j, CHUNK), 0, &to, True, some_deadline(j), NEVER, &sent)
+        if r == 0:
+            park_wait(&j.world.beats, seen, park_now_ns() + 1_000_000)
+    if r != -EBADF:
+        fail(j, b"datagrams to a closed host", r)
+    return NULL
+
+
 # --- all together -----------------------------------------------------------------------------------------------------
 
 
-cdef long play(world_t *w) noexcept nogil:
-    """Start the threads and wait for them. How many could not be started."""
-    cdef main_t[THREADS] mains
-    cdef pthread_t[THREADS] threads
-    cdef int started = 0, i
-    mains[0] = server_main
-    mains[1] = churn_main
-    mains[2] = reader_main
-    mains[3] = writer_main
-    mains[4] = far_main
-    for i in range(THREADS):
+cdef int start(world_t *w, const main_t *mains, int n, pthread_t *threads) noexcept nogil:
+    """Start the threads; how many run."""
+    cdef int i
+    for i in range(n):
         w.jobs[i].world = w
         w.jobs[i].random = <uint64_t> (i + 1) * 0x9e3779b97f4a7c15ULL
         if pthread_create(&threads[i], NULL, mains[i], &w.jobs[i]):
-            break
-        started += 1
-    for i in range(started):
+            return i
+    return n
+
+
+cdef void join(pthread_t *threads, int n) noexcept nogil:
+    cdef int i
+    for i in range(n):
         pthread_join(threads[i], NULL)
-    return THREADS - started
 
 
 def make_host(link, address, spin_us):
@@ -596,40 +666,121 @@ def make_host(link, address, spin_us):
     return Driver(stack, spin_us=spin_us, service=True)
 
 
+cdef class World:
+    """Two hosts on a channel, and what the threads share."""
+
+    cdef Driver near
+    cdef Driver far
+    cdef object far_link
+    cdef world_t *w
+    cdef object failures
+
+    def __cinit__(self, int rounds, double spin_us):
+        a, b = channel_pair(mtu=9000)
+        self.near = make_host(a, "10.0.0.1/24", spin_us)
+        self.far = make_host(b, "10.0.0.2/24", spin_us)
+        self.far_link = b
+        self.failures = []
+        self.w = <world_t *> calloc(1, sizeof(world_t))
+        self.w.near = &self.near.d
+        self.w.far = &self.far.d
+        self.w.rounds = rounds
+        address_parse("10.0.0.1", &self.w.near_address.address)
+        address_parse("10.0.0.2", &self.w.far_address.address)
+        self.w.near_address.port = self.w.far_address.port = 7000
+
+    def __dealloc__(self):
+        free(self.w)
+
+    def report(self):
+        """Print what happened as name=number; raise when a thread saw something wrong."""
+        cdef job_t total
+        cdef job_t *j
+        cdef int i
+        memset(&total, 0, sizeof(total))
+        for i in range(THREADS):
+            j = &self.w.jobs[i]
+            total.connections += j.connections
+            total.datagrams += j.datagrams
+            total.timeouts += j.timeouts
+            total.closed_under_us += j.closed_under_us
+            if j.failed != NULL:
+                self.failures.append(f"{j.failed.decode()}: {j.code}")
+        print(f"connections={total.connections} datagrams={total.datagrams} timeouts={total.timeouts} "
+              f"closed_under_us={total.closed_under_us}", *[f"{k}={v}" for k, v in self.near.counters().items()])
+        if self.failures:
+            raise SystemExit("; ".join(self.failures))
+
+
 def run(int rounds, *, double spin_us):
-    """Play ``rounds`` rounds; raises when a thread saw something wrong. Prints what happened, as name=number."""
-    cdef Driver near, far
-    cdef world_t *w = <world_t *> calloc(1, sizeof(world_t))
-    cdef job_t total
-    cdef int r, i
-    a, b = channel_pair(mtu=9000)
-    near = make_host(a, "10.0.0.1/24", spin_us)
-    far = make_host(b, "10.0.0.2/24", spin_us)
-    w.near = &near.d
-    w.far = &far.d
-    w.rounds = rounds
-    address_parse("10.0.0.1", &w.near_address.address)
-    address_parse("10.0.0.2", &w.far_address.address)
-    w.near_address.port = w.far_address.port = 7000
+    """Play ``rounds`` rounds of connections and datagrams."""
+    cdef World world = World(rounds, spin_us)
+    cdef world_t *w = world.w
+    cdef main_t[THREADS] mains
+    cdef pthread_t[THREADS] threads
+    cdef int n = 0, r
+    mains[0] = server_main
+    mains[1] = churn_main
+    mains[2] = reader_main
+    mains[3] = writer_main
+    mains[4] = far_main
     with nogil:
         r = listen_at(w.near, &w.near_listener, &w.near_address)
         if r == 0:
             r = listen_at(w.far, &w.far_listener, &w.far_address)
         if r == 0:
-            r = <int> play(w)
-    near.close()
-    far.close()
-    memset(&total, 0, sizeof(total))
-    failures = [] if r == 0 else [f"the start: {r}"]
-    for i in range(THREADS):
-        total.connections += w.jobs[i].connections
-        total.datagrams += w.jobs[i].datagrams
-        total.timeouts += w.jobs[i].timeouts
-        total.closed_under_us += w.jobs[i].closed_under_us
-        if w.jobs[i].failed != NULL:
-            failures.append(f"{w.jobs[i].failed.decode()}: {w.jobs[i].code}")
-    print(f"connections={total.connections} datagrams={total.datagrams} timeouts={total.timeouts} "
-          f"closed_under_us={total.closed_under_us}", *[f"{k}={v}" for k, v in near.counters().items()])
-    free(w)
-    if failures:
-        raise SystemExit("; ".join(failures))
+            n = start(w, mains, THREADS, threads)
+            join(threads, n)
+    if n < THREADS:
+        world.failures.append(f"the start: {r}, {n} threads")
+    world.near.close()
+    world.far.close()
+    world.report()
+
+
+def run_end(int rounds, *, double spin_us):
+    """While four threads call the near host, the far end of its link goes away, then the host is closed."""
+    cdef World world = World(rounds, spin_us)
+    cdef world_t *w = world.w
+    cdef endpoint_t at = w.near_address
+    cdef main_t[4] mains
+    cdef pthread_t[4] threads
+    cdef uint32_t seen
+    cdef int64_t end
+    cdef int n = 0, r
+    mains[0] = accept_to_the_end
+    mains[1] = receive_to_the_end
+    mains[2] = datagrams_in
+    mains[3] = datagrams_out
+    at.port = 9000
+    with nogil:
+        r = listen_at(w.near, &w.near_listener, &w.near_address)
+        if r == 0:
+            r = listen_at(w.far, &w.far_listener, &w.far_address)
+        if r == 0:
+            r = open_socket(w.near, &w.shared, STREAM)
+        if r == 0:
+            r = connect_to(&w.shared, &w.far_address)
+        if r == 0:
+            r = open_socket(w.near, &w.datagrams, DATAGRAM)
+        if r == 0:
+            r = bind_socket(&w.datagrams, &at)
+        if r == 0:
+            n = start(w, mains, 4, threads)
+        end = park_now_ns() + LIMIT_NS
+        while n == 4 and park_now_ns() < end:
+            seen = park_load(&w.beats)
+            if seen >= <uint32_t> w.rounds:
+                break
+            park_wait(&w.beats, seen, park_now_ns() + 1_000_000)
+    if n < 4:
+        world.failures.append(f"the start: {r}, {n} threads")
+    world.far.close()
+    world.far_link.close()
+    with nogil:
+        if n == 4:
+            await_stage(&w.jobs[1], 1)
+    world.near.close()
+    with nogil:
+        join(threads, n)
+    world.report()

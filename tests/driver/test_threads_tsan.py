@@ -36,7 +36,7 @@ pytestmark = [
 RUN = """
 import sys
 from netstack import four_threads
-four_threads.run(int(sys.argv[1]), spin_us=float(sys.argv[2]))
+getattr(four_threads, sys.argv[1])(int(sys.argv[2]), spin_us=float(sys.argv[3]))
 """
 
 # What the lock becomes in the defective build. Included in front of the module, behind the real one.
@@ -117,8 +117,8 @@ def sanitized_tree():
     return TREE
 
 
-def run_threads(directory: pathlib.Path, rounds: int, spin_us: float) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", RUN, rounds, spin_us]
+def run_threads(directory: pathlib.Path, what: str, rounds: int, spin_us: float) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", RUN, what, rounds, spin_us]
     if shutil.which("setarch") and finished(["setarch", "-R", "true"], 20).returncode == 0:
         command = ["setarch", "-R", *command]           # older sanitizers do not stand much randomness of addresses
     return finished(command, 300, cwd=directory, env={
@@ -128,12 +128,20 @@ def run_threads(directory: pathlib.Path, rounds: int, spin_us: float) -> subproc
 
 @pytest.mark.parametrize("spin_us", [0, 50], ids=["asleep", "spinning"])
 def test_four_threads_call_one_host(sanitized_tree, spin_us):
-    done = run_threads(sanitized_tree, scale(300, 30), spin_us)
+    done = run_threads(sanitized_tree, "run", scale(300, 30), spin_us)
     assert "ThreadSanitizer" not in done.stderr, done.stderr[:8000]
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
     counts = dict(re.findall(r"(\w+)=(\d+)", done.stdout))
     for happened in ("connections", "datagrams", "timeouts", "follower_wakes", "service_passes", "hand_overs"):
         assert int(counts[happened]) > 0, done.stdout
+
+
+@pytest.mark.parametrize("spin_us", [0, 50], ids=["asleep", "spinning"])
+def test_link_and_host_end_under_four_threads(sanitized_tree, spin_us):
+    for _ in range(scale(30, 5)):
+        done = run_threads(sanitized_tree, "run_end", 20, spin_us)
+        assert "ThreadSanitizer" not in done.stderr, done.stderr[:8000]
+        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
 
 
 def test_a_lock_that_does_nothing_is_caught(sanitized_tree, tmp_path):
@@ -151,6 +159,6 @@ def test_a_lock_that_does_nothing_is_caught(sanitized_tree, tmp_path):
              "-I", sysconfig.get_path("include"), "-I", ROOT / "netstack/include", "-I", ROOT / "rings/include",
              sanitized_tree / "build/cython/netstack" / f"{module}.c", "-o", target], 200)
         assert done.returncode == 0, done.stderr
-    done = run_threads(copy, 30, 0)
+    done = run_threads(copy, "run", 30, 0)
     assert done.returncode == RACE, f"exit {done.returncode}\n{done.stdout}{done.stderr[:8000]}"
     assert "WARNING: ThreadSanitizer: data race" in done.stderr
