@@ -90,7 +90,7 @@ class Router:
         private router for this process and those it tells (`environment`).
     uplinks : iterable of str
         ``"tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]"``. The first is where addresses outside the pool
-        are.
+        are, also while it is lost.
     backend : {"posix", "memfd"}
         Memory of the rings: POSIX shared memory for stacks of one owner, sealed memfds for strangers.
     mtu : int
@@ -168,7 +168,9 @@ class Router:
             queue_limit=queue_limit,
             spin_us=spin_us,
         )
-        self._uplinks = [TapUplink(config, self._pool.router_address) for config in configs]
+        self._uplinks = [
+            TapUplink(config, self._pool.router_address, default=config is configs[0]) for config in configs
+        ]
         for uplink in self._uplinks:
             uplink.open(self._forwarder)
         self.path = socket_path(self.name)

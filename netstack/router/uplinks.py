@@ -82,10 +82,13 @@ class TapUplink:
     config : UplinkConfig
     router_address : bytes
         Used where the uplink has no address of its own.
+    default : bool
+        Packets for addresses outside the pool go here.
     """
 
-    def __init__(self, config: UplinkConfig, router_address: bytes):
+    def __init__(self, config: UplinkConfig, router_address: bytes, *, default: bool = True):
         self.config = config
+        self.default = default
         self.address = pack_address(config.address.ip) if config.address else router_address
         self.mac = bytes([0x02]) + secrets.token_bytes(5)  # locally administered, one station
         self.port = None  # its id while it is in service
@@ -104,5 +107,7 @@ class TapUplink:
         options: dict[str, Any] = {}
         if self.config.gateway is not None and self.config.address is not None:
             options = {"gateway": pack_address(self.config.gateway), "network": self.config.address.network}
-        self.port = forwarder.add_tap(tap.fileno(), self.mac, self.address, mtu=tap.mtu, keep=tap, **options)
+        self.port = forwarder.add_tap(
+            tap.fileno(), self.mac, self.address, mtu=tap.mtu, default=self.default, keep=tap, **options
+        )
         forwarder.bind_local(self.address)

@@ -143,6 +143,29 @@ def test_own_address_and_gateway(runtime, tap):
         assert "198.51.100.1" not in tap.run("ip", "neigh").stdout
 
 
+def test_the_first_of_several_uplinks_leads_to_the_world(runtime, tap):
+    """Both networks know 198.51.100.1; what is for it goes to the first."""
+    tap.run("ip", "addr", "add", "198.51.100.1/32", "dev", "lo")
+    tap.run("ip", "tuntap", "add", "dev", "tap1", "mode", "tap")
+    tap.run("ip", "addr", "add", "203.0.113.1/24", "dev", "tap1")
+    tap.run("ip", "link", "set", "tap1", "up")
+    uplinks = [f"tap:tap0,address=192.0.2.2/24,gateway={KERNEL}", "tap:tap1,address=203.0.113.2/24"]
+
+    def received(device):
+        return int(tap.run("cat", f"/sys/class/net/{device}/statistics/rx_packets").stdout)
+
+    with tap.enter():
+        router = Router(uplinks=uplinks)
+    with router, router.attach() as a:
+        before = received("tap1")
+        for i in range(5):
+            send(a, IP(src=a.address, dst="198.51.100.1") / ICMP(id=9, seq=i))
+            assert receive(a, lambda p: ICMP in p).src == "198.51.100.1"
+        assert received("tap0") >= 5
+        assert received("tap1") == before
+        assert router.check_conservation() == []
+
+
 def test_spoofed_packets_from_outside(runtime, tap):
     with routed(tap) as router, router.attach() as a, router.attach() as b:
         tap.run("ip", "addr", "add", f"{b.address}/32", "dev", "tap0")
