@@ -7,7 +7,8 @@ interpreter, and the service thread never knows that there is an interpreter.
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.signal cimport sigfillset, sigset_t
+from libc.signal cimport SIGBUS
+from posix.signal cimport sigdelset, sigfillset, sigset_t
 
 from cpython.ref cimport Py_INCREF
 
@@ -565,6 +566,7 @@ cdef int start_service(driver_t *d) noexcept nogil:
     cdef pthread_attr_t attributes
     cdef int r
     sigfillset(&everything)
+    sigdelset(&everything, SIGBUS)       # handled where memory is touched: rings/sigbus_guard.h
     pthread_attr_init(&attributes)
     pthread_attr_setstacksize(&attributes, SERVICE_STACK)
     pthread_sigmask(SIG_SETMASK, &everything, &before)

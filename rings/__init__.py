@@ -61,10 +61,12 @@ What to know
 ------------
 - An end is used by one thread at a time; it may change threads between calls.
 - A forked child has no access to its parent's end (`RingForked`) until it adopts it.
-- ``backend="posix"`` (the default) is for processes that trust each other. ``backend="memfd"`` is
-  sealed against truncation. In both the other side's indices and record headers are checked before
-  use: a broken peer raises `RingPoisoned` and cannot lead this process astray. Bytes seen through
-  ``peek`` can change while a hostile peer writes; ``get`` copies first.
+- ``backend="posix"`` (the default) is for processes that trust each other: its memory can be truncated
+  by the other side, which raises `RingTruncated` here (a handler of SIGBUS is installed for that, and
+  passes on what is not of a ring). ``backend="memfd"`` is sealed against truncation. In both the other
+  side's indices and record headers are checked before use: a broken peer raises `RingPoisoned` and
+  cannot lead this process astray. Bytes seen through ``peek`` can change while a hostile peer writes;
+  ``get`` copies first.
 - Space is given back lazily, an eighth of the ring at a time or when the ring is found empty, and a
   producer that waits for space is woken when a quarter is free.
 - `Channel` is a pair of rings, one each way, with doorbells of two kinds: what network stacks use.
@@ -95,6 +97,7 @@ _LAZY = {
     "RingFull": "rings.errors",
     "RingPoisoned": "rings.errors",
     "RingSizeError": "rings.errors",
+    "RingTruncated": "rings.errors",
 }
 
 __all__ = sorted(_LAZY)

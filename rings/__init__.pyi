@@ -18,6 +18,7 @@ from rings.errors import RingForked as RingForked
 from rings.errors import RingFull as RingFull
 from rings.errors import RingPoisoned as RingPoisoned
 from rings.errors import RingSizeError as RingSizeError
+from rings.errors import RingTruncated as RingTruncated
 from rings.shared_memory import sweep as sweep
 
 def get_include() -> str: ...

@@ -19,7 +19,7 @@ from rings.doorbell cimport (
     DOORBELL_OTHER, Doorbell, doorbell_drain, doorbell_flush, doorbell_kick, doorbell_now_ns, doorbell_poll,
     doorbell_space, doorbell_spin_for_data, doorbell_spin_for_space, doorbell_spin_init, doorbell_spin_t,
 )
-from rings.mapping cimport fork_count
+from rings.mapping cimport fork_count, memory_lost
 from rings.spsc_ring cimport (
     RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_LEADER, RING_OK, ConsumerRing,
     ProducerRing, ring_claim, ring_commit, ring_consumer_arm, ring_consumer_close, ring_consumer_disarm,
@@ -195,6 +195,7 @@ cdef class Producer(ProducerRing):
                     hit = doorbell_spin_for_space(&self.spin, &self.ring)
                 if hit:
                     return True
+                self.check()
                 if moved(self.ring.mine):
                     raise RingForked("another process has taken this end over")
                 self._peer.look()
@@ -262,6 +263,8 @@ cdef class Producer(ProducerRing):
                 PyBuffer_Release(&view)
         ring_commit(&self.ring)
         doorbell_flush(&self.ring, self.fds)
+        if memory_lost(&self.watch):
+            self.check()
 
     def put_nowait(self, data):
         """``put`` with a timeout of 0."""
@@ -312,6 +315,7 @@ cdef class Producer(ProducerRing):
         finally:
             if self._attached:
                 doorbell_flush(&self.ring, self.fds)
+        self.check()
         return count
 
     def claim(self, Py_ssize_t length, timeout=None):
@@ -343,6 +347,7 @@ cdef class Producer(ProducerRing):
             raise RingBusy("another thread waits in this end: one thread at a time")
         self.commit(length)
         doorbell_flush(&self.ring, self.fds)
+        self.check()
 
     def fileno(self):
         """A file descriptor for selectors: readable when a refused ``put_nowait`` is worth a retry.
@@ -530,6 +535,7 @@ cdef class Consumer(ConsumerRing):
                     hit = doorbell_spin_for_data(&self.spin, &self.ring)
                 if hit:
                     return True
+                self.check()
                 if moved(self.ring.mine):
                     raise RingForked("another process has taken this end over")
                 self._peer.look()
@@ -573,6 +579,8 @@ cdef class Consumer(ConsumerRing):
             withdraw(self._views)
         ring_release(&self.ring)
         doorbell_space(&self.ring, self.fds)
+        if memory_lost(&self.watch):  # what was just copied may be no message
+            self.check()
         return 0
 
     def get(self, timeout=None):
@@ -670,6 +678,7 @@ cdef class Consumer(ConsumerRing):
         withdraw(self._views)
         ring_release_now(&self.ring)
         doorbell_space(&self.ring, self.fds)
+        self.check()
 
     def fileno(self):
         """A file descriptor for selectors: readable when there may be a message.

@@ -24,6 +24,10 @@ class RingPoisoned(RingError, ConnectionAbortedError):
     """The other end broke the format (index or record header out of bounds). Final: close the ring."""
 
 
+class RingTruncated(RingPoisoned):
+    """The other end truncated the shared memory (`backend="posix"` allows it). Final: close the ring."""
+
+
 class RingForked(RingError, RuntimeError):
     """This end belongs to the parent process; a child takes it over with ``adopt()``."""
 

@@ -6,11 +6,14 @@ the pages are MADV_DONTFORK. The hole this leaves in the child is filled with pr
 once, before anything else of the child runs: a stale pointer then reads zeros, and unmapping a stale
 mapping cannot take away memory that the child has put there meanwhile. ``fork_count`` lets every
 call notice that it runs in a child.
+
+Memory without seals can be truncated by the other side, which would kill this process by SIGBUS at its next
+touch: every mapping is guarded (``rings/sigbus_guard.h``), and ``memory_lost`` tells that it happened.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint64_t, uintptr_t
+from libc.errno cimport ENOMEM, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
@@ -30,6 +33,19 @@ cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *, size_t, int)
     enum: MADV_DONTFORK
 
+cdef extern from "rings/sigbus_guard.h" nogil:
+    """
+    #define guard_losses() ((const uint64_t *)(void *)&sigbus_guard.losses)
+    #define guard_mark(range) ((const uint32_t *)(void *)&(range)->lost)
+    """
+    ctypedef struct sigbus_range_t:
+        pass
+    int sigbus_guard_install()
+    sigbus_range_t *sigbus_guard_add(const void *start, size_t size, bint writable)
+    void sigbus_guard_remove(sigbus_range_t *range)
+    const uint64_t *guard_losses()
+    const uint32_t *guard_mark(sigbus_range_t *range)
+
 cdef extern from *:
     """
     #include <pthread.h>
@@ -44,6 +60,14 @@ cdef uint64_t forks = 0
 cdef uint64_t *fork_count() noexcept nogil:
     """How often this process is a fork of one that had this module loaded."""
     return &forks
+
+
+cdef void memory_watch(memory_watch_t *watch, Mapping one, Mapping other) noexcept:
+    """Begin to watch two memories (which may be one)."""
+    watch.losses = guard_losses()
+    watch.seen = 0
+    watch.lost[0] = one._lost
+    watch.lost[1] = other._lost
 
 
 cdef void before_fork() noexcept nogil:
@@ -89,6 +113,7 @@ cdef class Mapping:
     def __cinit__(self, int fd, Py_ssize_t size, bint writable=True):
         cdef void *address
         cdef int failure
+        cdef sigbus_range_t *guarded = NULL
         global mappings
         if size <= 0:
             raise ValueError(f"a mapping of {size} bytes")
@@ -100,9 +125,18 @@ cdef class Mapping:
         address = mmap(NULL, size, PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, fd, 0)
         failure = errno
         if address != MAP_FAILED:
+            failure = sigbus_guard_install()
+            if failure == 0:
+                failure = ENOMEM
+                guarded = sigbus_guard_add(address, size, writable)
+            if guarded == NULL:
+                munmap(address, size)
+                address = MAP_FAILED
+        if address != MAP_FAILED:
             madvise(address, size, MADV_DONTFORK)
             self._node.address = address
             self._node.size = size
+            self._node.guarded = guarded
             self._node.previous = NULL
             self._node.next = mappings
             if mappings != NULL:
@@ -116,6 +150,7 @@ cdef class Mapping:
         self._address = <uint8_t *> address
         self._size = size
         self._writable = writable
+        self._lost = guard_mark(guarded)
 
     def __dealloc__(self):
         self.unmap()
@@ -131,11 +166,13 @@ cdef class Mapping:
             mappings = self._node.next
         if self._node.next != NULL:
             self._node.next.previous = self._node.previous
+        sigbus_guard_remove(<sigbus_range_t *> self._node.guarded)
         munmap(self._node.address, self._node.size)
         pthread_mutex_unlock(&mappings_lock)
         free(self._node)
         self._node = NULL
         self._address = NULL
+        self._lost = NULL
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         if self._address == NULL:
@@ -169,6 +206,14 @@ cdef class Mapping:
     @property
     def writable(self):
         return self._writable
+
+    @property
+    def lost(self):
+        """The other side truncated the object, and a page that is gone was touched here.
+
+        The pages that were touched are private ones of ones (0xff) since.
+        """
+        return self._lost != NULL and mapping_load32(self._lost) != 0
 
     @property
     def closed(self):

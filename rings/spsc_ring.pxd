@@ -6,6 +6,8 @@ object beside it, and calls the functions below; the object keeps the memory map
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from rings.mapping cimport memory_watch_t
+
 cdef extern from "rings/spsc_ring.h" nogil:
     enum:
         RING_OK
@@ -120,7 +122,9 @@ cdef class ProducerRing:
     cdef list _views         # memoryviews handed out by claim() and not yet committed
     cdef bint _attached
     cdef uint64_t _forks     # value of rings.mapping's fork count when attached
+    cdef memory_watch_t watch
 
+    cdef int check_here(self) except -1
     cdef int check(self) except -1
     cdef int failed(self, int status) except -1
     cdef int attach_at(self, object mine, size_t mine_offset, object theirs, size_t theirs_offset,
@@ -137,7 +141,9 @@ cdef class ConsumerRing:
     cdef list _views         # memoryviews handed out by peek() and not yet released
     cdef bint _attached
     cdef uint64_t _forks
+    cdef memory_watch_t watch
 
+    cdef int check_here(self) except -1
     cdef int check(self) except -1
     cdef int failed(self, int status) except -1
     cdef int attach_at(self, object theirs, size_t theirs_offset, object mine, size_t mine_offset,

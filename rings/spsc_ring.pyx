@@ -10,9 +10,9 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from rings.mapping cimport Mapping, fork_count
+from rings.mapping cimport Mapping, fork_count, memory_lost, memory_watch
 
-from rings.errors import RegionMismatch, RingClosed, RingForked, RingPoisoned, RingSizeError
+from rings.errors import RegionMismatch, RingClosed, RingForked, RingPoisoned, RingSizeError, RingTruncated
 
 MIN_CAPACITY = RING_MIN_CAPACITY
 LEADER = RING_LEADER
@@ -56,6 +56,10 @@ cdef int check_capacity(uint64_t capacity) except -1:
     if not ring_capacity_valid(capacity):
         raise RingSizeError(f"capacity {capacity}: say a power of two from {RING_MIN_CAPACITY} bytes on")
     return 0
+
+
+cdef int truncated() except -1:
+    raise RingTruncated("the shared memory of this ring was truncated by its other side")
 
 
 @cython.final
@@ -126,6 +130,7 @@ cdef class ProducerRing:
                        uint64_t capacity) except -1:
         cdef int status
         check_capacity(capacity)
+        memory_watch(&self.watch, <Mapping?> mine, <Mapping?> theirs)
         if not (<Mapping?> mine)._writable:
             raise ValueError("the producer's region must be writable")
         status = ring_producer_attach(
@@ -140,15 +145,23 @@ cdef class ProducerRing:
         self._attached = True
         return 0
 
-    cdef int check(self) except -1:
+    cdef int check_here(self) except -1:
         if not self._attached:
             raise RingClosed("this end of the ring was closed")
         if self._forks != fork_count()[0]:
             raise RingForked("this end of the ring belongs to the parent process; adopt() takes it over")
         return 0
 
+    cdef int check(self) except -1:
+        self.check_here()
+        if memory_lost(&self.watch):
+            truncated()
+        return 0
+
     cdef int failed(self, int status) except -1:
         """Raise what a status means that is neither OK nor full."""
+        if memory_lost(&self.watch):
+            truncated()
         if status == RING_POISONED:
             raise RingPoisoned("the consumer published an impossible index")
         if status == RING_CLOSED:
@@ -245,7 +258,7 @@ cdef class ProducerRing:
     def shut(self):
         """Publish, and say that nothing follows. Returns the kind of sleeper to kick now, or 0."""
         cdef uint32_t kind = 0
-        self.check()
+        self.check_here()
         self._views.clear()
         ring_producer_close(&self.ring, &kind)
         return kind
@@ -282,6 +295,7 @@ cdef class ConsumerRing:
                        uint64_t capacity) except -1:
         cdef int status
         check_capacity(capacity)
+        memory_watch(&self.watch, <Mapping?> mine, <Mapping?> theirs)
         if not (<Mapping?> mine)._writable:
             raise ValueError("the consumer's region must be writable")
         status = ring_consumer_attach(
@@ -296,15 +310,23 @@ cdef class ConsumerRing:
         self._attached = True
         return 0
 
-    cdef int check(self) except -1:
+    cdef int check_here(self) except -1:
         if not self._attached:
             raise RingClosed("this end of the ring was closed")
         if self._forks != fork_count()[0]:
             raise RingForked("this end of the ring belongs to the parent process; adopt() takes it over")
         return 0
 
+    cdef int check(self) except -1:
+        self.check_here()
+        if memory_lost(&self.watch):
+            truncated()
+        return 0
+
     cdef int failed(self, int status) except -1:
         """Raise what a status means that is neither OK nor empty."""
+        if memory_lost(&self.watch):
+            truncated()
         if status == RING_POISONED:
             raise RingPoisoned("the producer published an impossible index or record")
         if status == RING_CLOSED:
@@ -383,7 +405,7 @@ cdef class ConsumerRing:
     def shut(self):
         """Say that nothing is taken any more. Returns the kind of producer to kick now, or 0."""
         cdef uint32_t kind = 0
-        self.check()
+        self.check_here()
         ring_consumer_close(&self.ring, &kind)
         return kind
 

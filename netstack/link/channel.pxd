@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from netstack.link.link cimport Link
+from rings.mapping cimport memory_watch_t
 from rings.spsc_ring cimport ring_consumer_t, ring_producer_t
 
 cdef enum:
@@ -19,6 +20,7 @@ cdef struct channel_t:
     uint8_t starved              # a claim found no room since the last arm
     uint8_t producer_armed
     uint8_t poisoned             # the peer broke the ring's format
+    uint8_t truncated            # the peer shortened the memory
     uint8_t streaming            # bodies are stored past the caches, outside of trials
     uint8_t timed                # the group of bodies under way is being timed
     uint32_t group               # counts groups of 64 KiB of large bodies
@@ -27,6 +29,7 @@ cdef struct channel_t:
     int64_t claimed_ns
     int64_t spent_ns             # between claim and commit, in the group under way
     int64_t cost_ns[2]           # of the last timed group: plain stores, streaming stores
+    memory_watch_t watch
     uint64_t malformed           # records that are no packet: dropped
     uint64_t refused             # claims that found no room
 

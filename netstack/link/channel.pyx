@@ -4,7 +4,7 @@
 A packet is one record of the ring: the headers are its head, the payload its body, so that the payload starts on a
 cache line of its own. What the other side writes is not trusted: the ring checks indices and record headers, here the
 length is checked, and the stack copies headers before it believes them. A record that is no packet is dropped and
-counted; a ring whose format is broken is dead for good.
+counted; a ring whose format is broken is dead for good, and so is one whose memory the other side truncated.
 """
 
 import errno
@@ -18,7 +18,7 @@ from netstack.link.link cimport (
     frame_t, Link, link_t, LINK_CHECKSUM_TRUSTED, LINK_NO_CHECKSUM, MEDIA_IP,
 )
 from rings.doorbell cimport doorbell_drain, doorbell_flush, doorbell_now_ns, doorbell_space
-from rings.mapping cimport fork_count
+from rings.mapping cimport fork_count, memory_lost
 from rings.spsc_ring cimport (
     ConsumerRing, ProducerRing, RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_MAX_HEAD_BYTES,
     RING_OK, RING_POISONED, ring_claim, ring_commit, ring_consumer_arm, ring_consumer_disarm, ring_has_data,
@@ -39,18 +39,22 @@ _SETTINGS = struct.Struct("<I?3x")         # mtu and checksum, before the layout
 
 
 cdef inline channel_t *usable(link_t *link) noexcept nogil:
-    """The state, or NULL when the link was closed or belongs to the process we were forked from."""
+    """The state, or NULL when the link was closed, was truncated, or belongs to the process we were forked from."""
     cdef channel_t *c = <channel_t *> link.state
     if c.tx != NULL and c.forks[0] == c.forks_seen:
-        return c
+        if not memory_lost(&c.watch):
+            return c
+        c.truncated = 1
     link.dead = 1
     return NULL
 
 
 cdef void lost(link_t *link, channel_t *c, int status) noexcept nogil:
-    """The ring ended: closed by the peer, or poisoned."""
+    """The ring ended: closed by the peer, poisoned, or its memory truncated, which poisons it too."""
     link.dead = 1
-    if status == RING_POISONED:
+    if memory_lost(&c.watch):
+        c.truncated = 1
+    elif status == RING_POISONED:
         c.poisoned = 1
 
 
@@ -287,6 +291,7 @@ cdef class ChannelLink(Link):
             c.own_fds[kind] = channel.own_fds[kind]
         c.forks = fork_count()
         c.forks_seen = c.forks[0]
+        c.watch = tx.watch
         c.rx = &rx.ring
         c.tx = &tx.ring
         link.state = c
@@ -317,9 +322,9 @@ cdef class ChannelLink(Link):
 
     def stats(self):
         """What happened besides packets: ``malformed`` records dropped, claims ``refused`` for lack of room, and
-        whether the ring was ``poisoned``."""
+        whether the peer ``poisoned`` the ring or ``truncated`` its memory."""
         return {"malformed": self.state.malformed, "refused": self.state.refused,
-                "poisoned": bool(self.state.poisoned)}
+                "poisoned": bool(self.state.poisoned), "truncated": bool(self.state.truncated)}
 
     def adopt(self):
         """In a forked child: take this side over from the parent, which must not use it any more. A new link."""

@@ -38,6 +38,8 @@ cdef struct forwarder_t:
     int epoll_fd
     int wake_fd                  # control wakes the data thread
     int event_fd                 # the data thread tells control to look at failed()
+    const uint64_t *losses   # pages of shared memory lost in this process: somebody truncated his
+    uint64_t losses_seen
     bint failures                # some port failed since control looked
     port_t **slots               # by slot number, NULL free
     uint32_t max_ports

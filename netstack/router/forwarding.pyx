@@ -45,6 +45,7 @@ from netstack.wire.ipv4 cimport (
 )
 from rings.doorbell cimport doorbell_now_ns, doorbell_spin_begin, doorbell_spin_end, doorbell_spin_init
 from rings.doorbell cimport doorbell_kick
+from rings.mapping cimport mapping_load, memory_lost
 from rings.spsc_ring cimport (
     ConsumerRing, ProducerRing, RING_CLOSED, RING_EMPTY, RING_FRAME, RING_LEADER, RING_OK,
     RING_POISONED, ring_consumer_arm, ring_consumer_disarm, ring_has_data, ring_peek, ring_producer_arm_as, ring_record_t,
@@ -64,8 +65,10 @@ cdef extern from "<signal.h>" nogil:
     ctypedef struct sigset_t:
         pass
     int sigfillset(sigset_t *)
+    int sigdelset(sigset_t *, int)
     int pthread_sigmask(int, const sigset_t *, sigset_t *)
     enum: SIG_SETMASK
+    enum: SIGBUS
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -479,6 +482,16 @@ cdef inline void leave(forwarder_t *f) noexcept nogil:
     pthread_mutex_unlock(&f.main)
 
 
+cdef void fail_truncated(forwarder_t *f) noexcept nogil:
+    """Pages of shared memory are gone: the ports whose memory it was get nothing and give nothing any more."""
+    cdef uint32_t i
+    f.losses_seen = mapping_load(f.losses)
+    for i in range(f.n_active):
+        if f.active[i].kind == PORT_STACK and memory_lost(&f.active[i].watch):
+            port_fail(f.active[i], RING_POISONED)
+            f.failures = True
+
+
 cdef int one_round(forwarder_t *f) noexcept nogil:
     """Visit every port once. Control can come in between two visits."""
     cdef int n, total = 0
@@ -497,6 +510,8 @@ cdef int one_round(forwarder_t *f) noexcept nogil:
     if total:
         f.last_busy_ns = f.now_ns
         f.busy_ports = busy
+    if f.losses != NULL and mapping_load(f.losses) != f.losses_seen:
+        fail_truncated(f)
     if f.failures:
         f.failures = False
         doorbell_kick(f.event_fd)
@@ -563,6 +578,8 @@ cdef int64_t prepare_sleep(forwarder_t *f) noexcept nogil:
                 until = port.muted_until_ns
         if arm(f, port):
             return 0
+    if f.losses != NULL and mapping_load(f.losses) != f.losses_seen:
+        return 0                             # arming touched memory that is gone
     until -= f.now_ns
     return until if until > 0 else 0
 
@@ -676,6 +693,12 @@ cdef void add_counters(port_counters_t *total, const port_counters_t *c) noexcep
         t[i] += s[i]
 
 
+cdef str failure_name(port_t *port):
+    if port.kind == PORT_STACK and memory_lost(&port.watch):
+        return "truncated"
+    return "closed" if port.failure == RING_CLOSED else "poisoned"
+
+
 cdef class Forwarder:
     """The data path of a router, and what control may ask of it.
 
@@ -765,6 +788,7 @@ cdef class Forwarder:
             return
         self.f.stopping = False
         sigfillset(&every)
+        sigdelset(&every, SIGBUS)            # handled where memory is touched: rings/sigbus_guard.h
         pthread_sigmask(SIG_SETMASK, &every, &before)
         status = pthread_create(&self.f.thread, NULL, run, self.f)
         pthread_sigmask(SIG_SETMASK, &before, NULL)
@@ -870,6 +894,8 @@ cdef class Forwarder:
         cdef int i, status
         port.tx = &tx.ring
         port.rx = &rx.ring
+        port.watch = tx.watch
+        self.f.losses = tx.watch.losses
         port.wake_fd = wake_fd
         port.epoch = 1
         port.bells_are_sockets = bells_are_sockets
@@ -987,7 +1013,7 @@ cdef class Forwarder:
         return values
 
     def failed(self):
-        """Ports that broke the format of their ring or closed it: list of (id, reason). Clears the event."""
+        """Ports whose stack ended their ring: list of (id, ``closed``, ``poisoned`` or ``truncated``). Clears the event."""
         cdef forwarder_t *f = self.f
         cdef uint64_t count
         cdef uint32_t i
@@ -998,7 +1024,7 @@ cdef class Forwarder:
             enter(f)
         for i in range(f.n_active):
             if f.active[i].state == PORT_FAILED:
-                found.append((f.active[i].id, "closed" if f.active[i].failure == RING_CLOSED else "poisoned"))
+                found.append((f.active[i].id, failure_name(f.active[i])))
         leave(f)
         return found
 

@@ -11,6 +11,7 @@ from libc.string cimport memcpy
 
 from netstack.address cimport address_t
 from netstack.router.table cimport entry_t
+from rings.mapping cimport memory_watch_t
 from rings.spsc_ring cimport RING_FRAME, RING_OK, ring_claim, ring_commit, ring_consumer_t, ring_producer_t
 
 
@@ -40,7 +41,7 @@ cpdef enum Drop:
 
 cpdef enum PortState:
     PORT_ACTIVE = 1
-    PORT_FAILED = 2          # poisoned or closed by its stack: waits for control to detach it
+    PORT_FAILED = 2          # poisoned, truncated or closed by its stack: waits for control to detach it
     PORT_HELD = 3            # its addresses move: taken from, not given to
 
 
@@ -102,6 +103,7 @@ cdef struct port_t:
     # --- towards the stack, and from it
     ring_producer_t *tx
     ring_consumer_t *rx
+    memory_watch_t watch     # on the memory of both
     void *uplink             # tap_t of PORT_TAP
     int bells[4]             # by kind of sleeper, -1 none
     bint bells_are_sockets

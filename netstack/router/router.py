@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 
 from netstack.errors import ConfigError, LinkError, RouterError
 from netstack.router import protocol
@@ -159,6 +159,7 @@ class Router:
         self._lock = threading.RLock()
         self._attached: dict[int, _Attached] = {}
         self._reclaims_ns: deque[int] = deque(maxlen=4096)
+        self._endings: Counter[str] = Counter()
         self._retry_at_ns = 0
         self._closed = False
         self._forwarder = Forwarder(
@@ -222,6 +223,13 @@ class Router:
         """What was forwarded and dropped: of one attachment, or of all since the router began (0)."""
         with self._lock:
             return self._forwarder.counters(ident)
+
+    def endings(self) -> dict[str, int]:
+        """How many attachments ended so far, by reason: ``released``, ``gone`` (their control socket),
+        ``process ended``, ``closed``, ``poisoned`` or ``truncated`` (their rings), or in other words.
+        """
+        with self._lock:
+            return dict(self._endings)
 
     def check_conservation(self) -> list[str]:
         """Laws of conservation that do not hold, in words: packets in = packets out + drops. Empty."""
@@ -322,6 +330,7 @@ class Router:
             if attached is None:
                 return
             self._attached.pop(attached.port, None)
+            self._endings[why] += 1
             self._take_back(
                 attached, hold=bool(attached.capabilities & Capability.HOLD) and why != "released"
             )
@@ -354,8 +363,8 @@ class Router:
             for port, why in self._forwarder.failed():
                 attached = self._attached.get(port)
                 if attached is not None:
-                    if why == "poisoned":
-                        log.warning("process %d poisoned its ring: detached", attached.connection.pid)
+                    if why in ("poisoned", "truncated"):
+                        log.warning("process %d %s its ring: detached", attached.connection.pid, why)
                     out.append((attached.connection, why))
                     continue
                 for uplink in self._uplinks:

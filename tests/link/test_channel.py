@@ -157,6 +157,33 @@ def test_an_impossible_index_poisons_and_kills_the_link(pair, tail):
     assert b.receive() == [] and b.dead and b.link.stats()["poisoned"]
 
 
+@pytest.mark.parametrize("owner", [0, 1], ids=["its own", "ours"])
+@pytest.mark.parametrize("kept", [0, 4096, 1 << 17])
+def test_a_peer_that_truncates_memory_kills_the_link_alone(pair, backend, owner, kept):
+    a, b = pair
+    other, another = (LinkDriver(link) for link in channel_pair(capacity="256KiB", backend=backend))
+    fds, _ = a.link.channel.export()
+    if backend == "memfd":
+        with pytest.raises(PermissionError):
+            os.ftruncate(fds[owner], kept)
+        assert a.send(bytes(40)) and b.receive() == [bytes(40)]
+    else:
+        os.ftruncate(fds[owner], kept)
+        for _ in range(1000):                     # until what is gone is used
+            a.send(bytes(1000), head=40)
+            b.send(bytes(1000), head=40)
+            a.receive()
+            b.receive()
+            if a.dead and b.dead:
+                break
+        for end in pair:
+            assert end.dead and end.link.stats()["truncated"]
+            assert end.receive() == [] and not end.send(bytes(40))
+    assert other.send(bytes(40)) and another.receive() == [bytes(40)]
+    other.link.close()
+    another.link.close()
+
+
 def test_random_words_in_the_peers_memory_never_show_more_than_a_packet(pair):
     a, b = pair
     rng = random.Random(7)

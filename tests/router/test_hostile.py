@@ -1,6 +1,9 @@
 """A process that scribbles over everything it may write, while the router runs (security F5, scaled)."""
 
+import os
 import random
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -158,3 +161,60 @@ def test_doorbell_storm_is_muted_and_hurts_nobody(router):
             noisy.link.channel.flush()
             assert parsed(wait_until(lambda: take(noisy.link.channel))).src == "10.77.0.1"
             assert wakes > 0
+
+
+TRUNCATE = """
+import os, sys
+import netstack.router.client
+attachment = netstack.router.client.attach()
+print(attachment.address, flush=True)
+fds, _ = attachment.link.channel.export()
+try:
+    os.ftruncate(fds[int(sys.argv[1])], int(sys.argv[2]))
+except PermissionError:
+    print("refused", flush=True)
+else:
+    print("truncated", flush=True)
+os.write(fds[2], (1).to_bytes(8, sys.byteorder))    # the router sleeps on it
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["router's", "its own"])
+@pytest.mark.parametrize("kept", [0, 4096])
+def test_stack_that_truncates_memory_is_cut_off_alone(router, backend, side, kept):
+    """posix memory cannot be protected against it: the router loses this attachment and nothing else."""
+    with Bystanders(router) as others:
+        hostile = subprocess.Popen(
+            [sys.executable, "-c", TRUNCATE, str(side), str(kept)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **router.environment()},
+        )
+        with hostile:
+            try:
+                address = hostile.stdout.readline().strip()
+                if backend == "memfd":
+                    assert hostile.stdout.readline() == "refused\n"
+                    before = others.count
+                    wait_until(lambda: others.count > before + 20)
+                    assert len(router.attachments()) == 3
+                else:
+                    assert hostile.stdout.readline() == "truncated\n"
+                    with router.attach() as sender:  # whoever sends there makes the router touch it
+                        packet = IP(src=sender.address, dst=address) / UDP() / Raw(bytes(1000))
+
+                        def noticed():
+                            put(sender.link.channel, packet)
+                            sender.link.channel.flush()
+                            take(sender.link.channel)
+                            return router.endings()
+
+                        assert wait_until(noticed) == {"truncated": 1}
+                    assert len(router.attachments()) == 2
+                before = others.count
+                wait_until(lambda: others.count > before + 20)
+            finally:
+                hostile.kill()
