@@ -96,7 +96,6 @@ class BuildExtensions(build_ext):
         self.distribution.ext_modules = cythonize(
             self.distribution.ext_modules,
             build_dir="build/cython",
-            emit_linenums=os.environ.get("NETSTACK_COVERAGE") == "1",    # gcov then counts lines of the .pyx
             nthreads=JOBS if JOBS > 1 else 0,
             compiler_directives={
                 "language_level": 3,
