@@ -434,6 +434,7 @@ cdef class Producer(ProducerRing):
     def detach(self):
         """Forget this end without a word to the consumer: another process has it. Idempotent."""
         self.drop()
+        self._peer.forget()
         self._region = None
         self._data = self._space = None
 
@@ -765,6 +766,7 @@ cdef class Consumer(ConsumerRing):
     def detach(self):
         """Forget this end without a word to the producer: another process has it. Idempotent."""
         self.drop()
+        self._peer.forget()
         self._region = None
         self._data = self._space = None
 

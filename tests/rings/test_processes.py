@@ -209,3 +209,21 @@ def test_a_reused_process_id_is_not_taken_for_the_peer():
     with pytest.raises(ProcessLookupError):
         watch(pid, start + 1, namespace)
     assert watch(pid, start, namespace + 1) == -1
+
+
+def test_a_closed_end_watches_nobody(ring, in_child):
+    producer, consumer = ring()
+
+    def produce():
+        with producer.adopt() as end:
+            end.put(b"one")
+            end.put(b"x" * 64, timeout=60)
+
+    in_child(produce)
+    producer.detach()
+    assert consumer.get(timeout=60) == b"one"
+    fd = consumer.peer_fileno
+    consumer.close()
+    if fd >= 0:                               # the child may have ended before it could be watched
+        with pytest.raises(OSError):
+            os.fstat(fd)
