@@ -619,6 +619,80 @@ def udp(double seconds=0.3, size=64, kind="channel", links=None, addresses=("10.
             "sent": a.tcp.counters.udp_out}
 
 
+# --- one stack, and something else behind its link -------------------------------------------------------------------
+
+def send_to(Link link, address, peer, port, double seconds, chunk=CHUNK):
+    """Connect to a peer that reads to the end and closes: Gbit/s of payload from the first send until it has closed."""
+    cdef Stack stack = MakeStack(links=[link], addresses=address, mtu=link.mtu, seed=1)
+    cdef stack_t *a = stack.c
+    cdef uint8_t *data = <uint8_t *> calloc(1, chunk)
+    cdef uint8_t answer[64]
+    cdef size_t size = chunk
+    cdef ssize_t n
+    cdef uint64_t sent = 0
+    cdef int64_t t, end, started
+    cdef sock_t *s
+    pin(0)
+    s = connecting(stack, peer, port)
+    if wait_established(a, s, <int64_t> 20 * 1000000000):
+        raise RuntimeError("no connection")
+    with nogil:
+        started = t = now()
+        end = started + <int64_t> (seconds * 1e9)
+        while t < end:
+            t = now()
+            pass_over(a, t)
+            n = sock_send(a, s, data, size, 0)
+            if n > 0:
+                sent += n
+        sock_shutdown(a, s, 1)
+        end = t + <int64_t> 20 * 1000000000
+        n = -EAGAIN
+        while n == -EAGAIN and t < end:
+            t = now()
+            pass_over(a, t)
+            n = sock_recv(a, s, answer, 64, 0)
+    free(data)
+    if n:
+        raise RuntimeError("the receiver did not come to the end")
+    return {"gbit_s": sent * 8 / <double> (t - started), "retransmits": a.tcp.counters.tcp_retransmits,
+            "segments": a.tcp.counters.tcp_segments_out}
+
+
+def receive_from(Link link, address, port, double patience, chunk=CHUNK):
+    """Accept a connection and read to its end: Gbit/s of payload from the first byte on."""
+    cdef Stack stack = MakeStack(links=[link], addresses=address, mtu=link.mtu, seed=1)
+    cdef stack_t *b = stack.c
+    cdef uint8_t *data = <uint8_t *> calloc(1, chunk)
+    cdef size_t size = chunk
+    cdef ssize_t n = -EAGAIN
+    cdef uint64_t got = 0
+    cdef int64_t t = now(), end = t + <int64_t> (patience * 1e9), started = 0
+    cdef sock_t *listener = listening(stack, address.partition("/")[0], port)
+    cdef sock_t *s
+    pin(0)
+    s = wait_accept(b, listener, <int64_t> (patience * 1e9))
+    if s == NULL:
+        raise RuntimeError("no connection")
+    with nogil:
+        while t < end and (n > 0 or n == -EAGAIN):
+            t = now()
+            sock_lend(b, s, data, size)
+            pass_over(b, t)
+            n = <ssize_t> sock_lend_taken(b, s)
+            if n == 0:
+                n = sock_recv(b, s, data, size, 0)
+            if n > 0:
+                if not started:
+                    started = t
+                got += n
+    free(data)
+    if n or not started:
+        raise RuntimeError("the stream did not come to the end")
+    return {"gbit_s": got * 8 / <double> (t - started), "segments": b.tcp.counters.tcp_segments_in,
+            "acks": b.tcp.counters.tcp_segments_out}
+
+
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 def resident():

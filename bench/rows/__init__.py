@@ -5,4 +5,5 @@ from bench.rows import copies, memory, python_faces, rings, router, tcp
 
 def all_rows():
     """Every `bench.measure.Row`, those through the router last."""
-    return [*copies.rows(), *rings.rows(), *tcp.rows(), *python_faces.rows(), *memory.rows(), *router.rows()]
+    return [*copies.rows(), *rings.rows(), *tcp.rows(), *python_faces.rows(), *memory.rows(),
+            *router.forwarding_rows(), *router.rows()]

@@ -1,10 +1,12 @@
-"""The rows between two stacks again, through a router of this process."""
+"""What the router forwards on one core, and the rows between two stacks again, through a router of this process."""
 
 from __future__ import annotations
 
-from bench.measure import Contestant, Row, Settings, python_program
+from bench import build
+from bench.measure import Contestant, Row, Settings, program, python_program
 from bench.rows import tcp
 
+FORWARD = "router, packets forwarded per second between two stacks, 64 B, one core"
 PREFIX = "through the router: "
 
 
@@ -14,6 +16,21 @@ def routed(function, key, /, scale=1.0, **arguments):
                               arguments={"seconds": settings.seconds, **arguments})
         return said[key] * scale
     return run
+
+
+def forwarded(settings: Settings):
+    return python_program("bench.forwarding", "run", seconds=settings.seconds) * 1e-6
+
+
+def kernel_forwarded(settings: Settings):
+    exe = build.c_program("kernel_forwarding", "kernel_forwarding.c")
+    return float(program([exe, "--seconds", settings.seconds])) * 1e-6
+
+
+def forwarding_rows():
+    return [Row(FORWARD, "M/s", Contestant("router between two rings", forwarded),
+                (Contestant("kernel forwarding over veth", kernel_forwarded),), "5 M/s", "20 M/s", 5.0, 20.0,
+                by_value=True, note="the router's own time; the kernel's without what its sender and a drop cost")]
 
 
 def rows():
