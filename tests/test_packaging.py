@@ -1,5 +1,6 @@
 """What a source distribution and a wheel carry, and that both work away from this tree."""
 
+import json
 import os
 import shutil
 import sys
@@ -101,3 +102,15 @@ def test_other_projects_compile_against_the_wheel(installed, tmp_path):
     place, field = run([sys.executable, "-c", program], cwd=tmp_path, env=environment).stdout.split()
     assert place.startswith(str(installed))
     assert int(field).to_bytes(2, sys.byteorder) == b"\xed\xcb"
+
+
+def test_the_installed_demo_runs_inside_a_source_tree(installed, tmp_path):
+    """As the README has it: installed, then started in the tree it came from, which must not get in the way."""
+    script = tmp_path / "netstack-demo"
+    script.write_text("from netstack.cli.main import main\n\nmain(prog_name='netstack')\n")
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "netstack", tree / "netstack",
+                    ignore=shutil.ignore_patterns("*.so", "*.pyx", "*.pxd", "__pycache__"))
+    done = run([sys.executable, script, "demo", "--json", "--size", "1"], cwd=tree, timeout=280,
+               env={**ENV, "PYTHONPATH": str(installed)})
+    assert json.loads(done.stdout)["ok"]

@@ -46,9 +46,9 @@ def write_file(path: pathlib.Path, size: int, seed: int, progress: Callable[[int
 
 @contextlib.contextmanager
 def background(command: list[str], log: pathlib.Path, env: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """A program that runs while the block does."""
+    """A program that runs while the block does, in the log's directory."""
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=log.parent)
     try:
         yield process
     finally:
@@ -62,10 +62,11 @@ def background(command: list[str], log: pathlib.Path, env: dict[str, str]) -> It
 
 def foreground(command: list[str], log: pathlib.Path, env: dict[str, str],
                progress: Callable[[int], None] = lambda done: None) -> dict:
-    """Run a program to its end; the last line of JSON it printed."""
+    """Run a program to its end, in the log's directory; the last line of JSON it printed."""
     last: dict = {}
     with open(log, "wb") as err:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, env=env)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, env=env,
+                                   cwd=log.parent)
     deadline = time.monotonic() + PATIENCE_S
     assert process.stdout is not None
     try:
@@ -152,7 +153,10 @@ def run_demo(size: int, seed: int, pool: str, tell: Callable[[str, int, int], No
         directory = pathlib.Path(name)
         (directory / "www").mkdir()
         digest = write_file(directory / "www" / "file", size, seed, lambda done: tell("make a file", done, size))
-        env = {**os.environ, **router.environment()}
+        # The programs run elsewhere, with this very package: a source tree in the current directory is not it.
+        here = str(pathlib.Path(netstack.__file__).parents[1])
+        path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
+        env = {**os.environ, **router.environment(), "PYTHONPATH": path}
         stage = Stage(directory, env, router.name)
         first = router.address.rsplit(".", 1)[0]
         server, client = f"{first}.{2}", f"{first}.{3}"
