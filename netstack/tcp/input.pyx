@@ -8,6 +8,7 @@ into private memory. Input never transmits: it sets flags and puts the connectio
 from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport malloc
+from libc.string cimport memset
 
 from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.counters cimport (
@@ -31,7 +32,7 @@ from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, PSH, RST,
     SCRATCH_BYTES, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
     TF_IN_RECOVERY, TF_PASSIVE, TF_PERSIST, TF_QUICKACK, TF_RTT_TIMING, TF_RTX_HEAD, TF_SYN_SENT, TF_TS_OK,
-    TF_WANT_WRITE, TIME_WAIT, data_end, receive_end, want_output,
+    TF_WANT_WRITE, TIME_WAIT, data_end, rate_sample_t, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold, checksum_partial
@@ -427,6 +428,7 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef uint32_t acked = seg.ack - tcb.snd_una, data, window, flight
     cdef int64_t rtt = 0
     cdef bint window_changed = False
+    cdef rate_sample_t rs
     if seq_lt(tcb.snd_wl1, seg.seq) or (tcb.snd_wl1 == seg.seq and seq_le(tcb.snd_wl2, seg.ack)):
         window = seg.wnd << tcb.snd_wscale
         window_changed = window != tcb.snd_wnd
@@ -463,12 +465,18 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcb.snd_una = seg.ack
     if seq_lt(tcb.rtx_nxt, tcb.snd_una):
         tcb.rtx_nxt = tcb.snd_una
-    if tcb.flags & TF_IN_RECOVERY:
-        recovery_on_ack(tcb, acked)
-    else:
-        recovery_on_ack(tcb, acked)
-        if 2 * flight >= tcb.cc.cwnd:                 # the window was what held us back (RFC 7661)
-            tcb.cc_ops.on_ack(&tcb.cc, acked, flight, rtt, tcp.now_ns)
+    memset(&rs, 0, sizeof(rs))
+    rs.now_ns = tcp.now_ns
+    rs.rtt_ns = rtt
+    rs.acked = acked
+    rs.prior_in_flight = flight
+    rs.in_recovery = (tcb.flags & TF_IN_RECOVERY) != 0
+    rs.cwnd_limited = 2 * flight >= tcb.cc.cwnd       # the window was what held us back (RFC 7661)
+    recovery_on_ack(tcb, acked)
+    rs.in_flight = flight_size(tcb)
+    tcb.cc.delivered += acked
+    tcb.cc.srtt_ns = tcb.srtt_ns
+    tcb.cc_ops.on_ack(&tcb.cc, &rs)
     tcb.rtx_deadline = 0 if tcb.snd_una == tcb.snd_nxt else tcp.now_ns + tcb.rto_ns
     if tcb.snd_len or tcb.flags & TF_FIN_QUEUED:
         want_output(tcb)

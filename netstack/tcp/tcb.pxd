@@ -80,23 +80,66 @@ cdef struct range_t:
     uint32_t end
 
 
+cdef enum:                       # congestion_ops_t.flags
+    CC_OWNS_CWND = 1             # the algorithm sets cwnd in recovery too: no proportional rate reduction over it (BBR)
+    CC_NEEDS_ECN = 2             # asks for ECN on the connection (DCTCP)
+    CC_PACED = 4                 # sets pacing_rate itself; else the core derives it from cwnd and the round trip
+
+cdef enum:
+    CC_PRIVATE = 8               # words of state that an algorithm has in the connection itself
+
+
 cdef struct congestion_t:
-    # What an algorithm sees and steers. cwnd and ssthresh are bytes.
+    # What an algorithm sees and steers. Windows are bytes, rates bytes per second, times nanoseconds.
     uint32_t cwnd
     uint32_t ssthresh
-    uint32_t mss
-    uint32_t bytes_acked         # towards the next increase in congestion avoidance (RFC 3465)
-    uint64_t private_state[6]    # the algorithm's own
+    uint32_t mss                 # payload of a full segment, options taken off
+    uint32_t cwnd_clamp          # the most cwnd may be; the core enforces it
+    uint64_t pacing_rate         # 0: not paced
+    uint64_t delivered           # bytes that reached the peer so far, acknowledged or selectively; never goes back
+    int64_t min_rtt_ns           # over the last minutes (RFC 8985 section 6.2 step 1); 0: no sample yet
+    int64_t srtt_ns              # 0: no sample yet
+    uint64_t private_state[CC_PRIVATE]
+    void *extended               # of ops.extended_size bytes, zeroed before init; NULL when that is 0
+
+
+cdef struct rate_sample_t:
+    # What one acknowledgement, or one batch of them, tells (draft-ietf-ccwg-bbr section 4.1).
+    int64_t now_ns
+    int64_t rtt_ns               # of the newest segment it covers that was sent once; 0: none
+    int64_t interval_ns          # over which `delivered` was delivered; 0: no valid sample
+    uint64_t prior_delivered     # congestion_t.delivered when the newest segment it covers was sent
+    uint32_t delivered           # bytes delivered in the interval: delivery rate = delivered / interval_ns
+    uint32_t acked               # bytes newly acknowledged, cumulatively
+    uint32_t sacked              # bytes newly acknowledged, selectively
+    uint32_t lost                # bytes newly found lost
+    uint32_t prior_in_flight     # bytes in flight before it
+    uint32_t in_flight           # bytes in flight after it
+    uint32_t ce_bytes            # bytes of them that met congestion (ECE with ECN, counted with AccECN)
+    uint32_t tx_in_flight        # bytes in flight when the newest segment it covers was sent
+    uint8_t app_limited          # the sender had less to send than it might when that segment left
+    uint8_t cwnd_limited         # cwnd was what held the sender back in the window it ends (RFC 7661)
+    uint8_t in_recovery          # fast recovery or after a timeout
+    uint8_t ece                  # it carries ECE
 
 
 cdef struct congestion_ops_t:
-    # An algorithm: functions over a congestion_t. flight: bytes outstanding when the event happened.
+    # An algorithm: functions over a congestion_t; any but init and on_ack may be NULL. in_flight: bytes when the event happened.
     const char *name
+    uint32_t flags               # CC_*
+    uint32_t extended_size       # bytes of state beyond private_state
     void (*init)(congestion_t *cc, int64_t now_ns) noexcept nogil
-    void (*on_ack)(congestion_t *cc, uint32_t acked, uint32_t flight, int64_t rtt_ns, int64_t now_ns) noexcept nogil
-    void (*on_loss)(congestion_t *cc, uint32_t flight, int64_t now_ns) noexcept nogil   # once per loss episode
-    void (*on_rto)(congestion_t *cc, uint32_t flight, int64_t now_ns) noexcept nogil
+    void (*release)(congestion_t *cc) noexcept nogil           # before the connection ends or changes its algorithm
+    void (*on_sent)(congestion_t *cc, uint32_t bytes, uint32_t in_flight, int64_t now_ns) noexcept nogil
+    void (*on_ack)(congestion_t *cc, const rate_sample_t *rs) noexcept nogil
+    void (*on_loss)(congestion_t *cc, uint32_t in_flight, int64_t now_ns) noexcept nogil    # once per loss episode: sets ssthresh
+    void (*on_rto)(congestion_t *cc, uint32_t in_flight, int64_t now_ns) noexcept nogil     # first timeout of an episode
+    void (*on_ecn)(congestion_t *cc, uint32_t in_flight, int64_t now_ns) noexcept nogil     # once per window with ECE; NULL: on_loss
+    void (*on_recovered)(congestion_t *cc, int64_t now_ns) noexcept nogil                   # the episode is over
+    void (*undo)(congestion_t *cc, int64_t now_ns) noexcept nogil    # the last reduction was spurious; NULL: the core restores cwnd and ssthresh
     void (*after_idle)(congestion_t *cc, int64_t idle_ns, int64_t rto_ns) noexcept nogil
+    # for a snapshot: private_state and extended are copied as they are; load mends what does not survive a move
+    void (*load)(congestion_t *cc, int64_t now_ns) noexcept nogil
 
 
 cdef struct listener_t:

@@ -2,17 +2,22 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from netstack.tcp.tcb cimport rate_sample_t
+
 cdef enum:
     CWND_MAX = 1 << 30           # bytes: the largest window TCP can use (RFC 7323 section 2.3)
+    BYTES_ACKED = 0              # private_state: towards the next increase in congestion avoidance (RFC 3465)
 
 
 cdef void reno_init(congestion_t *cc, int64_t now_ns) noexcept nogil:
     cc.ssthresh = CWND_MAX
-    cc.bytes_acked = 0
+    cc.private_state[BYTES_ACKED] = 0
 
 
-cdef void reno_on_ack(congestion_t *cc, uint32_t acked, uint32_t flight, int64_t rtt_ns, int64_t now_ns) noexcept nogil:
-    cdef uint32_t limit = 2 * cc.mss
+cdef void reno_on_ack(congestion_t *cc, const rate_sample_t *rs) noexcept nogil:
+    cdef uint32_t limit = 2 * cc.mss, acked = rs.acked
+    if rs.in_recovery or not rs.cwnd_limited:
+        return
     if cc.cwnd < cc.ssthresh:                          # slow start, section 3.1; bytes, as RFC 3465, but without its limit:
         # one acknowledgement may stand for a whole batch here: it earns what its segments would have earned, and
         # what it covers is bounded by the flight it was sent for, so splitting or inventing ACKs gains nothing.
@@ -23,11 +28,11 @@ cdef void reno_on_ack(congestion_t *cc, uint32_t acked, uint32_t flight, int64_t
             return
         acked -= cc.ssthresh - cc.cwnd
         cc.cwnd = cc.ssthresh
-    cc.bytes_acked += acked
-    if cc.bytes_acked >= cc.cwnd:                      # congestion avoidance: one MSS per window
-        cc.bytes_acked -= cc.cwnd
-        if cc.bytes_acked > limit:
-            cc.bytes_acked = limit
+    cc.private_state[BYTES_ACKED] += acked
+    if cc.private_state[BYTES_ACKED] >= cc.cwnd:                      # congestion avoidance: one MSS per window
+        cc.private_state[BYTES_ACKED] -= cc.cwnd
+        if cc.private_state[BYTES_ACKED] > limit:
+            cc.private_state[BYTES_ACKED] = limit
         if cc.cwnd + cc.mss <= CWND_MAX:
             cc.cwnd += cc.mss
 
@@ -41,13 +46,13 @@ cdef uint32_t half(const congestion_t *cc, uint32_t flight) noexcept nogil:
 cdef void reno_on_loss(congestion_t *cc, uint32_t flight, int64_t now_ns) noexcept nogil:
     cc.ssthresh = half(cc, flight)
     cc.cwnd = cc.ssthresh
-    cc.bytes_acked = 0
+    cc.private_state[BYTES_ACKED] = 0
 
 
 cdef void reno_on_rto(congestion_t *cc, uint32_t flight, int64_t now_ns) noexcept nogil:
     cc.ssthresh = half(cc, flight)
     cc.cwnd = cc.mss
-    cc.bytes_acked = 0
+    cc.private_state[BYTES_ACKED] = 0
 
 
 cdef void reno_after_idle(congestion_t *cc, int64_t idle_ns, int64_t rto_ns) noexcept nogil:
