@@ -21,10 +21,11 @@ class Absent(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How long one measurement of one contestant takes, and how often each is measured."""
+    """How long one measurement of one contestant takes, how often each is measured, and which round this is."""
 
     seconds: float = 0.4
     rounds: int = ROUNDS
+    turn: int = 0                # contestants of one round get the same dice from it
 
     @property
     def quick(self) -> bool:
@@ -100,7 +101,7 @@ def measure(row: Row, settings: Settings, say=lambda text: None) -> dict:
             if one.name in away:
                 continue
             try:
-                figures[one.name][turn] = float(one.run(settings))
+                figures[one.name][turn] = float(one.run(dataclasses.replace(settings, turn=turn)))
             except (Absent, build.BuildError) as reason:
                 away[one.name] = str(reason).splitlines()[0]
             except (RuntimeError, OSError, subprocess.TimeoutExpired, ValueError) as error:

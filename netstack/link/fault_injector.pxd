@@ -25,6 +25,10 @@ cdef struct fault_t:
     int shown_count
 
 
+cdef int configure(line_t *line, dict settings) except -1      # by name; those that are given
+cdef dict line_stats(const line_t *line)
+
+
 cdef class FaultInjector(Wrapper):
     cdef fault_t state
     cdef readonly object seed
