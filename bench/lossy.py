@@ -56,6 +56,8 @@ class KernelEnd:
                 raise OSError(ctypes.get_errno(), "no network namespace: " + os.strerror(ctypes.get_errno()))
             try:
                 self.inside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+                with contextlib.suppress(OSError), open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w") as f:
+                    f.write("1")                       # or it asks for routers
                 self.link = Tun("wire0")
                 command("ip", "address", "add", f"{address}/24", "dev", "wire0")
                 command("ip", "link", "set", "wire0", "mtu", str(mtu), "txqueuelen", "10000", "up")
