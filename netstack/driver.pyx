@@ -28,10 +28,11 @@ from netstack.doorbells cimport (
 )
 from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link
 from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
-from netstack.sock cimport EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
+from netstack.sock cimport EVENT_ERR, EVENT_FINISHED, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now
 from netstack.stack.sockets cimport (
     sock_close,
+    sock_finished,
     sock_lend_filled,
     sock_lend_taken,
     sock_local,
@@ -284,6 +285,8 @@ cdef bint waiter_ready(driver_t *d, waiter_t *w) noexcept nogil:
         return True
     if w.lent and sock_lend_filled(d.stack, o.sock):
         return True
+    if w.events == EVENT_FINISHED:
+        return sock_finished(o.sock)
     return (sock_poll(d.stack, o.sock) & (w.events | EVENT_ERR | EVENT_HUP)) != 0
 
 

@@ -28,6 +28,8 @@ cdef class Handle:
     cdef object not_now(self)
     cdef int64_t deadline(self)
     cdef int wait_for(self, unsigned int events, int64_t deadline, int *step) except -1
+    cdef int linger(self) except -1
+    cdef void release(self) noexcept
     cdef ssize_t receive(self, unsigned char *data, size_t n, int flags, endpoint_t *src) except -1
     cdef ssize_t transmit(self, const unsigned char *data, size_t n, int flags, const endpoint_t *to, bint everything,
                           str operation) except -1

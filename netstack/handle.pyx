@@ -31,6 +31,7 @@ from netstack.calls cimport (
     try_send,
     wait_events,
 )
+from netstack.clock cimport NS_PER_S
 from netstack.driver cimport (
     WAIT_DEAD,
     WAIT_INTERRUPTED,
@@ -52,7 +53,7 @@ from netstack.driver cimport (
 )
 from netstack.link.link cimport NEVER
 from netstack.readiness cimport READY_EVENT, READY_PAIR
-from netstack.sock cimport EVENT_IN, EVENT_OUT, SOCK_TCP, sock_t
+from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_set_now
 from netstack.stack.sockets cimport (
     sock_accept,
@@ -69,6 +70,7 @@ from netstack.stack.sockets cimport (
     sock_shutdown,
     sock_take_error,
 )
+from netstack.tcp.tcb cimport ESTABLISHED, TF_LINGER, receive_end, tcb_t
 
 import math
 import os
@@ -454,6 +456,38 @@ cdef class Handle:
         cdef sock_t *sock
         if d == NULL or o.sock == NULL or driver_forked(d):
             return
+        if o.sock.kind == SOCK_TCP and (<tcb_t *> o.sock).flags & TF_LINGER:
+            try:
+                self.linger()
+            finally:
+                self.release()
+        else:
+            self.release()
+
+    cdef int linger(self) except -1:
+        """SO_LINGER: wait until the peer has everything, at most for the time the application gave."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef tcb_t *tcb
+        cdef int64_t deadline = 0
+        cdef int step = 0
+        enter(d)
+        if o.sock != NULL:
+            look(d)
+            tcb = <tcb_t *> o.sock
+            if tcb.linger_s and tcb.state >= ESTABLISHED and receive_end(tcb) == tcb.rcv_read:
+                deadline = park_now_ns() + <int64_t> tcb.linger_s * NS_PER_S
+                sock_shutdown(d.stack, o.sock, 1)
+                driver_settle(d)
+        driver_unlock(d)
+        if deadline:
+            self.wait_for(EVENT_FINISHED, deadline, &step)
+        return 0
+
+    cdef void release(self) noexcept:
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef sock_t *sock
         if o.ready.kind:
             readiness_fds.discard(o.ready.fd)
         enter(d)

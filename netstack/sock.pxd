@@ -13,6 +13,7 @@ cdef enum:                       # events and poll masks: the numbers of poll(2)
     EVENT_ERR = 0x008
     EVENT_HUP = 0x010
     EVENT_RDHUP = 0x2000
+    EVENT_FINISHED = 0x4000      # not poll's: all that was sent, the FIN too, is acknowledged (SO_LINGER waits for it)
 
 cdef enum:                       # sock_t.flags
     SF_REUSEADDR = 1

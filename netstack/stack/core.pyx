@@ -37,7 +37,7 @@ from netstack.tcp.output cimport (
 )
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init,
+    ACK, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TM_RCVBUF_SET, TM_SNDBUF_SET, bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init,
     want_output,
 )
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
@@ -203,6 +203,10 @@ cdef tcb_t *on_spawn(void *context, tcb_t *listener, const segment_t *seg) noexc
     child.ttl = listener.ttl
     child.tos = listener.tos
     child.user_mss = listener.user_mss
+    child.modes = listener.modes & (TM_SNDBUF_SET | TM_RCVBUF_SET)
+    child.notsent_lowat = listener.notsent_lowat
+    child.fin_timeout_ms = listener.fin_timeout_ms
+    child.window_clamp = listener.window_clamp
     child.linger_s = listener.linger_s
     child.user_timeout_ms = listener.user_timeout_ms
     child.keepalive_idle_s = listener.keepalive_idle_s

@@ -6,16 +6,17 @@ from libc.string cimport memcpy, memset, strlen
 
 from netstack.clock cimport NS_PER_MS
 from netstack.sock cimport (
-    SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_TCP,
+    EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_TCP, sock_event,
 )
 from netstack.stack.core cimport stack_link_mss
+from netstack.tcp.buffers cimport send_writable
 from netstack.tcp.congestion.controller cimport congestion_find
 from netstack.tcp.connection cimport keepalive_start
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT, TF_CORK,
-    TF_IN_RECOVERY, TF_LINGER, TF_MORE, TF_NODELAY, TF_QUICKACK, TF_RTO_RECOVERY, TF_SACK_OK, TF_TS_OK, TF_WS_OK,
-    TIME_WAIT, congestion_ops_t, data_end, send_segment_limit, tcb_t, tcp_config_t, want_output,
+    TF_IN_RECOVERY, TF_LINGER, TF_MORE, TF_NODELAY, TF_RTO_RECOVERY, TF_SACK_OK, TF_TS_OK, TF_WS_OK,
+    TF_ACK_NOW, TF_WANT_WRITE, TIME_WAIT, TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, data_end, send_segment_limit, tcb_t, tcp_config_t, want_output,
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
 
@@ -45,15 +46,19 @@ cdef enum:
     TCP_KEEPINTVL = 5
     TCP_KEEPCNT = 6
     TCP_SYNCNT = 7
+    TCP_LINGER2 = 8
+    TCP_WINDOW_CLAMP = 10
     TCP_INFO = 11
     TCP_QUICKACK = 12
     TCP_CONGESTION = 13
     TCP_USER_TIMEOUT = 18
+    TCP_NOTSENT_LOWAT = 25
     IP_TOS = 1
     IP_TTL = 2
     IPV6_V6ONLY = 26
     BUFFER_MIN = 4096            # bytes; below it a window could not hold two segments
     BUFFER_MAX = 1 << 29
+    FIN_TIMEOUT_MAX_S = 120
 
 
 cdef inline void set_flag(tcb_t *tcb, uint32_t flag, bint on) noexcept nogil:
@@ -121,11 +126,13 @@ cdef int set_socket_level(stack_t *stack, sock_t *sock, tcb_t *tcb, int name, in
     elif name == SO_SNDBUF:
         if tcb != NULL:
             tcb.snd_wanted = buffer_size(v)
+            tcb.modes |= TM_SNDBUF_SET
         else:
             (<udp_endpoint_t *> sock).sndbuf = buffer_size(v)
     elif name == SO_RCVBUF:
         if tcb != NULL:
             tcb.rcv_wanted = buffer_size(v)
+            tcb.modes |= TM_RCVBUF_SET
         else:
             (<udp_endpoint_t *> sock).rcvbuf = buffer_size(v)
     elif name == SO_LINGER and n >= 8:
@@ -152,7 +159,12 @@ cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept
         if not v and tcb.state >= ESTABLISHED:
             want_output(tcb)
     elif name == TCP_QUICKACK:
-        set_flag(tcb, TF_QUICKACK, v)
+        # As Linux: on, the next segments are acknowledged at once, and what is owed now; off, delayed until data goes the
+        # other way. Neither lasts.
+        tcb.quickack = tcb.tcp.config.quickack_segments if v & 1 else 0
+        if v & 1 and tcb.ack_pending and tcb.state >= ESTABLISHED:
+            tcb.flags |= TF_ACK_NOW
+            want_output(tcb)
     elif name == TCP_MAXSEG:
         if v < 88 or v > 32767:
             return -EINVAL
@@ -174,6 +186,21 @@ cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept
         if v < 0:
             return -EINVAL
         tcb.user_timeout_ms = v
+    elif name == TCP_NOTSENT_LOWAT:
+        tcb.notsent_lowat = <uint32_t> v if v > 0 else 0
+        if tcb.flags & TF_WANT_WRITE and send_writable(tcb):
+            sock_event(&stack.tcp.events, &tcb.sock, EVENT_OUT)
+    elif name == TCP_LINGER2:
+        if v < 0:
+            tcb.fin_timeout_ms = 0
+        elif v == 0:
+            tcb.fin_timeout_ms = stack.tcp.config.fin_timeout_ms
+        else:
+            tcb.fin_timeout_ms = <uint32_t> (v if v < FIN_TIMEOUT_MAX_S else FIN_TIMEOUT_MAX_S) * 1000
+    elif name == TCP_WINDOW_CLAMP:
+        if v == 0 and tcb.state != CLOSED:
+            return -EINVAL
+        tcb.window_clamp = 0 if v <= 0 else (v if v > BUFFER_MIN // 2 else BUFFER_MIN // 2)
     elif name == TCP_SYNCNT:
         return 0 if 1 <= v <= 127 else -EINVAL
     else:
@@ -261,7 +288,7 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
         elif name == TCP_CORK:
             v = (tcb.flags & TF_CORK) != 0
         elif name == TCP_QUICKACK:
-            v = 1 if tcb.quickack or tcb.flags & TF_QUICKACK else 0
+            v = 1 if tcb.quickack else 0
         elif name == TCP_MAXSEG:
             v = send_segment_limit(tcb)
             if tcb.state in (CLOSED, LISTEN) and tcb.user_mss:
@@ -276,6 +303,12 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
             v = stack.tcp.config.syn_retries
         elif name == TCP_USER_TIMEOUT:
             v = tcb.user_timeout_ms
+        elif name == TCP_NOTSENT_LOWAT:
+            v = tcb.notsent_lowat
+        elif name == TCP_LINGER2:
+            v = tcb.fin_timeout_ms // 1000 if tcb.fin_timeout_ms else -1
+        elif name == TCP_WINDOW_CLAMP:
+            v = tcb.window_clamp
         elif name == TCP_CONGESTION:
             memset(info, 0, 16)
             memcpy(info, tcb.cc_ops.name, strlen(tcb.cc_ops.name))
@@ -406,6 +439,10 @@ SYSCTLS = {
     "net.core.rmem_max": (BUFFER_MIN, BUFFER_MAX),
     "net.core.wmem_default": (BUFFER_MIN, BUFFER_MAX),
     "net.core.wmem_max": (BUFFER_MIN, BUFFER_MAX),
+    "net.ipv4.tcp_moderate_rcvbuf": (0, 1),
+    "net.ipv4.tcp_notsent_lowat": (0, 0xffffffff),
+    "net.ipv4.tcp_rmem": None,
+    "net.ipv4.tcp_wmem": None,
     "net.ipv4.ip_local_port_range": None,
     "net.ipv4.tcp_congestion_control": None,
 }
@@ -436,6 +473,15 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         if not 1 <= low < high <= 65535:
             raise ValueError(f"{name} = {value}: two ports, low and high")
         c.port_first, c.port_last = low, high
+        return 0
+    if name in ("net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"):
+        low, middle, high = (int(v) for v in (value.split() if isinstance(value, str) else value))
+        if not 1 <= low <= middle <= high <= BUFFER_MAX:
+            raise ValueError(f"{name} = {value}: three sizes in bytes, rising: smallest, default, largest")
+        if name == "net.ipv4.tcp_rmem":
+            c.rmem_default, c.rmem_max = middle, high
+        else:
+            c.wmem_default, c.wmem_max = middle, high
         return 0
     value = int(value)
     check_range(name, value)
@@ -470,6 +516,10 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         c.keepalive_probes = value
     elif short == "tcp_min_snd_mss":
         c.min_snd_mss = value
+    elif short == "tcp_moderate_rcvbuf":
+        c.moderate_rcvbuf = value
+    elif short == "tcp_notsent_lowat":
+        c.notsent_lowat = 0 if value == 0xffffffff else value
     elif short == "tcp_rto_min_us":
         c.rto_min_ms = value // 1000
     elif short == "somaxconn":
@@ -500,5 +550,7 @@ cdef object sysctl_get(stack_t *stack, str name):
         "tcp_min_snd_mss": c.min_snd_mss, "tcp_rto_min_us": c.rto_min_ms * 1000, "somaxconn": c.somaxconn,
         "rmem_default": c.rmem_default, "rmem_max": c.rmem_max, "wmem_default": c.wmem_default,
         "wmem_max": c.wmem_max, "ip_local_port_range": (c.port_first, c.port_last),
+        "tcp_moderate_rcvbuf": c.moderate_rcvbuf, "tcp_notsent_lowat": c.notsent_lowat or 0xffffffff,
+        "tcp_rmem": (BUFFER_MIN, c.rmem_default, c.rmem_max), "tcp_wmem": (BUFFER_MIN, c.wmem_default, c.wmem_max),
         "tcp_congestion_control": stack.tcp.congestion.name.decode(),
     }[name.rpartition(".")[2]]

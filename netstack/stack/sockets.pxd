@@ -26,6 +26,7 @@ cdef ssize_t sock_recvfrom(stack_t *stack, sock_t *sock, uint8_t *data, size_t n
 cdef int sock_shutdown(stack_t *stack, sock_t *sock, int how) noexcept nogil                     # SHUT_RD 0, WR 1, RDWR 2
 cdef void sock_close(stack_t *stack, sock_t *sock) noexcept nogil     # the handle is gone; the protocol finishes alone
 cdef uint32_t sock_poll(stack_t *stack, sock_t *sock) noexcept nogil  # EVENT_* that hold now
+cdef bint sock_finished(const sock_t *sock) noexcept nogil            # no FIN of ours, and no data before it, is on its way
 cdef int sock_take_error(sock_t *sock) noexcept nogil                 # SO_ERROR: read and cleared
 cdef int sock_setsockopt(stack_t *stack, sock_t *sock, int level, int name, const uint8_t *value,
                          uint32_t n) noexcept nogil

@@ -37,7 +37,7 @@ from netstack.tcp.isn cimport random_below
 from netstack.tcp.output cimport next_segment, plan_t
 from netstack.tcp.tcb cimport (
     CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_MORE, TF_SHUT_RD,
-    TF_SYN_SENT, TF_WANT_WRITE, TIME_WAIT, data_end, listener_t, receive_end, send_segment_limit, tcb_t, want_output,
+    TF_SYN_SENT, TF_WANT_WRITE, TIME_WAIT, TM_URGENT, data_end, listener_t, receive_end, send_segment_limit, tcb_t, want_output,
 )
 from netstack.udp.endpoint cimport (
     udp_endpoint_free, udp_endpoint_init, udp_endpoint_t, udp_receive,
@@ -47,6 +47,7 @@ from netstack.wire.ipv4 cimport write_ipv4
 from netstack.wire.udp cimport write_udp
 
 cdef enum:
+    MSG_OOB = 1
     MSG_PEEK = 2
     MSG_TRUNC = 0x20
     MSG_MORE = 0x8000
@@ -363,6 +364,9 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
         tcb.flags |= TF_MORE
     else:
         tcb.flags &= ~TF_MORE
+    if flags & MSG_OOB and n:
+        tcb.modes |= TM_URGENT                         # as RFC 6093 has it: in line, and everything up to its end
+        tcb.snd_up = data_end(tcb) + <uint32_t> n
     while done < n:
         fresh = send_room(tcb)
         if fresh > n - done:
@@ -396,6 +400,8 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
             want_output(tcb)
     if done < n:
         tcb.flags |= TF_WANT_WRITE
+        if flags & MSG_OOB:
+            tcb.snd_up = data_end(tcb)
     stack_settle(stack)
     if done:
         return <ssize_t> done
@@ -486,6 +492,8 @@ cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, in
     tcb = <tcb_t *> sock
     if n > 0x7fffffff:
         n = 0x7fffffff
+    if flags & MSG_OOB:
+        return -EINVAL                                 # as Linux with SO_OOBINLINE: urgent data is in the stream
     got = receive_take(tcb, data, <uint32_t> n, flags & MSG_PEEK)
     if got:
         if not flags & MSG_PEEK:
@@ -528,6 +536,11 @@ cdef ssize_t sock_recvfrom(stack_t *stack, sock_t *sock, uint8_t *data, size_t n
     if src != NULL:
         src[0] = whom
     return length if flags & MSG_TRUNC else got
+
+
+cdef bint sock_finished(const sock_t *sock) noexcept nogil:
+    cdef const tcb_t *tcb = <const tcb_t *> sock
+    return sock.kind != SOCK_TCP or tcb.state not in (FIN_WAIT_1, CLOSING, LAST_ACK, SYN_RCVD)
 
 
 cdef void sock_lend(stack_t *stack, sock_t *sock, uint8_t *data, size_t n) noexcept nogil:

@@ -7,6 +7,8 @@ from netstack.tcp.tcb cimport tcb_t, tcp_t
 
 # --- send buffer: bytes snd_una .. snd_una + snd_len (behind the SYN)
 cdef uint32_t send_room(const tcb_t *tcb) noexcept nogil
+cdef bint send_writable(const tcb_t *tcb) noexcept nogil                                        # poll(2)'s answer
+cdef void send_tune(tcb_t *tcb) noexcept nogil                                                  # a writer waits: is it the buffer?
 cdef int send_reserve(tcb_t *tcb, uint32_t n) noexcept nogil                                    # 0, or -1: no memory
 cdef void send_append(tcb_t *tcb, const uint8_t *data, uint32_t n) noexcept nogil               # after send_reserve
 cdef uint32_t send_append_and_copy(tcb_t *tcb, uint8_t *to, const uint8_t *data, uint32_t n,
@@ -20,5 +22,6 @@ cdef uint32_t receive_store_and_sum(tcb_t *tcb, uint32_t seq, const uint8_t *dat
 cdef void receive_store(tcb_t *tcb, uint32_t seq, const uint8_t *data, uint32_t n) noexcept nogil
 cdef uint32_t receive_take(tcb_t *tcb, uint8_t *to, uint32_t n, bint peek) noexcept nogil
 cdef void receive_shrink(tcb_t *tcb) noexcept nogil                                             # when empty
+cdef void receive_tune(tcb_t *tcb) noexcept nogil                                               # the application took data
 cdef void buffers_free(tcb_t *tcb) noexcept nogil
 cdef void pool_free(tcp_t *tcp) noexcept nogil

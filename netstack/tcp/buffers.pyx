@@ -6,10 +6,11 @@ data holds no buffer. Buffers given back wait in a small pool, so that short sil
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from netstack.tcp.tcb cimport receive_end
+from netstack.tcp.seq cimport seq_gt
+from netstack.tcp.tcb cimport TM_RCVBUF_SET, TM_SNDBUF_SET, data_end, receive_end
 from netstack.wire.checksum cimport (
     checksum_and_copy, checksum_and_copy2, checksum_and_copy2_nt, checksum_and_copy_nt, checksum_combine, copy_bytes,
 )
@@ -90,7 +91,34 @@ cdef void ring_move(uint8_t *to, uint32_t to_capacity, const uint8_t *ring, uint
 
 cdef uint32_t send_room(const tcb_t *tcb) noexcept nogil:
     """Bytes the application may still put in."""
-    return tcb.snd_wanted - tcb.snd_len if tcb.snd_len < tcb.snd_wanted else 0
+    cdef uint32_t room = tcb.snd_wanted - tcb.snd_len if tcb.snd_len < tcb.snd_wanted else 0, unsent
+    if tcb.notsent_lowat:
+        unsent = unsent_bytes(tcb)
+        if unsent >= tcb.notsent_lowat:
+            return 0
+        if room > tcb.notsent_lowat - unsent:
+            room = tcb.notsent_lowat - unsent
+    return room
+
+
+cdef inline uint32_t unsent_bytes(const tcb_t *tcb) noexcept nogil:
+    return data_end(tcb) - tcb.snd_nxt if seq_gt(data_end(tcb), tcb.snd_nxt) else 0
+
+
+cdef bint send_writable(const tcb_t *tcb) noexcept nogil:
+    """A third of the buffer is free, and less than half of TCP_NOTSENT_LOWAT waits to be sent."""
+    if tcb.notsent_lowat and 2 * <uint64_t> unsent_bytes(tcb) >= tcb.notsent_lowat:
+        return False
+    return tcb.snd_len < tcb.snd_wanted and 3 * <uint64_t> (tcb.snd_wanted - tcb.snd_len) >= tcb.snd_wanted
+
+
+cdef void send_tune(tcb_t *tcb) noexcept nogil:
+    """Let the send buffer hold twice what the network holds, while it is all in flight and both windows would take more:
+    then the buffer is what limits. Up to tcp_wmem, unless the application chose a size."""
+    cdef uint32_t window = tcb.cc.cwnd if tcb.cc.cwnd < tcb.snd_wnd else tcb.snd_wnd, most = tcb.tcp.config.wmem_max
+    if tcb.modes & TM_SNDBUF_SET or unsent_bytes(tcb) or tcb.snd_wanted >= most or window <= tcb.snd_wanted // 2:
+        return
+    tcb.snd_wanted = 2 * window if window < most // 2 else most
 
 
 cdef int send_reserve(tcb_t *tcb, uint32_t n) noexcept nogil:
@@ -218,6 +246,28 @@ cdef uint32_t receive_take(tcb_t *tcb, uint8_t *to, uint32_t n, bint peek) noexc
         tcb.rcv_read += n
         receive_shrink(tcb)
     return n
+
+
+cdef void receive_tune(tcb_t *tcb) noexcept nogil:
+    """Dynamic right-sizing (Fisk and Feng): the window becomes twice what the application took in the last round trip, and
+    leaves room for a sender in slow start. It only grows, up to tcp_rmem, unless the application chose a size."""
+    cdef int64_t now = tcb.tcp.now_ns, rtt = tcb.rcv_rtt_ns if tcb.rcv_rtt_ns else tcb.srtt_ns
+    cdef uint32_t taken = tcb.rcv_read - tcb.tune_seq, most = tcb.tcp.config.rmem_max
+    cdef uint64_t window
+    if now - tcb.tune_ns < rtt or rtt == 0:
+        return
+    if taken > tcb.tune_space and tcb.tune_ns:
+        if tcb.tcp.config.moderate_rcvbuf and not tcb.modes & TM_RCVBUF_SET:
+            window = 2 * <uint64_t> taken + 16 * tcb.mss
+            if tcb.tune_space:
+                window += 2 * (window * (taken - tcb.tune_space) // tcb.tune_space)
+            if window > most:
+                window = most
+            if window > tcb.rcv_wanted:
+                tcb.rcv_wanted = <uint32_t> window
+        tcb.tune_space = taken
+    tcb.tune_seq = tcb.rcv_read
+    tcb.tune_ns = now
 
 
 cdef void receive_shrink(tcb_t *tcb) noexcept nogil:

@@ -9,13 +9,13 @@ from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.sock cimport (
     EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event,
 )
-from netstack.tcp.buffers cimport buffers_free, receive_take, send_room
+from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send_writable
 from netstack.tcp.isn cimport choose_isn, timestamp_now
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
     SYN_SENT, TF_ACCEPTED, TF_ACK_NOW, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_LINGER, TF_OUTPUT,
-    TF_PASSIVE, TF_QUICKACK, TF_SACK_OK, TF_SHUT_RD, TF_TS_OK, TF_WS_OK, TIME_WAIT, bare_t, receive_end, want_output,
+    TF_PASSIVE, TF_SACK_OK, TF_SHUT_RD, TF_TS_OK, TF_WS_OK, TIME_WAIT, TM_URGENT, bare_t, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_remove, timer_update
 
@@ -38,7 +38,7 @@ cdef uint8_t window_shift(const tcb_t *tcb) noexcept nogil:
 cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
     """A socket whose connection failed may connect again: settings stay, the rest is as new."""
     buffers_free(tcb)
-    tcb.flags &= INHERITED_FLAGS | TF_QUICKACK | TF_OUTPUT | TF_IN_DEMUX
+    tcb.flags &= INHERITED_FLAGS | TF_OUTPUT | TF_IN_DEMUX
     tcb.retries = 0
     tcb.syn_retries = 0
     tcb.keepalive_probes = 0
@@ -49,6 +49,9 @@ cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
     tcb.rto_ns = NS_PER_S                  # RFC 6298 section 2.1
     tcb.last_send_ns = 0
     tcb.ack_pending = 0
+    tcb.modes &= ~TM_URGENT
+    tcb.tune_space = 0
+    tcb.rcv_rtt_ns = 0
     tcb.quickack = tcb.tcp.config.quickack_segments
 
 
@@ -145,6 +148,8 @@ cdef void connection_established(tcb_t *tcb) noexcept nogil:
     tcb.state_deadline = 0
     tcb.recover = tcb.snd_una - 1
     tcb.snd_small = tcb.snd_una
+    tcb.tune_seq = tcb.rcv_read
+    tcb.tune_ns = tcp.now_ns
     if tcb.sock.flags & SF_KEEPALIVE:
         keepalive_start(tcb)
     sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
@@ -281,8 +286,14 @@ cdef void connection_close(tcb_t *tcb) noexcept nogil:
         return
     connection_shutdown_write(tcb)
     if tcb.state == FIN_WAIT_2:
-        tcb.state_deadline = tcp.now_ns + <int64_t> tcp.config.fin_timeout_ms * NS_PER_MS
+        tcb.state_deadline = tcp.now_ns + <int64_t> tcb.fin_timeout_ms * NS_PER_MS
         timer_update(tcb)
+
+
+cdef inline uint32_t receive_space(const tcb_t *tcb) noexcept nogil:
+    """What the window may say: the receive buffer less what the application has not read."""
+    cdef uint32_t held = tcb.rcv_nxt - tcb.rcv_read, space = tcb.rcv_wanted - held if held < tcb.rcv_wanted else 0
+    return tcb.window_clamp if tcb.window_clamp and space > tcb.window_clamp else space
 
 
 cdef void connection_consumed(tcb_t *tcb) noexcept nogil:
@@ -290,7 +301,8 @@ cdef void connection_consumed(tcb_t *tcb) noexcept nogil:
     cdef uint32_t free_bytes, offered, threshold
     if tcb.state < ESTABLISHED or tcb.state > FIN_WAIT_2 or tcb.flags & TF_FIN_RECEIVED:
         return
-    free_bytes = tcb.rcv_wanted - (tcb.rcv_nxt - tcb.rcv_read) if tcb.rcv_nxt - tcb.rcv_read < tcb.rcv_wanted else 0
+    receive_tune(tcb)
+    free_bytes = receive_space(tcb)
     offered = tcb.rcv_adv - tcb.rcv_nxt
     if free_bytes > <uint32_t> 65535 << tcb.rcv_wscale:
         free_bytes = <uint32_t> 65535 << tcb.rcv_wscale      # more the field cannot say
@@ -306,8 +318,7 @@ cdef void connection_consumed(tcb_t *tcb) noexcept nogil:
 
 cdef uint16_t receive_window_field(tcb_t *tcb, bint syn) noexcept nogil:
     """The window field, by which ``rcv_adv`` moves: never to the left, and to the right only by enough (RFC 9293 section 3.8.6.2.2)."""
-    cdef uint32_t held = tcb.rcv_nxt - tcb.rcv_read
-    cdef uint32_t space = tcb.rcv_wanted - held if held < tcb.rcv_wanted else 0
+    cdef uint32_t space = receive_space(tcb)
     cdef uint32_t offered, window, step, field
     if tcb.state == SYN_SENT:
         return <uint16_t> (space if space < 65535 else 65535)
@@ -350,7 +361,7 @@ cdef uint32_t connection_poll(const tcb_t *tcb) noexcept nogil:
         mask |= EVENT_OUT                  # a write would not block: it fails with EPIPE
         if tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD):
             mask |= EVENT_HUP
-    elif 3 * send_room(tcb) >= tcb.snd_wanted:
+    elif send_writable(tcb):
         mask |= EVENT_OUT
     return mask
 

@@ -15,9 +15,9 @@ from netstack.counters cimport (
     DROP_NONE, DROP_TCP_ACK, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM, DROP_TCP_CLOSED, DROP_TCP_DUPLICATE, DROP_TCP_FLAGS,
     DROP_TCP_NO_PORT, DROP_TCP_OOO_LIMIT, DROP_TCP_OUT_OF_MEMORY, DROP_TCP_PAWS, DROP_TCP_SEQUENCE,
 )
-from netstack.sock cimport EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event
+from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event
 from netstack.tcp.buffers cimport (
-    receive_reserve, receive_shrink, receive_store, receive_store_and_sum, send_acknowledged, send_room,
+    receive_reserve, receive_shrink, receive_store, receive_store_and_sum, send_acknowledged, send_tune, send_writable,
 )
 from netstack.tcp.connection cimport (
     connection_abort, connection_established, connection_finished, connection_options, connection_time_wait, lent_drain,
@@ -31,7 +31,7 @@ from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, PSH, RST,
     SCRATCH_BYTES, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
-    TF_IN_RECOVERY, TF_PASSIVE, TF_PERSIST, TF_QUICKACK, TF_RTT_TIMING, TF_RTX_HEAD, TF_SYN_SENT, TF_TS_OK,
+    TF_IN_RECOVERY, TF_PASSIVE, TF_PERSIST, TF_RTT_TIMING, TF_RTX_HEAD, TF_SYN_SENT, TF_TS_OK,
     TF_WANT_WRITE, TIME_WAIT, data_end, rate_sample_t, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -129,6 +129,8 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if seg.has_ts and seq_le(seg.seq, tcb.rcv_acked):
         tcb.ts_recent = seg.tsval
         tcb.ts_recent_ns = tcp.now_ns
+    if n and seg.tsecr != tcb.tune_tsecr and seg.has_ts:
+        receiver_round_trip(tcb, seg)
     if seg.ack != tcb.snd_una or seg.wnd << tcb.snd_wscale != tcb.snd_wnd or n == 0:
         acknowledge(tcb, seg)
     if n:
@@ -414,8 +416,9 @@ cdef void after_ack(tcb_t *tcb) noexcept nogil:
         return
     if tcb.state == FIN_WAIT_1:
         tcb.state = FIN_WAIT_2
+        sock_event(&tcb.tcp.events, &tcb.sock, EVENT_FINISHED)
         if tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL:
-            tcb.state_deadline = tcb.tcp.now_ns + <int64_t> tcb.tcp.config.fin_timeout_ms * NS_PER_MS
+            tcb.state_deadline = tcb.tcp.now_ns + <int64_t> tcb.fin_timeout_ms * NS_PER_MS
     elif tcb.state == CLOSING:
         connection_time_wait(tcb)
     elif tcb.state == LAST_ACK:
@@ -480,9 +483,25 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcb.rtx_deadline = 0 if tcb.snd_una == tcb.snd_nxt else tcp.now_ns + tcb.rto_ns
     if tcb.snd_len or tcb.flags & TF_FIN_QUEUED:
         want_output(tcb)
-    if tcb.flags & TF_WANT_WRITE and 3 * send_room(tcb) >= tcb.snd_wanted:
-        tcb.flags &= ~TF_WANT_WRITE
-        sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
+    if tcb.flags & TF_WANT_WRITE:
+        send_tune(tcb)
+        if send_writable(tcb):
+            tcb.flags &= ~TF_WANT_WRITE
+            sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
+
+
+cdef void receiver_round_trip(tcb_t *tcb, const segment_t *seg) noexcept nogil:
+    """How long the answer to what we echoed takes: what the receive buffer is tuned by. Below the clock's millisecond the
+    sender's own estimate serves instead."""
+    cdef int32_t ms = <int32_t> (timestamp_now(tcb) - seg.tsecr)
+    cdef int64_t rtt = <int64_t> ms * NS_PER_MS
+    tcb.tune_tsecr = seg.tsecr
+    if ms < 0 or ms >= 120000 or seg.tsecr == 0:
+        return
+    if ms == 0 or tcb.rcv_rtt_ns == 0 or rtt < tcb.rcv_rtt_ns:
+        tcb.rcv_rtt_ns = rtt
+    else:
+        tcb.rcv_rtt_ns += (rtt - tcb.rcv_rtt_ns) // 8
 
 
 # --- text and FIN -----------------------------------------------------------------------------------------------------
@@ -501,7 +520,7 @@ cdef void schedule_ack(tcb_t *tcb, uint32_t n) noexcept nogil:
         tcb.quickack -= 1
         tcb.flags |= TF_ACK_NOW
         want_output(tcb)
-    elif tcb.ack_pending >= 2 or n >= 2 * tcb.mss or tcb.flags & TF_QUICKACK:
+    elif tcb.ack_pending >= 2 or n >= 2 * tcb.mss:
         tcb.flags |= TF_ACK_NOW
         want_output(tcb)
     elif not tcb.ack_deadline:

@@ -5,8 +5,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from netstack.address cimport address_is_v4, address_t, address_v4
 from netstack.clock cimport NS_PER_MS, NS_PER_S
-from netstack.sock cimport SF_ORPHAN
-from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out
+from netstack.sock cimport EVENT_OUT, SF_ORPHAN, sock_event
+from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out, send_writable
 from netstack.tcp.connection cimport connection_abort, receive_window_field
 from netstack.tcp.isn cimport timestamp_now
 from netstack.tcp.recovery cimport recovery_on_timeout
@@ -15,13 +15,13 @@ from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN, FIN_WAIT_2, LISTEN, PSH, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_CORK,
     TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_IN_RECOVERY, TF_MORE, TF_RTO_RECOVERY, TF_NODELAY, TF_PERSIST, TF_PROBE, TF_RTT_TIMING, TF_RTX_HEAD, TF_SACK_OK,
-    TF_SYN_SENT, TF_TS_OK, TF_WS_OK, TIME_WAIT, data_end, send_segment_limit, tcp_t, want_output,
+    TF_SYN_SENT, TF_TS_OK, TF_WANT_WRITE, TF_WS_OK, TIME_WAIT, TM_URGENT, URG, data_end, send_segment_limit, tcp_t, want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport (
     checksum_combine, checksum_finish, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
 )
-from netstack.wire.byte_order cimport store_native16
+from netstack.wire.byte_order cimport store_be16, store_native16
 from netstack.wire.tcp cimport tcp_options_length, write_tcp, write_tcp_options
 
 
@@ -213,11 +213,23 @@ cdef inline uint32_t pseudo_sum(const address_t *src, const address_t *dst, uint
     return checksum_pseudo_ipv6(<const uint8_t *> src, <const uint8_t *> dst, 6, length)
 
 
+cdef void write_urgent(tcb_t *tcb, const plan_t *plan, uint8_t *head) noexcept nogil:
+    """URG and the pointer to the byte after the urgent data (RFC 6093 section 3.1), at most 65,535 ahead."""
+    cdef uint32_t distance = tcb.snd_up - plan.seq
+    if not seq_lt(tcb.snd_una, tcb.snd_up):
+        tcb.modes &= ~TM_URGENT            # all of it has arrived
+    elif seq_lt(plan.seq, tcb.snd_up):
+        head[13] |= URG
+        store_be16(head + 18, <uint16_t> (distance if distance < 65535 else 65535))
+
+
 cdef void write_header(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint32_t payload_sum) noexcept nogil:
     cdef uint32_t total
     write_tcp(head, tcb.lport, tcb.rport, plan.seq, tcb.rcv_nxt if plan.flags & ACK else 0,
               <uint8_t> plan.header_length, plan.flags, receive_window_field(tcb, plan.flags & SYN))
     write_tcp_options(head + 20, &plan.options)
+    if tcb.modes & TM_URGENT:
+        write_urgent(tcb, plan, head)
     total = checksum_combine(payload_sum, checksum_partial(head, plan.header_length), 0)
     total = checksum_combine(total, pseudo_sum(&tcb.local, &tcb.remote, plan.header_length + plan.length), 0)
     store_native16(head + 16, checksum_finish(total))
@@ -310,6 +322,9 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         tcb.bytes_sent += occupied
         tcp.counters.tcp_payload_out += occupied
         tcb.snd_nxt = end
+        if tcb.notsent_lowat and tcb.flags & TF_WANT_WRITE and send_writable(tcb):
+            tcb.flags &= ~TF_WANT_WRITE
+            sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
     if not tcb.rtx_deadline or tcb.flags & TF_PERSIST:
         tcb.flags &= ~TF_PERSIST
         tcb.rtx_deadline = tcp.now_ns + tcb.rto_ns

@@ -47,7 +47,6 @@ cdef enum:                       # tcb_t.flags: what happened to this connection
     TF_RTO_RECOVERY = 0x0400     # going back over everything up to recover after a timeout
     TF_OUTPUT = 0x0800           # in the output list
     TF_PASSIVE = 0x1000          # came from a listener
-    TF_CLAIM_FAILED = 0x2000     # the link was full: try again at the next pass
     TF_RTT_TIMING = 0x4000       # rtt_seq is being timed
     TF_PERSIST = 0x8000          # rtx_deadline is the persist timer
     TF_WANT_WRITE = 0x10000      # a writer was told "full": tell it when there is room
@@ -55,16 +54,18 @@ cdef enum:                       # tcb_t.flags: what happened to this connection
     TF_IN_DEMUX = 0x40000
     TF_CORK = 0x80000
     TF_MORE = 0x100000           # the last write said MSG_MORE
-    TF_RESET_SENT = 0x200000
-    TF_WINDOW_UPDATE = 0x400000  # the application freed enough room to say so
     TF_NODELAY = 0x800000
     TF_LINGER = 0x1000000        # SO_LINGER is on
-    TF_QUICKACK = 0x2000000      # TCP_QUICKACK set by the application
     TF_RTX_HEAD = 0x4000000      # send the segment at snd_una again, whatever cwnd says
     TF_PROBE = 0x8000000         # send a probe (persist or keepalive): an old sequence number, no data
     TF_IN_ACCEPT = 0x20000000    # in its listener's accept queue (else, with a parent, among the embryonic)
     TF_FORCE = 0x40000000        # send a small segment now: the override of silly window avoidance
     TF_SYN_SENT = 0x10000000     # our SYN (or SYN,ACK) was sent at least once
+
+cdef enum:                       # tcb_t.modes
+    TM_URGENT = 0x0001           # bytes up to snd_up are urgent (RFC 6093)
+    TM_SNDBUF_SET = 0x0002       # the application chose SO_SNDBUF: no tuning
+    TM_RCVBUF_SET = 0x0004       # SO_RCVBUF
 
 cdef enum:                       # of a listener's flags, those its connections begin with
     INHERITED_FLAGS = TF_NODELAY | TF_CORK | TF_LINGER
@@ -239,6 +240,17 @@ cdef struct tcb_t:
     uint32_t linger_s
     uint32_t user_timeout_ms
     address_t next_hop
+    uint16_t modes               # TM_*
+    uint32_t snd_up              # SND.UP: one past the last urgent byte
+    uint32_t notsent_lowat       # TCP_NOTSENT_LOWAT: bytes not yet sent at which a writer waits; 0: none
+    uint32_t fin_timeout_ms      # TCP_LINGER2
+    uint32_t window_clamp        # TCP_WINDOW_CLAMP: the most we advertise; 0: none
+    # --- tuning of the receive buffer to what the application takes in a round trip
+    uint32_t tune_seq            # rcv_read when the interval began
+    uint32_t tune_space          # bytes taken in the best interval so far
+    uint32_t tune_tsecr          # the echo last measured
+    int64_t tune_ns              # when the interval began
+    int64_t rcv_rtt_ns           # round trip as the receiver sees it; 0: unknown
     # --- listening
     listener_t *listener         # of a LISTEN socket
     tcb_t *parent                # of a child not yet accepted
@@ -287,6 +299,8 @@ cdef struct tcp_config_t:
     uint8_t retries2
     uint8_t orphan_retries
     uint8_t quickack_segments
+    uint8_t moderate_rcvbuf
+    uint32_t notsent_lowat
     uint32_t rmem_default
     uint32_t rmem_max
     uint32_t wmem_default

@@ -20,6 +20,7 @@ cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
     config.retries2 = 15                   # R2 of RFC 9293 section 3.8.3, at least 100 s
     config.orphan_retries = 8
     config.quickack_segments = 16
+    config.moderate_rcvbuf = 1
     config.rmem_default = 1 << 20          # bytes
     config.rmem_max = 6 << 20
     config.wmem_default = 1 << 20
@@ -57,6 +58,8 @@ cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
     tcb.keepalive_interval_s = <unsigned short> tcp.config.keepalive_intvl_s
     tcb.keepalive_count = <unsigned char> tcp.config.keepalive_probes
     tcb.route_interface = 255
+    tcb.notsent_lowat = tcp.config.notsent_lowat
+    tcb.fin_timeout_ms = tcp.config.fin_timeout_ms
     tcp.tcb_count += 1
 
 

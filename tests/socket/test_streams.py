@@ -333,6 +333,50 @@ def test_closing_with_unread_data_resets(pair):
         client.send(b"x")
 
 
+def closing(sock):
+    """Close in a thread: the thread, and the event that says it is done."""
+    done = threading.Event()
+
+    def close():
+        sock.close()
+        done.set()
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    return thread, done
+
+
+def fill(sock, *, seconds):
+    """SO_LINGER, and as much as both buffers take; how many bytes."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    sock.setblocking(False)
+    total = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            total += sock.send(bytes(65536))
+    sock.setblocking(True)
+    return total
+
+
+def test_close_lingers_until_the_peer_has_everything(pair):
+    client, server = pair
+    total = fill(client, seconds=20)
+    thread, done = closing(client)
+    assert not done.wait(0.2)               # the peer's buffer is full: it cannot have everything
+    assert len(reads_all(server)) == total
+    thread.join(LIMIT)
+    assert done.is_set()
+
+
+def test_close_lingers_no_longer_than_it_was_told_and_nothing_is_lost(pair):
+    client, server = pair
+    total = fill(client, seconds=1)
+    thread, done = closing(client)
+    assert done.wait(LIMIT)
+    thread.join()
+    assert len(reads_all(server)) == total
+
+
 def test_a_linger_of_zero_resets(pair):
     client, server = pair
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
