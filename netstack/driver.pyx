@@ -725,13 +725,17 @@ cdef class Driver:
             check_signals()
 
     def counters(self):
-        """Who drove: segments by caller and by service thread, sleeps, spins, wake-ups. All since the start."""
+        """Who drove: segments by caller and by service thread, sleeps, spins, wake-ups. All since the start.
+
+        ``ring_header_errors`` counts the records of channels that an error of the host's memory destroyed.
+        """
         cdef driver_t *d = &self.d
         return {
             "segments_by_caller": d.stack.segments_by[0], "segments_by_service": d.stack.segments_by[1],
             "leads": d.lead_count, "hand_overs": d.hand_overs, "sleeps": d.sleeps, "spin_hits": d.spin_hits,
             "follower_wakes": d.follower_wakes, "leader_kicks": d.leader_kicks, "service_kicks": d.service_kicks,
             "service_passes": d.service_passes, "service_wakes": d.service_wakes,
+            "ring_header_errors": sum([header_errors(link) for link in self.links]),
         }
 
     @property
@@ -746,6 +750,13 @@ cdef class Driver:
             o = o.next
         park_unlock(&self.d.lock)
         return n
+
+
+cdef header_errors(link):
+    """Records of a channel that an error of memory destroyed, also under wrappers."""
+    while (inner := getattr(link, "inner", None)) is not None:
+        link = inner
+    return link.stats().get("header_errors", 0) if hasattr(link, "stats") else 0
 
 
 cdef extern from "Python.h":

@@ -65,7 +65,9 @@ What to know
   by the other side, which raises `RingTruncated` here (a handler of SIGBUS is installed for that, and
   passes on what is not of a ring). ``backend="memfd"`` is sealed against truncation. In both the other
   side's indices and record headers are checked before use: a broken peer raises `RingPoisoned` and
-  cannot lead this process astray. Bytes seen through ``peek`` can change while a hostile peer writes;
+  cannot lead this process astray. A record header damaged by an error of the host's memory costs the
+  messages published from there on, told by `RingDamaged`; the bytes of a message carry no check of
+  their own. Bytes seen through ``peek`` can change while a hostile peer writes;
   ``get`` copies first.
 - Space is given back lazily, an eighth of the ring at a time or when the ring is found empty, and a
   producer that waits for space is woken when a quarter is free.
@@ -91,6 +93,7 @@ _LAZY = {
     "RegionMismatch": "rings.errors",
     "RingBusy": "rings.errors",
     "RingClosed": "rings.errors",
+    "RingDamaged": "rings.errors",
     "RingEmpty": "rings.errors",
     "RingError": "rings.errors",
     "RingForked": "rings.errors",

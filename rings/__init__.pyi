@@ -12,6 +12,7 @@ from rings.ends import send_end as send_end
 from rings.errors import RegionMismatch as RegionMismatch
 from rings.errors import RingBusy as RingBusy
 from rings.errors import RingClosed as RingClosed
+from rings.errors import RingDamaged as RingDamaged
 from rings.errors import RingEmpty as RingEmpty
 from rings.errors import RingError as RingError
 from rings.errors import RingForked as RingForked

@@ -21,7 +21,7 @@ from rings.doorbell cimport (
 )
 from rings.mapping cimport fork_count, memory_lost
 from rings.spsc_ring cimport (
-    RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_LEADER, RING_OK, ConsumerRing,
+    RING_DAMAGED, RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_LEADER, RING_OK, ConsumerRing,
     ProducerRing, ring_claim, ring_commit, ring_consumer_arm, ring_consumer_close, ring_consumer_disarm,
     ring_owner, ring_peek, ring_producer_arm, ring_producer_close,
     ring_producer_disarm, ring_producer_region_bytes, ring_record_t, ring_region_t, ring_release,
@@ -470,6 +470,7 @@ cdef class Consumer(ConsumerRing):
     cdef bint _watched
     cdef bint _armed
     cdef bint _closing           # another thread wants this end closed
+    cdef uint64_t _told          # damaged records that the caller was told of
 
     def __init__(self, region, uint64_t capacity, Doorbell data not None, Doorbell space not None):
         cdef size_t tail = ring_producer_region_bytes(capacity)
@@ -479,6 +480,7 @@ cdef class Consumer(ConsumerRing):
         self._space = space
         self.fds[:] = [-1, space.fd, -1, -1]
         self._waiting = self._watched = self._armed = self._closing = False
+        self._told = 0
         self._peer = Peer.__new__(Peer)
         self._peer.region = self.ring.theirs
         doorbell_spin_init(&self.spin, default_spin_ns())
@@ -496,10 +498,12 @@ cdef class Consumer(ConsumerRing):
 
     cdef int peek_waiting(self, ring_record_t *record, object timeout) except -1:
         """Peek, waiting for a record; raises RingEmpty when the time is over."""
-        cdef int status = ring_peek(&self.ring, record)
+        cdef int status = RING_DAMAGED
         cdef int64_t deadline
-        if status == RING_OK:
-            return 0
+        if self.ring.header_errors == self._told:
+            status = ring_peek(&self.ring, record)
+            if status == RING_OK:
+                return 0
         doorbell_space(&self.ring, self.fds)
         deadline = deadline_of(timeout)
         while status == RING_EMPTY:
@@ -511,6 +515,8 @@ cdef class Consumer(ConsumerRing):
             elif not self.wait(deadline):
                 raise RingEmpty("the ring was empty until the timeout")
             status = ring_peek(&self.ring, record)
+        if status == RING_DAMAGED:
+            self._told = self.ring.header_errors
         if status != RING_OK:
             self.failed(status)
         return 0
@@ -600,6 +606,8 @@ cdef class Consumer(ConsumerRing):
             The producer closed or died and everything was taken, or this end is closed.
         RingPoisoned
             The producer published an impossible index or record.
+        RingDamaged
+            An error of the host's memory destroyed messages; told once, and the next call goes on.
         """
         cdef ring_record_t record
         self.begin()

@@ -24,6 +24,13 @@ class RingPoisoned(RingError, ConnectionAbortedError):
     """The other end broke the format (index or record header out of bounds). Final: close the ring."""
 
 
+class RingDamaged(RingError, OSError):
+    """An error of the host's memory damaged a record; it and what was published behind it are lost.
+
+    Raised once for each such record, after the messages before it: later messages come as ever.
+    """
+
+
 class RingTruncated(RingPoisoned):
     """The other end truncated the shared memory (`backend="posix"` allows it). Final: close the ring."""
 

@@ -16,6 +16,7 @@ cdef extern from "rings/spsc_ring.h" nogil:
         RING_POISONED
         RING_INVALID
         RING_CLOSED
+        RING_DAMAGED
     enum:
         RING_PAD
         RING_FRAME
@@ -54,6 +55,8 @@ cdef extern from "rings/spsc_ring.h" nogil:
         uint64_t released
         uint64_t head
         uint64_t generation
+        uint64_t header_errors
+        uint64_t lost_bytes
         int state
         const ring_region_t *theirs
         ring_region_t *mine

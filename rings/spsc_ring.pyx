@@ -5,6 +5,8 @@
 this by the pointer to the struct inside (``spsc_ring.pxd``).
 """
 
+import errno
+
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
@@ -12,7 +14,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from rings.mapping cimport Mapping, fork_count, memory_lost, memory_watch
 
-from rings.errors import RegionMismatch, RingClosed, RingForked, RingPoisoned, RingSizeError, RingTruncated
+from rings.errors import RegionMismatch, RingClosed, RingDamaged, RingForked, RingPoisoned, RingSizeError, RingTruncated
 
 MIN_CAPACITY = RING_MIN_CAPACITY
 LEADER = RING_LEADER
@@ -329,6 +331,8 @@ cdef class ConsumerRing:
             truncated()
         if status == RING_POISONED:
             raise RingPoisoned("the producer published an impossible index or record")
+        if status == RING_DAMAGED:
+            raise RingDamaged(errno.EIO, "a record was damaged in memory, and lost with what was published behind it")
         if status == RING_CLOSED:
             raise RingClosed("the producer closed the ring, and everything in it was taken")
         raise RegionMismatch("this memory holds no ring of that capacity and version")
@@ -353,6 +357,16 @@ cdef class ConsumerRing:
         return bool(ring_producer_closed(&self.ring))
 
     @property
+    def header_errors(self):
+        """Records whose header an error of memory damaged, so far."""
+        return self.ring.header_errors
+
+    @property
+    def lost_bytes(self):
+        """Bytes of the ring that were dropped with them."""
+        return self.ring.lost_bytes
+
+    @property
     def has_data(self):
         """Something is there to take: a message, the end, or an error."""
         self.check()
@@ -367,6 +381,8 @@ cdef class ConsumerRing:
         Raises
         ------
         RingClosed, RingPoisoned
+        RingDamaged
+            Once for each record that an error of memory destroyed: peek again.
         """
         cdef ring_record_t record
         cdef int status

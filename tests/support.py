@@ -86,6 +86,13 @@ class NetNamespace:
             os.close(before)
 
 
+def record_header(index: int, length: int, kind: int = 1, body_at: int = 8, head_length: int = 0) -> int:
+    """The first word of a ring's record at `index`, check included, as ``rings/spsc_ring.h`` lays it out."""
+    fields = length | body_at // 4 << 32 | kind << 40 | head_length << 42
+    check = fields * 0x91B7584A2265B1F5 + index * 0xCD613E30D8F16ADF + 0x5BD1E995A7C6F04B
+    return fields | check & 0xFFF << 52
+
+
 @contextmanager
 def network_namespace():
     name = f"netstack-{os.getpid()}-{next(_numbers)}"

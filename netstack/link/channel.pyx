@@ -4,7 +4,8 @@
 A packet is one record of the ring: the headers are its head, the payload its body, so that the payload starts on a
 cache line of its own. What the other side writes is not trusted: the ring checks indices and record headers, here the
 length is checked, and the stack copies headers before it believes them. A record that is no packet is dropped and
-counted; a ring whose format is broken is dead for good, and so is one whose memory the other side truncated.
+counted, and so are records whose header an error of memory damaged; a ring whose format the other side broke is dead
+for good, and so is one whose memory it truncated.
 """
 
 import errno
@@ -20,7 +21,7 @@ from netstack.link.link cimport (
 from rings.doorbell cimport doorbell_drain, doorbell_flush, doorbell_now_ns, doorbell_space
 from rings.mapping cimport fork_count, memory_lost
 from rings.spsc_ring cimport (
-    ConsumerRing, ProducerRing, RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_MAX_HEAD_BYTES,
+    ConsumerRing, ProducerRing, RING_DAMAGED, RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_MAX_HEAD_BYTES,
     RING_OK, RING_POISONED, ring_claim, ring_commit, ring_consumer_arm, ring_consumer_disarm, ring_has_data,
     ring_note_streamed, ring_peek, ring_peer_cpu, ring_producer_arm_as, ring_producer_disarm, ring_record_t, ring_release,
 )
@@ -153,6 +154,8 @@ cdef int channel_receive(link_t *self, frame_t *frames, int n) noexcept nogil:
             break
         status = ring_peek(c.rx, &record)
         if status != RING_OK:
+            if status == RING_DAMAGED:            # counted there; TCP sends again what is missing
+                continue
             if status != RING_EMPTY:
                 lost(self, c, status)
             break
@@ -321,9 +324,12 @@ cdef class ChannelLink(Link):
         return self.channel.capacity
 
     def stats(self):
-        """What happened besides packets: ``malformed`` records dropped, claims ``refused`` for lack of room, and
-        whether the peer ``poisoned`` the ring or ``truncated`` its memory."""
+        """What happened besides packets: ``malformed`` records dropped, claims ``refused`` for lack of room,
+        ``header_errors`` of the host's memory with the ``lost_bytes`` of the ring they cost, and whether the peer
+        ``poisoned`` the ring or ``truncated`` its memory."""
+        cdef ConsumerRing rx = self.channel.rx
         return {"malformed": self.state.malformed, "refused": self.state.refused,
+                "header_errors": rx.header_errors, "lost_bytes": rx.lost_bytes,
                 "poisoned": bool(self.state.poisoned), "truncated": bool(self.state.truncated)}
 
     def adopt(self):

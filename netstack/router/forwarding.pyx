@@ -47,7 +47,7 @@ from rings.doorbell cimport doorbell_now_ns, doorbell_spin_begin, doorbell_spin_
 from rings.doorbell cimport doorbell_kick
 from rings.mapping cimport mapping_load, memory_lost
 from rings.spsc_ring cimport (
-    ConsumerRing, ProducerRing, RING_CLOSED, RING_EMPTY, RING_FRAME, RING_LEADER, RING_OK,
+    ConsumerRing, ProducerRing, RING_CLOSED, RING_DAMAGED, RING_EMPTY, RING_FRAME, RING_LEADER, RING_OK,
     RING_POISONED, ring_consumer_arm, ring_consumer_disarm, ring_has_data, ring_peek, ring_producer_arm_as, ring_record_t,
     ring_release, ring_space_needs_kick,
 )
@@ -411,7 +411,9 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
         flush_dirty(f)
     if ring_space_needs_kick(port.rx, &kind):
         port_ring(port, kind)
-    if status == RING_POISONED or status == RING_CLOSED:
+    if status == RING_DAMAGED:
+        port.counters.header_errors += 1
+    elif status == RING_POISONED or status == RING_CLOSED:
         port_fail(port, status)
     if port.state == PORT_FAILED:
         f.failures = True
@@ -662,7 +664,7 @@ cdef void close_descriptors(forwarder_t *f) noexcept nogil:
 
 cdef list COUNTER_NAMES = [
     "in_packets", "in_bytes", "forwarded", "consumed", "to_packets", "generated", "out_packets", "out_bytes",
-    "queued_total", "marked", "kicks", "wakes", "spurious",
+    "queued_total", "marked", "kicks", "wakes", "spurious", "header_errors",
 ]
 cdef list DROP_NAMES = [Drop(i).name.lower()[5:] for i in range(<int> DROP_COUNT)]
 
@@ -675,7 +677,7 @@ def counter_names():
 cdef list counter_values(const port_counters_t *c, uint64_t queued):
     cdef list values = [
         c.in_packets, c.in_bytes, c.forwarded, c.consumed, c.to_packets, c.generated, c.out_packets, c.out_bytes,
-        c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, queued,
+        c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, c.header_errors, queued,
     ]
     cdef int i
     for i in range(<int> DROP_COUNT):

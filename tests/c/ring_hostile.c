@@ -16,7 +16,7 @@
 enum { CAPACITY = 2048 };
 
 static uint64_t state;
-static long statuses[6];
+static long statuses[7];
 
 static uint64_t next_random(void)
 {
@@ -49,14 +49,16 @@ static uint64_t nasty(uint64_t now)
 	}
 }
 
-static uint64_t nasty_header(void)
+/* For the record at `index`; as often as not with a check that holds, so that what is behind it is tried. */
+static uint64_t nasty_header(uint64_t index)
 {
 	static const uint32_t lengths[] = {0, 1, 7, 8, 9, 15, 16, 63, 64, 65, 127, 128, 1024, 2048, 2049,
 					   0x10040, 0x7fffffff, 0x80000000u, 0xfffffff8u, 0xffffffffu};
 	uint64_t length = next_random() % 3 ? lengths[next_random() % 20] : next_random() % 4096;
+	uint64_t header = ring_header((uint32_t)length, next_random() & 3, (uint32_t)(next_random() & 0xff) * 4,
+				      next_random() % 2 ? next_random() % 128 : next_random() & 0x3ff);
 
-	return length | (next_random() % 6) << 32 | (next_random() & 0xff) << 40 |
-	       (next_random() % 2 ? next_random() % 128 : next_random() & 0xffff) << 48;
+	return next_random() % 4 ? header | ring_check(header, index) : header ^ next_random() << 52;
 }
 
 static volatile uint8_t sink;
@@ -87,7 +89,8 @@ static void against_consumer(uint8_t *p, uint8_t *c)
 				ring_commit(&producer);
 		ring_publish(&producer);
 		for (uint64_t i = next_random() % 4; i > 0; i--) {
-			uint64_t at = RING_DATA_OFFSET + (next_random() % (CAPACITY / 64)) * 64, header = nasty_header();
+			uint64_t index = consumer.next + (next_random() % (CAPACITY / 64)) * 64;
+			uint64_t at = RING_DATA_OFFSET + (index & (CAPACITY - 1)), header = nasty_header(index);
 
 			switch (next_random() % 5) {
 			case 0: atomic_store(&region->index, nasty(consumer.tail)); break;
@@ -112,6 +115,8 @@ static void against_consumer(uint8_t *p, uint8_t *c)
 					ring_release(&consumer);
 				continue;
 			}
+			if (status == RING_DAMAGED)
+				continue; /* 100 such looks at the most */
 			poisoned |= status == RING_POISONED;
 			ring_space_needs_kick(&consumer, &kind);
 			if (!ring_consumer_arm(&consumer, RING_SERVICE))
@@ -207,7 +212,8 @@ int main(int argc, char **argv)
 		free(p);
 		free(c);
 	}
-	printf("{\"ok\": %ld, \"empty\": %ld, \"full\": %ld, \"poisoned\": %ld, \"invalid\": %ld, \"closed\": %ld}\n",
-	       statuses[0], statuses[1], statuses[2], statuses[3], statuses[4], statuses[5]);
+	printf("{\"ok\": %ld, \"empty\": %ld, \"full\": %ld, \"poisoned\": %ld, \"invalid\": %ld, \"closed\": %ld, "
+	       "\"damaged\": %ld}\n",
+	       statuses[0], statuses[1], statuses[2], statuses[3], statuses[4], statuses[5], statuses[6]);
 	return 0;
 }

@@ -14,6 +14,7 @@ import pytest
 from netstack.link import ChannelLink, channel_pair
 from netstack.link.channel import default_capacity
 from netstack.testing import LinkDriver
+from tests.support import record_header
 
 DATA = 384                         # where the records of a producer's region begin (spsc_ring.h)
 TAIL = 128
@@ -138,12 +139,28 @@ def test_a_packet_above_the_mtu_is_refused_and_dropped(backend):
     b.link.close()
 
 
-@pytest.mark.parametrize("word", [0, 7, 0xFFFFFFFF, 1 << 32, 9 << 32 | 64, 1 << 32 | 0xFFFF << 48 | 64])
-def test_a_broken_record_header_poisons_and_kills_the_link(pair, word):
+@pytest.mark.parametrize("word", [0, 7, 0xFFFFFFFF, 1 << 52, 1 << 63])
+def test_a_damaged_record_header_costs_the_packets_published_with_it(pair, word):
+    a, b = pair
+    memory = memory_of(a.link)
+    a.write(b"1" * 40)
+    a.write(b"2" * 40)
+    a.write(b"3" * 40)
+    struct.pack_into("<Q", memory, DATA + 64, word)
+    a.flush()
+    assert b.receive() == [b"1" * 40] and not b.dead
+    assert b.link.stats()["header_errors"] == 1 and b.link.stats()["lost_bytes"] == 128
+    assert a.send(b"4" * 40) and b.receive() == [b"4" * 40]
+    assert b.link.stats()["header_errors"] == 1 and not b.link.stats()["poisoned"]
+
+
+@pytest.mark.parametrize(
+    "record", [(0,), (7,), (0xFFFFFFFF,), (64, 0), (64, 2), (64, 1, 0), (64, 1, 64, 1000)], ids=str)
+def test_an_impossible_record_poisons_and_kills_the_link(pair, record):
     a, b = pair
     memory = memory_of(a.link)
     a.write(bytes(40))
-    struct.pack_into("<Q", memory, DATA, word)
+    struct.pack_into("<Q", memory, DATA, record_header(0, *record))
     a.flush()
     assert b.receive() == []
     assert b.dead and b.link.stats()["poisoned"]

@@ -86,7 +86,7 @@ def test_a_hostile_peer_leads_nobody_out_of_the_ring(tmp_path):
     done = run(program, "1", str(int(500_000 * SCALE)))
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
-    assert all(counts[status] > 0 for status in ("ok", "empty", "full", "poisoned", "invalid"))
+    assert all(counts[status] > 0 for status in ("ok", "empty", "full", "poisoned", "invalid", "damaged"))
 
 
 def test_a_hostile_peer_is_caught_by_the_checks_and_not_by_luck(tmp_path):
@@ -101,6 +101,16 @@ def test_a_hostile_peer_is_caught_by_the_checks_and_not_by_luck(tmp_path):
     (folder / "spsc_ring.h").write_text(header.replace(bound, "0").replace("span > c->tail - c->next", "0"))
     program = build(tmp_path, "ring_hostile.c", "-O1", f"-I{folder.parent}", "-fsanitize=address")
     assert run(program, "1", "20000").returncode != 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_flipped_bit_of_a_header_is_caught(tmp_path, seed):
+    program = build(
+        tmp_path, "ring_damage.c", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"
+    )
+    done = run(program, str(seed), str(int(1_000_000 * SCALE)))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["flips"] == int(1_000_000 * SCALE)
 
 
 PLAIN = {"stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "string.h"}
@@ -126,9 +136,9 @@ def test_headers_are_right_on_a_weakly_ordered_machine(tmp_path):
     compiler = "aarch64-linux-gnu-gcc"
     if not shutil.which(compiler) or not shutil.which("qemu-aarch64"):
         pytest.skip("no aarch64 compiler and qemu-user")
-    program = tmp_path / "hostile"
-    source = str(SOURCES / "ring_hostile.c")
     flags = ["-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-Werror", f"-I{rings.get_include()}"]
-    done = run(compiler, *flags, source, "-o", str(program))
-    assert done.returncode == 0, done.stderr
-    assert run("qemu-aarch64", str(program), "1", "300").returncode == 0
+    for name in ("ring_hostile", "ring_damage"):
+        program = str(tmp_path / name)
+        done = run(compiler, *flags, str(SOURCES / f"{name}.c"), "-o", program)
+        assert done.returncode == 0, done.stderr
+        assert run("qemu-aarch64", program, "1", "300").returncode == 0

@@ -12,6 +12,7 @@ from scapy.packet import Raw
 
 from netstack.router.pool import pack_address
 from tests.router.lan import Lan, put, take
+from tests.support import record_header
 
 A, B, C, R = "10.77.0.2", "10.77.0.3", "10.77.0.4", "10.77.0.1"
 
@@ -493,28 +494,41 @@ def test_poisoned_ring_detaches_this_attachment_only(lan):
 
 
 @pytest.mark.parametrize(
-    "header",
+    "record",
     [
-        0,
-        7 | 1 << 32,
-        1 << 32 | 0xFFFFFFFF,
-        4096 | 1 << 32 | 255 << 40,
-        64 | 1 << 32 | 60 << 48,
-        64 | 9 << 32,
-        64 | 0 << 32,
-        64 | 2 << 32,
-        2**64 - 1,
+        (0,),
+        (7,),
+        (0xFFFFFFFF,),
+        (4096, 1, 1020),
+        (64, 1, 8, 60),
+        (64, 0),
+        (64, 2),
+        (0xFFFFFFFF, 3, 1020, 0x3FF),
     ],
-    ids=hex,
+    ids=str,
 )
-def test_hostile_record_header_poisons_this_attachment_only(lan, header):
+def test_impossible_record_poisons_this_attachment_only(lan, record):
     a, b, c = lan.stack(A), lan.stack(B), lan.stack(C)
     a.send(udp())
-    garble(a.channel, DATA, header)
+    garble(a.channel, DATA, record_header(0, *record))
     c.send(udp(src=C))
     lan.run()
     assert lan.forwarder.failed() == [(a.port, "poisoned")]
     assert [p.src for p in b.received()] == [C]
+
+
+@pytest.mark.parametrize("header", [0, 1, 2**64 - 1], ids=hex)
+def test_damaged_record_header_costs_a_batch_and_is_counted(lan, header):
+    a, b = lan.stack(A), lan.stack(B)
+    a.send(udp(payload=b"lost"))
+    garble(a.channel, DATA, header)
+    lan.run()
+    a.send(udp(payload=b"after"))
+    lan.run()
+    assert lan.forwarder.failed() == []
+    assert a.counters["header_errors"] == 1 and a.counters["in_packets"] == 1
+    assert [bytes(p[UDP].payload) for p in b.received()] == [b"after"]
+    lan.check()
 
 
 def test_hostile_head_of_the_other_ring(lan):

@@ -12,6 +12,7 @@ from scapy.packet import Raw
 
 from netstack.router import Router
 from tests.router.lan import parsed, put, take, wait_until
+from tests.support import record_header
 
 WORDS = {"index": 128, "sleep": 256, "bell": 264, "closed": 268}
 
@@ -86,7 +87,7 @@ def scribble(attachment, rng, count: int):
                 2**64 - 1,
                 rng.getrandbits(18) & ~63,
                 rng.getrandbits(64),
-                80 | 1 << 32 | 64 << 48,
+                record_header(64 * rng.randrange(64), rng.choice([8, 64, 80, 4096]), rng.randrange(4), 8, 64),
             ]
         )
         if what < 0.3:

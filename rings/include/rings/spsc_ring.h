@@ -18,12 +18,20 @@
  *
  * A record starts on a 64-byte slot and never wraps (a PAD record fills the end of the region):
  *
- *   +0  u32 length        bytes from here to the end of the inline body, without padding
- *   +4  u8  kind          PAD, FRAME, FRAME_REF, CONTROL
- *   +5  u8  body_offset   in units of 4 bytes
- *   +6  u16 head_length   bytes (packet headers)
+ *   +0  u64 header, from bit
+ *         0  length       32 bits: bytes from here to the end of the inline body, without padding
+ *        32  body_offset   8 bits, in units of 4 bytes
+ *        40  kind          2 bits: PAD, FRAME, FRAME_REF, CONTROL
+ *        42  head_length  10 bits: bytes (packet headers)
+ *        52  check        12 bits over all of these and the index at which the record stands
  *   +8  head              FRAME_REF: {u32 offset, u32 length} into the arena at +8, head at +16
  *       body              on the next cache line if it has 256 bytes or more, else right after the head
+ *
+ * The check is for errors of the host's memory: it catches every single flipped bit of a header, and a
+ * record that an earlier lap left there. A header that does not pass it says nothing, not even where the
+ * next record begins, so what was published up to tail is dropped and counted, and the ring goes on: for
+ * packets a loss like any other. (To look for the next header instead would take payload for headers.)
+ * A header that passes and is impossible was written by a broken or hostile producer: poison.
  *
  * Producer: claim -> write -> commit, ... -> publish (or flush, which also says whom to kick).
  * Consumer: peek -> read, peek -> read, ... -> release. A record is visible whole or not at all: a
@@ -54,7 +62,7 @@
 #include "rings/cache_line.h"
 
 #define RING_MAGIC 0x676e69522d535350ull /* "PSS-Ring" */
-#define RING_VERSION 1u
+#define RING_VERSION 2u
 
 #define RING_SLOT_BYTES 64u
 #define RING_HEADER_BYTES 8u
@@ -87,7 +95,8 @@ enum {
 	RING_FULL = 2,     /* no room for this record now */
 	RING_POISONED = 3, /* the peer broke the format: detach, never retry */
 	RING_INVALID = 4,  /* our caller's mistake: sizes, alignment, an attach to something else */
-	RING_CLOSED = 5    /* the peer closed its end; for a consumer: and everything was taken */
+	RING_CLOSED = 5,   /* the peer closed its end; for a consumer: and everything was taken */
+	RING_DAMAGED = 6   /* records were lost to an error of memory, and counted: peek again */
 };
 
 enum { RING_PAD = 0, RING_FRAME = 1, RING_FRAME_REF = 2, RING_CONTROL = 3 };
@@ -172,6 +181,8 @@ typedef struct {
 	uint64_t generation;
 	const uint8_t *arena; /* where FRAME_REF points; NULL: such records poison the ring */
 	uint64_t arena_bytes;
+	uint64_t header_errors; /* records whose header was damaged ... */
+	uint64_t lost_bytes;    /* ... and what was dropped with them, headers and padding included */
 	uint32_t space_kick; /* kind of a producer to be kicked, 0 = none */
 	uint32_t grain;
 	int state;           /* RING_OK, RING_POISONED, RING_CLOSED */
@@ -346,17 +357,34 @@ static inline void ring_consumer_set_arena(ring_consumer_t *c, const void *arena
 	c->arena_bytes = arena ? arena_bytes : 0;
 }
 
-/* ---------------------------------------------------------------- producer */
+/* ---------------------------------------------------------------- record headers */
 
+enum { RING_BODY_AT_BIT = 32, RING_KIND_BIT = 40, RING_HEAD_LENGTH_BIT = 42, RING_CHECK_BIT = 52 };
+
+#define RING_FIELDS (((uint64_t)1 << RING_CHECK_BIT) - 1)
+
+/* A header without its check. */
 static inline uint64_t ring_header(uint32_t length, uint8_t kind, uint32_t body_at, uint32_t head_length)
 {
-	return (uint64_t)length | (uint64_t)kind << 32 | (uint64_t)(body_at / 4) << 40 | (uint64_t)head_length << 48;
+	return (uint64_t)length | (uint64_t)(body_at / 4) << RING_BODY_AT_BIT | (uint64_t)(kind & 3) << RING_KIND_BIT |
+	       (uint64_t)head_length << RING_HEAD_LENGTH_BIT;
 }
 
-static inline void ring_store_header(uint8_t *at, uint64_t header)
+/* The check, in place. Multiplicative: a flipped bit i of the fields moves the product by 2^i * factor,
+ * which for this factor is never so close to 0 (modulo 2^64) that the upper 12 bits could stay the same;
+ * neither is any sum of two such steps. The like holds for the index. The last term keeps memory that
+ * was never written from passing. tests/c/ring_damage.c shows it. */
+static inline uint64_t ring_check(uint64_t fields, uint64_t index)
+{
+	return (fields * 0x91b7584a2265b1f5u + index * 0xcd613e30d8f16adfu + 0x5bd1e995a7c6f04bu) & ~RING_FIELDS;
+}
+
+/* ---------------------------------------------------------------- producer */
+
+static inline void ring_store_word(uint8_t *at, uint64_t word)
 {
 	/* Relaxed: the release store of tail publishes it. Atomic, so that it is one store. */
-	atomic_store_explicit((_Atomic uint64_t *)(void *)at, header, memory_order_relaxed);
+	atomic_store_explicit((_Atomic uint64_t *)(void *)at, word, memory_order_relaxed);
 }
 
 /* The claimed body is written with non-temporal stores. A release store does not order those: the next
@@ -424,7 +452,9 @@ static inline int ring_claim_slow(ring_producer_t *p, uint64_t skip, uint64_t sp
 
 static inline void ring_pad(ring_producer_t *p, uint64_t skip)
 {
-	ring_store_header(p->data + (p->tail & p->mask), ring_header((uint32_t)skip, RING_PAD, 0, 0));
+	uint64_t header = ring_header((uint32_t)skip, RING_PAD, 0, 0);
+
+	ring_store_word(p->data + (p->tail & p->mask), header | ring_check(header, p->tail));
 	p->tail += skip;
 }
 
@@ -506,7 +536,7 @@ static inline int ring_claim_reference(ring_producer_t *p, uint32_t head_length,
 /* Shortens the body of the claimed record before its commit; the pointers stay. */
 static inline void ring_trim(ring_producer_t *p, uint32_t body_length)
 {
-	uint32_t body_at = (uint32_t)(p->claimed_header >> 40 & 0xff) * 4;
+	uint32_t body_at = (uint32_t)(p->claimed_header >> RING_BODY_AT_BIT & 0xff) * 4;
 
 	if (p->claimed && body_at && body_at + body_length <= p->claimed) {
 		p->claimed = body_at + body_length;
@@ -522,9 +552,9 @@ static inline void ring_commit(ring_producer_t *p)
 
 	if (RING_UNLIKELY(!p->claimed))
 		return;
-	if (RING_UNLIKELY((uint8_t)(p->claimed_header >> 32) == RING_FRAME_REF))
-		ring_store_header(record + RING_HEADER_BYTES, p->claimed_reference);
-	ring_store_header(record, p->claimed_header);
+	if (RING_UNLIKELY((p->claimed_header >> RING_KIND_BIT & 3) == RING_FRAME_REF))
+		ring_store_word(record + RING_HEADER_BYTES, p->claimed_reference);
+	ring_store_word(record, p->claimed_header | ring_check(p->claimed_header, p->tail));
 	p->tail += ((uint64_t)p->claimed + RING_SLOT_BYTES - 1) & ~(uint64_t)(RING_SLOT_BYTES - 1);
 	p->claimed = 0;
 	if (++p->records >= RING_PUBLISH_RECORDS || (int64_t)(p->tail - p->publish_at) >= 0)
@@ -672,9 +702,27 @@ static inline int ring_poison(ring_consumer_t *c)
 	return c->state = RING_POISONED;
 }
 
+/* Passes over so many bytes that nobody reads: released with what was released before them. */
+static inline void ring_skip(ring_consumer_t *c, uint64_t bytes)
+{
+	if (c->released == c->next)
+		c->released += bytes;
+	c->next += bytes;
+}
+
+/* The record at the cursor is damaged, and so many bytes of the ring cannot be read for that. */
+static inline int ring_damaged(ring_consumer_t *c, uint64_t bytes)
+{
+	c->header_errors++;
+	c->lost_bytes += bytes;
+	ring_skip(c, bytes);
+	return RING_DAMAGED;
+}
+
 /* The next record that was not yet taken. RING_OK moves the read cursor; the record stays valid until
  * it is released. RING_EMPTY, RING_CLOSED (empty, and the producer closed), RING_POISONED for ever
- * after a bad index or header. */
+ * after a bad index or an impossible record, RING_DAMAGED once for each record that memory damaged:
+ * what is lost was counted in `header_errors` and `lost_bytes`, and the next call goes on behind it. */
 static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 {
 	for (;;) {
@@ -691,10 +739,12 @@ static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 		record = c->data + offset;
 		/* Loaded once; everything below uses the local. */
 		header = atomic_load_explicit((const _Atomic uint64_t *)(const void *)record, memory_order_relaxed);
+		if (RING_UNLIKELY((header & ~RING_FIELDS) != ring_check(header & RING_FIELDS, c->next)))
+			return ring_damaged(c, c->tail - c->next);
 		length = (uint32_t)header;
-		kind = (uint32_t)(header >> 32) & 0xff;
-		body_at = (uint32_t)(header >> 40 & 0xff) * 4;
-		head_length = (uint32_t)(header >> 48);
+		body_at = (uint32_t)(header >> RING_BODY_AT_BIT & 0xff) * 4;
+		kind = (uint32_t)(header >> RING_KIND_BIT) & 3;
+		head_length = (uint32_t)(header >> RING_HEAD_LENGTH_BIT) & 0x3ff;
 		span = ((uint64_t)length + RING_SLOT_BYTES - 1) & ~(uint64_t)(RING_SLOT_BYTES - 1);
 		if (RING_UNLIKELY(length < RING_HEADER_BYTES || span > c->tail - c->next ||
 				  offset + span > c->capacity))
@@ -713,10 +763,7 @@ static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 		if (kind == RING_PAD) {
 			if (offset + length != c->capacity)
 				return ring_poison(c);
-			/* Nobody waits for padding: released with what was released before it. */
-			if (c->released == c->next)
-				c->released += span;
-			c->next += span;
+			ring_skip(c, span);
 			continue; /* at most once more: it ended at the end of the ring */
 		}
 		if (kind == RING_FRAME_REF && length == RING_HEADER_BYTES + RING_REFERENCE_BYTES + head_length) {
@@ -724,8 +771,10 @@ static inline int ring_peek(ring_consumer_t *c, ring_record_t *r)
 				(const _Atomic uint64_t *)(const void *)(record + RING_HEADER_BYTES),
 				memory_order_relaxed);
 
-			if ((reference & UINT32_MAX) + (reference >> 32) > c->arena_bytes || !c->arena)
+			if (!c->arena)
 				return ring_poison(c);
+			if ((reference & UINT32_MAX) + (reference >> 32) > c->arena_bytes)
+				return ring_damaged(c, span); /* the header is good: only this record is lost */
 			r->head = (uint8_t *)(uintptr_t)record + RING_HEADER_BYTES + RING_REFERENCE_BYTES;
 			r->body = (uint8_t *)(uintptr_t)c->arena + (reference & UINT32_MAX);
 			r->head_length = head_length;
