@@ -14,10 +14,13 @@ import errno
 import os
 import socket as _kernel
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netstack.errors import NetstackError
 from netstack.handle import Handle, describe, readiness_fds
+
+if TYPE_CHECKING:
+    from netstack.reports import TcpInfo
 
 _Base = _kernel.socket
 _TYPE_FLAGS = getattr(_kernel, "SOCK_NONBLOCK", 0) | getattr(_kernel, "SOCK_CLOEXEC", 0)
@@ -113,6 +116,12 @@ class socket(_Base):
     for _name in (*_HOT, *_PLAIN):
         locals()[_name] = _passed_on(_name)
     del _name
+
+    def tcp_info(self) -> TcpInfo:
+        """TCP_INFO, typed; also of a kernel's socket."""
+        from netstack.reports import TcpInfo
+
+        return TcpInfo.parse(self.getsockopt(_kernel.IPPROTO_TCP, _kernel.TCP_INFO, 280))
 
     @property
     def host(self) -> Any:

@@ -13,7 +13,7 @@ from tests.support import ROOT
 
 # From the bottom. A module may import what stands below it, and its own line unless that is PEERS.
 LAYERS = [
-    {"address", "clock", "config", "counters", "errors", "siphash", "sock", "trace", "units",
+    {"address", "clock", "config", "counters", "errors", "reports", "siphash", "sock", "trace", "units",
      "link.link"},      # what a link is: the type that media and their users share
     {"wire"},
     {"tcp", "udp", "ip", "link"},

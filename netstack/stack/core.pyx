@@ -27,6 +27,7 @@ from netstack.sock cimport (
     EVENT_ERR, EVENT_IN, EVENT_OUT, SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SOCK_PING, SOCK_TCP,
     SOCK_UDP, sock_event,
 )
+from netstack.tcp.accounting cimport account_limits
 from netstack.tcp.buffers cimport pool_free
 from netstack.tcp.congestion.controller cimport congestion_default
 from netstack.tcp.connection cimport connection_abort, connection_raise_isn, connection_spawned
@@ -571,6 +572,12 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
 
 
 cdef int stack_tcb_output(stack_t *stack, tcb_t *tcb) noexcept nogil:
+    cdef int r = send_burst(stack, tcb)
+    account_limits(tcb)
+    return r
+
+
+cdef int send_burst(stack_t *stack, tcb_t *tcb) noexcept nogil:
     """Everything the connection may send now, a burst at a time. CLAIM_FULL when the link stopped it."""
     cdef plan_t plan
     cdef int r, n = 0

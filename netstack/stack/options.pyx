@@ -1,22 +1,21 @@
 """setsockopt and getsockopt with Linux's numbers, sizes and quirks; sysctls by their full Linux names."""
 
 from libc.errno cimport EINVAL, ENOENT, ENOPROTOOPT
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset, strlen
 
-from netstack.clock cimport NS_PER_MS
 from netstack.sock cimport (
     EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_TCP, sock_event,
 )
-from netstack.stack.core cimport stack_link_mss
+from netstack.stack.tcp_info cimport (
+    CC_INFO_BYTES, MEMINFO_WORDS, cc_info_fill, meminfo_fill, tcp_info_fill, tcp_info_t,
+)
 from netstack.tcp.buffers cimport send_writable
 from netstack.tcp.congestion.controller cimport congestion_find
 from netstack.tcp.connection cimport keepalive_start
-from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
-    CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT, TF_CORK,
-    TF_IN_RECOVERY, TF_LINGER, TF_MORE, TF_NODELAY, TF_RTO_RECOVERY, TF_SACK_OK, TF_TS_OK, TF_WS_OK,
-    TF_ACK_NOW, TF_WANT_WRITE, TIME_WAIT, TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, data_end, send_segment_limit, tcb_t, tcp_config_t, want_output,
+    CLOSED, ESTABLISHED, LISTEN, TF_ACK_NOW, TF_CORK, TF_LINGER, TF_MORE, TF_NODELAY, TF_WANT_WRITE, TIME_WAIT,
+    TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, send_segment_limit, tcb_t, tcp_config_t, want_output,
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
 
@@ -39,6 +38,7 @@ cdef enum:
     SO_ACCEPTCONN = 30
     SO_PROTOCOL = 38
     SO_DOMAIN = 39
+    SO_MEMINFO = 55
     TCP_NODELAY = 1
     TCP_MAXSEG = 2
     TCP_CORK = 3
@@ -53,6 +53,7 @@ cdef enum:
     TCP_CONGESTION = 13
     TCP_USER_TIMEOUT = 18
     TCP_NOTSENT_LOWAT = 25
+    TCP_CC_INFO = 26
     IP_TOS = 1
     IP_TTL = 2
     IPV6_V6ONLY = 26
@@ -245,7 +246,9 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
     """Write the value and set *n* to its size; a shorter buffer gets the first bytes, as Linux does."""
     cdef int32_t v = 0
     cdef int32_t pair[2]
-    cdef uint8_t info[280]
+    cdef uint32_t words[MEMINFO_WORDS]
+    cdef uint8_t text[CC_INFO_BYTES]
+    cdef tcp_info_t info
     cdef tcb_t *tcb = <tcb_t *> sock if sock.kind == SOCK_TCP else NULL
     cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
     if level == SOL_SOCKET:
@@ -254,6 +257,9 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
         elif name == SO_ERROR:
             v = sock.error
             sock.error = 0
+            if not v and tcb != NULL:
+                v = tcb.soft_error                     # as Linux: what ICMP said, when nothing worse happened
+                tcb.soft_error = 0
         elif name == SO_REUSEADDR:
             v = (sock.flags & SF_REUSEADDR) != 0
         elif name == SO_REUSEPORT:
@@ -272,6 +278,9 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
             v = 6 if tcb != NULL else (1 if sock.kind == SOCK_PING else 17)
         elif name == SO_DOMAIN:
             v = 10 if sock.flags & SF_V6 else 2
+        elif name == SO_MEMINFO:
+            meminfo_fill(sock, words)
+            return give(value, n, <uint8_t *> words, sizeof(words))
         elif name == SO_RCVLOWAT:
             v = 1
         elif name == SO_OOBINLINE:
@@ -310,12 +319,14 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
         elif name == TCP_WINDOW_CLAMP:
             v = tcb.window_clamp
         elif name == TCP_CONGESTION:
-            memset(info, 0, 16)
-            memcpy(info, tcb.cc_ops.name, strlen(tcb.cc_ops.name))
-            return give(value, n, info, 16)
+            memset(text, 0, 16)
+            memcpy(text, tcb.cc_ops.name, strlen(tcb.cc_ops.name))
+            return give(value, n, text, 16)
         elif name == TCP_INFO:
-            tcp_info(stack, tcb, info)
-            return give(value, n, info, 280)
+            tcp_info_fill(stack, tcb, &info)
+            return give(value, n, <uint8_t *> &info, sizeof(info))
+        elif name == TCP_CC_INFO:
+            return give(value, n, text, cc_info_fill(tcb, text))
         else:
             return -ENOPROTOOPT
     elif level == SOL_IP:
@@ -337,81 +348,6 @@ cdef int give(uint8_t *value, uint32_t *n, const uint8_t *p, uint32_t size) noex
         n[0] = size
     memcpy(value, p, n[0])
     return 0
-
-
-cdef inline void put32(uint8_t *p, uint32_t at, uint64_t v) noexcept nogil:
-    cdef uint32_t w = <uint32_t> v
-    if v >> 32:
-        w = <uint32_t> -1
-    memcpy(p + at, &w, 4)
-
-
-cdef uint8_t linux_state(uint8_t state) noexcept nogil:
-    """Numbers of include/net/tcp_states.h."""
-    if state == CLOSED:
-        return 7
-    if state == LISTEN:
-        return 10
-    if state == SYN_SENT:
-        return 2
-    if state == SYN_RCVD:
-        return 3
-    if state == ESTABLISHED:
-        return 1
-    if state == FIN_WAIT_1:
-        return 4
-    if state == FIN_WAIT_2:
-        return 5
-    if state == CLOSE_WAIT:
-        return 8
-    if state == CLOSING:
-        return 11
-    if state == LAST_ACK:
-        return 9
-    return 6
-
-
-cdef void tcp_info(stack_t *stack, const tcb_t *tcb, uint8_t *p) noexcept nogil:
-    """struct tcp_info (linux/tcp.h), 280 bytes; times in microseconds, windows in segments, as there."""
-    cdef uint32_t mss = send_segment_limit(tcb)
-    cdef int64_t now = tcb.tcp.now_ns
-    memset(p, 0, 280)
-    p[0] = linux_state(tcb.state)
-    p[1] = 4 if tcb.flags & TF_RTO_RECOVERY else (3 if tcb.flags & TF_IN_RECOVERY else (1 if tcb.dupacks else 0))
-    p[2] = tcb.retries
-    p[3] = tcb.keepalive_probes
-    p[4] = tcb.retries
-    p[5] = (1 if tcb.flags & TF_TS_OK else 0) | (2 if tcb.flags & TF_SACK_OK else 0) | (4 if tcb.flags & TF_WS_OK else 0)
-    p[6] = tcb.snd_wscale | (tcb.rcv_wscale << 4)
-    put32(p, 8, tcb.rto_ns // 1000)
-    put32(p, 12, <uint64_t> tcb.tcp.config.delayed_ack_ms * 1000)
-    put32(p, 16, mss)
-    put32(p, 20, tcb.mss)
-    if tcb.state == LISTEN:
-        put32(p, 24, tcb.listener.accept_count)        # as Linux: the queue, and its limit
-        put32(p, 28, tcb.listener.backlog)
-    else:
-        put32(p, 24, (tcb.snd_nxt - tcb.snd_una + mss - 1) // mss)
-    put32(p, 44, (now - tcb.last_send_ns) // NS_PER_MS if tcb.last_send_ns else 0)
-    put32(p, 52, (now - tcb.last_receive_ns) // NS_PER_MS if tcb.last_receive_ns else 0)
-    put32(p, 56, (now - tcb.last_receive_ns) // NS_PER_MS if tcb.last_receive_ns else 0)
-    if tcb.route_interface < stack.interface_count:
-        put32(p, 60, stack.interfaces[tcb.route_interface].mtu)
-        put32(p, 84, stack_link_mss(stack, tcb))
-    put32(p, 64, tcb.rcv_wanted)
-    put32(p, 68, tcb.srtt_ns // 1000)
-    put32(p, 72, tcb.rttvar_ns // 1000)
-    put32(p, 76, tcb.cc.ssthresh // mss if tcb.cc.ssthresh < (1 << 30) else 0x7fffffff)
-    put32(p, 80, tcb.cc.cwnd // (tcb.cc.mss if tcb.cc.mss else 1))
-    put32(p, 88, 3)
-    put32(p, 96, tcb.rcv_wanted)
-    put32(p, 100, tcb.retransmits)
-    memset(p + 104, 0xff, 16)                          # pacing rates: none
-    cdef uint64_t acked = tcb.bytes_sent - (tcb.snd_nxt - tcb.snd_una) if tcb.bytes_sent else 0
-    memcpy(p + 120, &acked, 8)
-    memcpy(p + 128, &tcb.bytes_received, 8)
-    if tcb.snd_len and seq_gt(data_end(tcb), tcb.snd_nxt):
-        put32(p, 144, data_end(tcb) - tcb.snd_nxt)
 
 
 # --- sysctls ----------------------------------------------------------------------------------------------------------

@@ -153,6 +153,11 @@ cdef list tcb_fields():
         ("bytes_sent", <char *> &s.bytes_sent - base, sizeof(s.bytes_sent), False),
         ("bytes_received", <char *> &s.bytes_received - base, sizeof(s.bytes_received), False),
         ("retransmits", <char *> &s.retransmits - base, sizeof(s.retransmits), False),
+        ("last_data_ns", <char *> &s.last_data_ns - base, sizeof(s.last_data_ns), True),
+        ("last_ack_ns", <char *> &s.last_ack_ns - base, sizeof(s.last_ack_ns), True),
+        ("limited_since_ns", <char *> &s.limited_since_ns - base, sizeof(s.limited_since_ns), True),
+        ("timeouts_since_ns", <char *> &s.timeouts_since_ns - base, sizeof(s.timeouts_since_ns), True),
+        ("counts", <char *> &s.counts - base, sizeof(s.counts), False),
     ]
 
 

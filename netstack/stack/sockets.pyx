@@ -27,6 +27,7 @@ from netstack.stack.core cimport (
     stack_source, stack_tcb_output, stack_unregister,
 )
 from netstack.stack.options cimport option_get, option_set
+from netstack.tcp.accounting cimport account_limits
 from netstack.tcp.buffers cimport receive_take, send_append, send_reserve, send_room
 from netstack.tcp.connection cimport (
     connection_abort, connection_close, connection_consumed, connection_open, connection_poll, connection_raise_isn,
@@ -402,6 +403,7 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
         tcb.flags |= TF_WANT_WRITE
         if flags & MSG_OOB:
             tcb.snd_up = data_end(tcb)
+    account_limits(tcb)
     stack_settle(stack)
     if done:
         return <ssize_t> done

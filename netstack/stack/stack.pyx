@@ -18,19 +18,19 @@ from netstack.ip.interface cimport interface_add_address, interface_t
 from netstack.ip.route cimport route_add
 from netstack.link.link cimport Link, MEDIA_ETHERNET
 from netstack.link.queue cimport QueueLink, queue_link_push
-from netstack.sock cimport SF_ORPHAN, SF_V6, SOCK_PING, SOCK_TCP
+from netstack.sock cimport SF_ORPHAN, SF_V6, SOCK_TCP
 from netstack.stack.core cimport (
     stack_add_interface, stack_advance, stack_destroy, stack_init, stack_next_deadline, stack_next_event, stack_process,
     stack_set_now,
 )
 from netstack.stack.options cimport sysctl_get, sysctl_set
+from netstack.stack.report cimport report_socket, report_t, report_time_wait
 from netstack.stack.snapshot cimport restore_stack, snapshot_stack
 from netstack.stack.sockets cimport (
     sock_accept, sock_bind, sock_close, sock_connect, sock_getsockopt, sock_listen, sock_local, sock_open, sock_poll,
     sock_recv, sock_recvfrom, sock_remote, sock_send, sock_sendto, sock_setsockopt, sock_shutdown, stack_lingering,
 )
 from netstack.tcp.tcb cimport tcb_t
-from netstack.udp.endpoint cimport udp_endpoint_t
 
 from netstack.config import StackConfig
 from netstack.errors import ConfigError
@@ -283,23 +283,19 @@ cdef class Stack:
         return stack_lingering(self.c)
 
     def sockets(self):
-        """Every socket and TIME-WAIT record: ``((local, lport, remote, rport), state)``; datagram sockets are "UDP"."""
+        """Every socket and TIME-WAIT record, with its counters: a list of `netstack.reports.SocketInfo`."""
+        from netstack.reports import SocketInfo
+
         cdef uint32_t i
-        cdef tcb_t *tcb
-        cdef udp_endpoint_t *ep
+        cdef report_t r
         out = []
         for i in range(self.c.sock_count):
-            if self.c.socks[i].kind == SOCK_TCP:
-                tcb = <tcb_t *> self.c.socks[i]
-                out.append(((address_format(&tcb.local), tcb.lport, address_format(&tcb.remote), tcb.rport),
-                            STATES[tcb.state]))
-            else:
-                ep = <udp_endpoint_t *> self.c.socks[i]
-                out.append(((address_format(&ep.local), ep.lport, address_format(&ep.remote), ep.rport),
-                            "PING" if ep.sock.kind == SOCK_PING else "UDP"))
+            report_socket(self.c, self.c.socks[i], &r)
+            out.append(SocketInfo.parse((<const char *> &r)[:sizeof(r)]))
         tw = self.c.demux.tw_first
         while tw != NULL:
-            out.append(((address_format(&tw.local), tw.lport, address_format(&tw.remote), tw.rport), "TIME_WAIT"))
+            report_time_wait(self.c, tw, &r)
+            out.append(SocketInfo.parse((<const char *> &r)[:sizeof(r)]))
             tw = tw.next
         return out
 
@@ -533,6 +529,12 @@ cdef class StackSocket:
         if r < 0:
             raise fail(r)
         return endpoint_tuple(&e, self.family)
+
+    def tcp_info(self):
+        """TCP_INFO, typed: a `netstack.reports.TcpInfo`."""
+        from netstack.reports import TcpInfo
+
+        return TcpInfo.parse(self.getsockopt(6, 11, 280))
 
     def info(self):
         """Variables of the connection by their RFC names; for tests and plots."""

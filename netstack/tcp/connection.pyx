@@ -9,6 +9,7 @@ from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.sock cimport (
     EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event,
 )
+from netstack.tcp.accounting cimport account_timeouts_over
 from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send_writable
 from netstack.tcp.isn cimport choose_isn, timestamp_now
 from netstack.tcp.seq cimport seq_gt
@@ -48,6 +49,9 @@ cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
     tcb.srtt_ns = 0
     tcb.rto_ns = NS_PER_S                  # RFC 6298 section 2.1
     tcb.last_send_ns = 0
+    tcb.bytes_sent = tcb.bytes_received = tcb.retransmits = 0
+    tcb.last_data_ns = tcb.last_ack_ns = tcb.limited_since_ns = tcb.timeouts_since_ns = 0
+    memset(&tcb.counts, 0, sizeof(tcb.counts))
     tcb.ack_pending = 0
     tcb.modes &= ~TM_URGENT
     tcb.tune_space = 0
@@ -140,6 +144,9 @@ cdef void connection_established(tcb_t *tcb) noexcept nogil:
     cdef tcp_t *tcp = tcb.tcp
     tcb.state = ESTABLISHED
     tcb.retries = 0
+    tcb.last_data_ns = tcb.last_ack_ns = tcp.now_ns    # idle times count from here
+    if tcb.timeouts_since_ns:
+        account_timeouts_over(tcb)
     tcb.cc.mss = tcb.mss - 12 if tcb.flags & TF_TS_OK else tcb.mss
     tcb.cc_ops.init(&tcb.cc, tcp.now_ns)
     # RFC 6928; one segment when the SYN was lost (RFC 5681 section 3.1)

@@ -16,6 +16,7 @@ from netstack.counters cimport (
     DROP_TCP_NO_PORT, DROP_TCP_OOO_LIMIT, DROP_TCP_OUT_OF_MEMORY, DROP_TCP_PAWS, DROP_TCP_SEQUENCE,
 )
 from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event
+from netstack.tcp.accounting cimport account_limits, account_timeouts_over, count_segment_in
 from netstack.tcp.buffers cimport (
     receive_reserve, receive_shrink, receive_store, receive_store_and_sum, send_acknowledged, send_tune, send_writable,
 )
@@ -85,6 +86,7 @@ cdef DropReason segment_arrives(tcb_t *tcb, segment_t *seg) noexcept nogil:
         return DROP_TCP_CHECKSUM
     if tcb.state == LISTEN:
         return listen_state(tcb, seg)
+    count_segment_in(tcb, seg.length)
     if tcb.state == SYN_SENT:
         return syn_sent_state(tcb, seg)
     reason = synchronized_states(tcb, seg)
@@ -123,6 +125,7 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
         receive_shrink(tcb)
         return DROP_TCP_CHECKSUM
     tcp.counters.tcp_fast_path += 1
+    count_segment_in(tcb, n)
     tcb.last_receive_ns = tcp.now_ns
     tcb.snd_wl1 = seg.seq                             # even when its window says nothing new: 2 GiB later it would look old
     tcb.snd_wl2 = seg.ack
@@ -432,6 +435,7 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef int64_t rtt = 0
     cdef bint window_changed = False
     cdef rate_sample_t rs
+    tcb.last_ack_ns = tcp.now_ns
     if seq_lt(tcb.snd_wl1, seg.seq) or (tcb.snd_wl1 == seg.seq and seq_le(tcb.snd_wl2, seg.ack)):
         window = seg.wnd << tcb.snd_wscale
         window_changed = window != tcb.snd_wnd
@@ -461,11 +465,15 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     elif tcb.retries:
         sample_from_timestamp(tcb, seg)               # without one the backed-off RTO stays (Karn; RFC 6298 section 5)
     tcb.retries = 0
+    if tcb.timeouts_since_ns:
+        account_timeouts_over(tcb)
     tcb.soft_error = 0
     data = acked if acked < tcb.snd_len else tcb.snd_len
     if data:
         send_acknowledged(tcb, data)
     tcb.snd_una = seg.ack
+    if tcb.snd_len == 0:
+        account_limits(tcb)
     if seq_lt(tcb.rtx_nxt, tcb.snd_una):
         tcb.rtx_nxt = tcb.snd_una
     memset(&rs, 0, sizeof(rs))
@@ -561,6 +569,7 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
         return DROP_TCP_OUT_OF_MEMORY
     if start != tcb.rcv_nxt:
         tcb.tcp.counters.tcp_out_of_order += 1
+        tcb.counts.out_of_order += 1
         if range_insert(tcb, start, end) != 0:
             return DROP_TCP_OOO_LIMIT
         receive_store(tcb, start, data, end - start)

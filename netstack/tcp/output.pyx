@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from netstack.address cimport address_is_v4, address_t, address_v4
 from netstack.clock cimport NS_PER_MS, NS_PER_S
+from netstack.tcp.accounting cimport account_timeout, count_segment_out
 from netstack.sock cimport EVENT_OUT, SF_ORPHAN, sock_event
 from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out, send_writable
 from netstack.tcp.connection cimport connection_abort, receive_window_field
@@ -279,6 +280,7 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
     cdef tcp_t *tcp = tcb.tcp
     cdef uint32_t occupied = plan.length, end
     tcp.counters.tcp_segments_out += 1
+    count_segment_out(tcb, plan.length, plan.retransmit)
     if plan.flags & ACK:
         tcb.flags &= ~TF_ACK_NOW
         tcb.ack_pending = 0
@@ -369,11 +371,13 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
         tcb.rtx_deadline = tcb.tcp.now_ns + tcb.rto_ns
     elif tcb.state < ESTABLISHED:
         tcb.syn_retries += 1
+        account_timeout(tcb)
         tcb.rtx_nxt = tcb.iss
         rto_backoff(tcb)
         tcb.flags &= ~TF_RTT_TIMING
         tcb.tcp.counters.tcp_timeouts += 1
     elif tcb.snd_una != tcb.snd_nxt:
+        account_timeout(tcb)
         recovery_on_timeout(tcb)
         if tcb.snd_wnd == 0:
             tcb.flags |= TF_RTX_HEAD       # the peer shrank its window: keep asking with the first segment

@@ -141,6 +141,8 @@ cdef struct congestion_ops_t:
     void (*after_idle)(congestion_t *cc, int64_t idle_ns, int64_t rto_ns) noexcept nogil
     # for a snapshot: private_state and extended are copied as they are; load mends what does not survive a move
     void (*load)(congestion_t *cc, int64_t now_ns) noexcept nogil
+    # TCP_CC_INFO: the algorithm's struct of linux/inet_diag.h, at most 20 bytes, zeroed before; how many
+    uint32_t (*info)(const congestion_t *cc, uint8_t *out) noexcept nogil
 
 
 cdef struct listener_t:
@@ -150,6 +152,25 @@ cdef struct listener_t:
     uint32_t backlog
     uint32_t accept_count
     uint32_t syn_count
+
+
+cdef struct counts_t:
+    # What happened to a connection, for TCP_INFO; see accounting.pxd. bytes_sent and the like stand in the tcb_t.
+    uint32_t segments_in
+    uint32_t segments_out
+    uint32_t data_segments_in
+    uint32_t data_segments_out
+    uint32_t largest_in          # payload of the largest segment received
+    uint32_t out_of_order        # segments received beyond a gap
+    uint32_t timeouts
+    uint32_t timeout_episodes    # runs of them
+    uint64_t bytes_resent
+    int64_t timeouts_ns          # spent in such runs; the current one not included
+    int64_t limited_ns[3]        # busy, limited by the peer's window, by the send buffer; the current stretch not included
+    uint64_t rate_delivered      # the last delivery rate that says what the path can do: bytes over
+    int64_t rate_interval_ns
+    uint8_t rate_app_limited
+    uint8_t limited_by           # LIMIT_*
 
 
 cdef struct tcb_t:
@@ -256,9 +277,15 @@ cdef struct tcb_t:
     tcb_t *parent                # of a child not yet accepted
     tcb_t *sibling               # next child, or next in the accept queue
     tcb_t *sibling_back
-    uint64_t bytes_sent
-    uint64_t bytes_received
-    uint64_t retransmits
+    # --- counted
+    uint64_t bytes_sent          # payload, first transmissions
+    uint64_t bytes_received      # payload, in order
+    uint64_t retransmits         # segments
+    int64_t last_data_ns         # when payload came last
+    int64_t last_ack_ns          # when an acceptable acknowledgement came last
+    int64_t limited_since_ns
+    int64_t timeouts_since_ns    # 0: no run of timeouts
+    counts_t counts
 
 
 cdef struct bare_t:

@@ -197,7 +197,7 @@ class Session:
             while self.victim.pop_output() is not None:
                 pass
         left = self.victim.sockets()
-        assert self.victim.next_deadline() is None and [s[1] for s in left] == ["LISTEN"], left
+        assert self.victim.next_deadline() is None and [s.state for s in left] == ["LISTEN"], left
 
 
 def sessions(chunk):

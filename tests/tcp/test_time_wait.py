@@ -198,7 +198,7 @@ def test_the_number_of_records_is_limited_and_the_oldest_goes_first():
         s.flow.receive_all()
         s.flow.send("FA", seq=1, ack=2)
         peer.advance("10ms")
-    assert [names[3] for names, state in peer.stack.sockets() if state == "TIME_WAIT"] == ports[2:]
+    assert [s.rport for s in peer.stack.sockets() if s.state == "TIME_WAIT"] == ports[2:]
 
 
 def test_no_records_at_all_when_the_limit_is_zero():

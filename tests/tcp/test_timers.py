@@ -317,7 +317,7 @@ def test_ties_between_connections_fire_in_the_order_of_their_sockets():
 
 def passive_on(peer, port):
     from .tools import Session, listen
-    if not any(state == "LISTEN" for _, state in peer.stack.sockets()):
+    if not any(s.state == "LISTEN" for s in peer.stack.sockets()):
         passive_on.server = listen(peer)
     flow = peer.flow(port)
     flow.connect()

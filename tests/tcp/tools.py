@@ -146,7 +146,7 @@ def reach(state: str, peer: ScriptedPeer | None = None, **options: object) -> Se
 
 def states(stack: Stack) -> list[str]:
     """State names of everything the stack still knows, sorted."""
-    return sorted(state for _, state in stack.sockets())
+    return sorted(s.state for s in stack.sockets())
 
 
 class Wire:
