@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from netstack.testing.checkers import ANY, Checker, check, is_icmp, is_ip, is_ipv4, is_tcp, is_udp
     from netstack.testing.clock import VirtualClock
     from netstack.testing.link_driver import LinkDriver
-    from netstack.testing.network import Host, Network, Pair, SimulationError, Stream
+    from netstack.testing.network import Host, Network, Pair, SimulationError, Transfer
     from netstack.testing.packets import (
         Packet,
         build_icmp,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from netstack.testing.recorder import Recorder
     from netstack.testing.scripted_peer import Flow, ScriptedPeer
+    from netstack.testing.streams import Stream
 
 _MODULES = {
     "ANY": "checkers",
@@ -38,7 +39,8 @@ _MODULES = {
     "Recorder": "recorder",
     "ScriptedPeer": "scripted_peer",
     "SimulationError": "network",
-    "Stream": "network",
+    "Stream": "streams",
+    "Transfer": "network",
     "VirtualClock": "clock",
     "build_icmp": "packets",
     "build_ipv4": "packets",
@@ -67,6 +69,7 @@ __all__ = [
     "ScriptedPeer",
     "SimulationError",
     "Stream",
+    "Transfer",
     "VirtualClock",
     "build_icmp",
     "build_ipv4",

@@ -9,29 +9,15 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from netstack.address cimport address_t, address_from_v4, address_parse
+from netstack.address cimport address_from_v4, address_parse, address_t
 from netstack.link.link cimport frame_t, Link, link_t, MEDIA_ETHERNET, NEVER
-from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_t
+from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process
 from netstack.stack.stack cimport Stack
 
 cdef enum:
     BUDGET = 1024                # frames a stack takes from a link in one go
     BATCH = 64
     ROUNDS_MAX = 1000000         # of one moment; more means that it does not come to rest
-    PORT_ADDRESSES = 8
-
-
-cdef struct node_t:
-    stack_t *stack
-    link_t *link
-
-
-cdef struct port_t:
-    link_t *link
-    uint32_t count
-    address_t addresses[PORT_ADDRESSES]
-    uint8_t mac[6]               # learned
-    uint8_t mac_known
 
 
 cdef bint send(link_t *link, const frame_t *frame, int64_t now_ns) noexcept nogil:
@@ -57,16 +43,6 @@ cdef class Engine:
     forwarded, unroutable : int
         Frames the switch passed on, and those it had no port for.
     """
-
-    cdef readonly int64_t now_ns
-    cdef readonly uint64_t forwarded
-    cdef readonly uint64_t unroutable
-    cdef readonly uint64_t steps
-    cdef node_t *nodes
-    cdef uint32_t node_count
-    cdef port_t *ports
-    cdef uint32_t port_count
-    cdef list alive                              # stacks and links, so that the pointers stay good
 
     def __init__(self, int64_t now_ns=1000000000):
         self.now_ns = now_ns
@@ -130,8 +106,10 @@ cdef class Engine:
             raise RuntimeError(f"the network does not come to rest at {self.now_ns} ns: frames go round without delay")
 
     def step(self, until=None):
-        """Jump to the next deadline and settle. False when there is none (up to ``until``): time then stays."""
-        cdef int64_t deadline = self.deadline()
+        """Settle, jump to the next deadline and settle there. False when there is none (up to ``until``): time then stays."""
+        cdef int64_t deadline
+        self.settle()
+        deadline = self.deadline()
         if deadline == NEVER or (until is not None and deadline > until):
             return False
         if deadline > self.now_ns:

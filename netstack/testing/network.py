@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netstack.config import StackConfig
@@ -17,6 +17,7 @@ from netstack.link.fault_injector import FaultInjector
 from netstack.link.wire import Wire
 from netstack.testing.engine import Engine
 from netstack.testing.recorder import Recorder
+from netstack.testing.streams import DONE, FAILED, NO_REST, NOTHING_DUE, PAUSED, Stream, run_streams
 from netstack.units import duration_ns
 
 if TYPE_CHECKING:
@@ -25,12 +26,23 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 10_000_000
 START_NS = 1_000_000_000
-POLLOUT, POLLERR, POLLHUP = 4, 8, 16                 # poll(2)
+POLLIN, POLLOUT, POLLERR, POLLHUP = 1, 4, 8, 16      # poll(2)
 SOL_SOCKET, SO_ERROR = 1, 4                          # socket(7)
 
 
 class SimulationError(AssertionError):
-    """A simulation did not reach what was waited for. The message names the seed."""
+    """A simulation did not reach what was waited for. The message names the seed.
+
+    Attributes
+    ----------
+    error : OSError or None
+        What ended a stream, if that was the reason.
+    host : Host or None
+        Whose stream it was.
+    """
+
+    error: OSError | None = None
+    host: Host | None = None
 
 
 def chosen_seed(seed: int) -> int:
@@ -170,11 +182,11 @@ class Simulation:
         """
         from netstack.stack import Stack
 
-        host.stack = Stack.restore(host.stack.snapshot(), self.now_ns, links=[host.link])
+        old = host.stack                             # its sockets are looked at until the streams have new ones
+        host.stack = Stack.restore(old.snapshot(), self.now_ns, links=[host.link])
         self.engine.replace_stack(host.index, host.stack)
         for stream in host.streams:
-            if stream.sock is not None:
-                stream.sock = host.stack.socket_by_id(stream.sock.id)
+            stream.rebind()
 
     def _error(self, text: str) -> SimulationError:
         return SimulationError(f"{text} (at {self.now_ns} ns; seed {self.seed}, replay with "
@@ -252,79 +264,21 @@ class Network(Simulation):
         return host
 
 
-class Stream:
-    """A socket of a simulated host that sends a payload and collects what arrives (see `Pair.transfer`).
+@dataclass(frozen=True)
+class Transfer:
+    """What `Pair.transfer` did.
 
-    It finds its socket again when the host's stack is replaced by `Simulation.restore`.
+    Attributes
+    ----------
+    elapsed_ns : int
+        Virtual time from the first call to the last byte and both ends of stream.
+    a_to_b, b_to_a : int
+        Bytes that arrived, every one compared.
     """
 
-    CHUNK = 65536
-
-    def __init__(self, host: Host, sock: Any = None) -> None:
-        self.host = host
-        self.sock = sock                             # None: not accepted yet
-        self.sending = memoryview(b"")
-        self.sent = 0
-        self.close_after = False
-        self.shut = False
-        self.received = bytearray()
-        self.eof = False
-        self.error: OSError | None = None
-        host.streams.append(self)
-
-    def give(self, payload: bytes, *, close: bool) -> None:
-        """Queue bytes to send; with ``close`` a FIN follows them."""
-        self.sending = memoryview(payload)
-        self.sent = 0
-        self.close_after = close
-
-    def pump(self) -> None:
-        """Move what can be moved now; an error of the socket ends it and stays in `error`."""
-        if self.error is not None or self.sock is None:
-            return
-        try:
-            self._send()
-            self._receive()
-        except OSError as error:
-            self.error = error
-
-    def _send(self) -> None:
-        if self.shut:
-            return
-        try:
-            while self.sent < len(self.sending):
-                self.sent += self.sock.send(self.sending[self.sent:self.sent + self.CHUNK])
-        except BlockingIOError:
-            return
-        if self.close_after:
-            self.sock.shutdown(1)
-            self.shut = True
-
-    def _receive(self) -> None:
-        try:
-            while not self.eof:
-                data = self.sock.recv(self.CHUNK)
-                if data:
-                    self.received += data
-                else:
-                    self.eof = True
-        except BlockingIOError:
-            return
-
-    def accept_from(self, listener: Stream) -> bool:
-        """Take a connection from a listener; True once there is one."""
-        if self.sock is None:
-            try:
-                self.sock = listener.sock.accept()[0]
-            except BlockingIOError:
-                return False
-        return True
-
-    def close(self) -> None:
-        """Close the socket; the stack finishes alone."""
-        self.host.streams.remove(self)
-        if self.sock is not None:
-            self.sock.close()
+    elapsed_ns: int
+    a_to_b: int
+    b_to_a: int
 
 
 class Pair(Simulation):
@@ -362,14 +316,14 @@ class Pair(Simulation):
         self.a = self._add(self.faults, self._config("a", self.A, mtu, media, sysctl), self.faults)
         self.b = self._add(far, self._config("b", self.B, mtu, media, sysctl))
 
-    def _open(self, port: int) -> tuple[Stream, Stream, Stream]:
-        """A connection under way: its end at a, its end at b (not accepted yet), the listener."""
-        listener = Stream(self.b, self.b.socket())
-        listener.sock.bind((self.B, port))
-        listener.sock.listen(8)
-        client = Stream(self.a, self.a.socket())
-        client.sock.connect_ex((self.B, port))
-        return client, Stream(self.b), listener
+    def _open(self, port: int) -> tuple[Any, Any]:
+        """A connection under way: its socket at a, the listener at b."""
+        listener = self.b.socket()
+        listener.bind((self.B, port))
+        listener.listen(8)
+        client = self.a.socket()
+        client.connect_ex((self.B, port))
+        return client, listener
 
     def connect(self, port: int = 80, *, limit: int | str = "10min") -> tuple[Any, Any]:
         """A connection from a to a listener of b: (a's socket, b's accepted socket).
@@ -381,24 +335,27 @@ class Pair(Simulation):
         OSError
             It was refused or timed out.
         """
-        client, server, listener = self._open(port)
+        client, listener = self._open(port)
+        server = None
 
         def established() -> bool:
-            accepted = server.accept_from(listener)
-            events = client.sock.poll()
-            if events & (POLLERR | POLLHUP) and (error := client.sock.getsockopt(SOL_SOCKET, SO_ERROR)):
+            nonlocal server
+            if server is None and listener.poll() & POLLIN:
+                server = listener.accept()[0]
+            events = client.poll()
+            if events & (POLLERR | POLLHUP) and (error := client.getsockopt(SOL_SOCKET, SO_ERROR)):
                 raise OSError(error, os.strerror(error))
-            return accepted and bool(events & POLLOUT)
+            return server is not None and bool(events & POLLOUT)
 
         self.run(limit, condition=established)
         listener.close()
-        for stream in (client, server):
-            stream.host.streams.remove(stream)
-        return client.sock, server.sock
+        return client, server
 
     def transfer(self, a_to_b: int, b_to_a: int = 0, *, limit: int | str = "60min",
-                 sockets: tuple[Any, Any] | None = None, on_step: Callable[[], None] | None = None) -> str:
-        """Send seeded payloads both ways, half-close each, and check every byte.
+                 sockets: tuple[Any, Any] | None = None, on_step: Callable[[], None] | None = None) -> Transfer:
+        """Send seeded bytes both ways, half-close each, and check every byte where it arrives.
+
+        Runs compiled from the first byte to the last, unless there is an ``on_step``.
 
         Parameters
         ----------
@@ -411,44 +368,47 @@ class Pair(Simulation):
         on_step : callable, optional
             Called after every event.
 
-        Returns
-        -------
-        str
-            SHA-256 over both payloads.
-
         Raises
         ------
         SimulationError
-            A stream differs, ends with an error, or is not done in time.
+            A stream differs, ends with an error (`SimulationError.error`), or is not done in time.
         """
-        listener = None
         if sockets is None:
-            one, two, listener = self._open(80)
+            client, listener = self._open(80)
+            one, two = Stream(self.a, client), Stream(self.b, listener=listener)
         else:
             one, two = Stream(self.a, sockets[0]), Stream(self.b, sockets[1])
-        rng = random.Random(derived_seed(self.seed, "payload"))
-        payloads = rng.randbytes(a_to_b), rng.randbytes(b_to_a)
-        one.give(payloads[0], close=True)
-        two.give(payloads[1], close=True)
-
-        def done() -> bool:
-            if listener is not None:
-                two.accept_from(listener)
-            for stream in (one, two):
-                stream.pump()
-                if stream.error is not None:
-                    raise self._error(f"a stream ended with {stream.error!r}")
+        seeds = derived_seed(self.seed, "a to b"), derived_seed(self.seed, "b to a")
+        one.give(seeds[0], a_to_b, seeds[1], b_to_a)
+        two.give(seeds[1], b_to_a, seeds[0], a_to_b)
+        start = self.now_ns
+        until = start + duration_ns(limit)
+        verdict = PAUSED
+        while verdict == PAUSED:
+            verdict = run_streams(self.engine, (one, two), until, None if on_step is None else 1)
             if on_step is not None:
                 on_step()
-            return one.eof and two.eof and one.shut and two.shut
+        if verdict != DONE:
+            raise self._unfinished(verdict, one, two)
+        for stream, size, name in ((one, b_to_a, "b to a"), (two, a_to_b, "a to b")):
+            if stream.received != size:
+                raise self._error(f"{name}: {stream.received} bytes arrived, not the {size} sent")
+        one.close()
+        two.close()
+        return Transfer(self.now_ns - start, two.received, one.received)
 
-        self.run(limit, condition=done)
-        for stream, payload, name in ((one, payloads[1], "b to a"), (two, payloads[0], "a to b")):
-            if stream.received != payload:
-                n = len(stream.received)
-                got = "other bytes" if n == len(payload) else f"{n} bytes"
-                raise self._error(f"{name}: {got} arrived, not the {len(payload)} sent")
-        for closing in (one, two, listener):
-            if closing is not None:
-                closing.close()
-        return hashlib.sha256(payloads[0] + payloads[1]).hexdigest()
+    def _unfinished(self, verdict: int, one: Stream, two: Stream) -> SimulationError:
+        """Why a transfer came to no end."""
+        where = f"a to b {two.received} of {one.sent}, b to a {one.received} of {two.sent} bytes arrived"
+        if verdict == FAILED:
+            for stream, name in ((one, "b to a"), (two, "a to b")):
+                if stream.wrong_at is not None:
+                    return self._error(f"{name}: byte {stream.wrong_at} is not the one sent")
+            failed, name = (one, "a") if one.error is not None else (two, "b")
+            if isinstance(failed.error, ConnectionResetError) and two.error is not None:
+                failed, name = two, "b"              # who gave up, not who was told of it at the same moment
+            error = self._error(f"the stream of {name} ended with {failed.error!r}; {where}")
+            error.error, error.host = failed.error, failed.host
+            return error
+        why = {NOTHING_DUE: "nothing is due any more", NO_REST: "frames go round without delay"}
+        return self._error(f"{why.get(verdict, 'time is up')}: {where}")
