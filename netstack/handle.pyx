@@ -611,7 +611,7 @@ cdef class Handle:
         cdef owner_t *o = &self.o
         cdef driver_t *d = o.driver
         cdef int64_t deadline = 0, slice = NEVER
-        cdef bint blocking = self.blocks(flags), waitall = flags & MSG_WAITALL and o.sock != NULL
+        cdef bint blocking = self.blocks(flags), waitall = flags & MSG_WAITALL and o.sock != NULL and self.timeout_ns < 0
         cdef ssize_t r
         cdef size_t got = 0
         cdef int step = 0

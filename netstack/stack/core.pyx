@@ -33,13 +33,15 @@ from netstack.tcp.congestion.controller cimport congestion_default
 from netstack.tcp.connection cimport connection_abort, connection_raise_isn, connection_spawned
 from netstack.tcp.input cimport segment_arrives, segment_for_nobody, segment_verify
 from netstack.tcp.invariants cimport NETSTACK_CHECKED, check_invariants, check_shared
+from netstack.tcp.mtu cimport mtu_reported
 from netstack.tcp.output cimport (
     bare_length, next_segment, on_sent, on_timer, plan_t, write_bare, write_fresh_segment, write_segment,
 )
+from netstack.tcp.recovery cimport recovery_resend
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TM_RCVBUF_SET, TM_SNDBUF_SET, bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init,
-    want_output,
+    ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TM_RCVBUF_SET, TM_SNDBUF_SET,
+    bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init, want_output,
 )
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
 from netstack.udp.endpoint cimport udp_deliver, udp_endpoint_free, udp_endpoint_t
@@ -468,6 +470,19 @@ cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil
     return DROP_NONE
 
 
+cdef void too_big(stack_t *stack, const icmp_message_t *m) noexcept nogil:
+    """A router could not pass a packet on (RFC 1191 section 4). Only a connection that has sent such a one believes it."""
+    cdef void *p
+    if m.embedded_protocol != PROTOCOL_TCP:
+        return
+    p = demux_find(
+        &stack.demux,
+        demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
+        &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
+    if p != NULL and not is_tw(p) and (<tcb_t *> p).state >= ESTABLISHED and             mtu_reported(<tcb_t *> p, m.mtu, m.embedded_seq):
+        recovery_resend(<tcb_t *> p)
+
+
 cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
     """An error about a packet of ours. TCP takes it as advice once a connection stands (RFC 5927), and only when the
     sequence number it quotes is outstanding; a connected datagram socket reports it."""
@@ -475,7 +490,10 @@ cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
     cdef tcb_t *tcb
     cdef udp_endpoint_t *ep
     cdef int error
-    if m.type != 3 or m.code == 4:
+    if m.type != 3:
+        return
+    if m.code == 4:
+        too_big(stack, m)
         return
     if m.code == 3:
         error = ECONNREFUSED

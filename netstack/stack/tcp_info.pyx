@@ -170,7 +170,7 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
     info.last_data_recv = milliseconds_since(tcb.last_data_ns, now)
     info.last_ack_recv = milliseconds_since(tcb.last_ack_ns, now)
     if tcb.route_interface < stack.interface_count:
-        info.pmtu = stack.interfaces[tcb.route_interface].mtu
+        info.pmtu = tcb.pmtu if tcb.pmtu else stack.interfaces[tcb.route_interface].mtu
         info.advmss = stack_link_mss(stack, tcb) - (12 if tcb.flags & TF_TS_OK else 0)
     fill_sender(tcb, info)
     fill_receiver(tcb, info)

@@ -12,6 +12,7 @@ from netstack.sock cimport (
 from netstack.tcp.accounting cimport account_timeouts_over
 from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send_writable
 from netstack.tcp.isn cimport choose_isn, timestamp_now
+from netstack.tcp.mtu cimport mtu_start
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
@@ -125,6 +126,7 @@ cdef void connection_options(tcb_t *tcb, const segment_t *seg, uint32_t link_mss
     if tcb.user_mss and tcb.user_mss < mss:
         mss = tcb.user_mss
     tcb.mss = mss if mss < link_mss else link_mss
+    mtu_start(tcb)
     if seg.has_ts and tcp.config.timestamps:
         tcb.flags |= TF_TS_OK
         tcb.ts_recent = seg.tsval

@@ -25,6 +25,7 @@ from netstack.tcp.connection cimport (
     listener_adopt, queue_bare,
 )
 from netstack.tcp.isn cimport timestamp_now
+from netstack.tcp.mtu cimport mtu_probe_arrived
 from netstack.tcp.ranges cimport range_absorb, range_insert
 from netstack.tcp.recovery cimport flight_size, recovery_on_ack, recovery_on_duplicate
 from netstack.tcp.rtt cimport rto_reset, rtt_sample
@@ -476,6 +477,8 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
         account_limits(tcb)
     if seq_lt(tcb.rtx_nxt, tcb.snd_una):
         tcb.rtx_nxt = tcb.snd_una
+    if tcb.mtu_probe_size:
+        mtu_probe_arrived(tcb)
     memset(&rs, 0, sizeof(rs))
     rs.now_ns = tcp.now_ns
     rs.rtt_ns = rtt

@@ -10,6 +10,7 @@ from netstack.sock cimport EVENT_OUT, SF_ORPHAN, sock_event
 from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out, send_writable
 from netstack.tcp.connection cimport connection_abort, receive_window_field
 from netstack.tcp.isn cimport timestamp_now
+from netstack.tcp.mtu cimport mtu_black_hole, mtu_probe_limit, mtu_probe_sent, mtu_refresh
 from netstack.tcp.recovery cimport recovery_on_timeout
 from netstack.tcp.rtt cimport rto_backoff
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
@@ -155,12 +156,17 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
             tcb.tcp.now_ns - tcb.last_send_ns > tcb.rto_ns:
         tcb.cc_ops.after_idle(&tcb.cc, tcb.tcp.now_ns - tcb.last_send_ns, tcb.rto_ns)
         tcb.last_send_ns = tcb.tcp.now_ns  # decayed once for this silence
+    if tcb.pmtu:
+        mtu_refresh(tcb)
+        limit = send_segment_limit(tcb)
     window = tcb.cc.cwnd
     if tcb.dupacks and seq == tcb.snd_nxt and not tcb.flags & (TF_IN_RECOVERY | TF_RTO_RECOVERY):
         window += (tcb.dupacks if tcb.dupacks < 2 else 2) * tcb.cc.mss       # limited transmit (RFC 3042)
     if window > tcb.snd_wnd:
         window = tcb.snd_wnd
     room = window - used if window > used else 0
+    if tcb.mtu_probing and seq == tcb.snd_nxt and available > limit:
+        limit = mtu_probe_limit(tcb, limit, available, room)
     if available:
         length = available if available < limit else limit
         if length > room:
@@ -317,6 +323,8 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         tcb.flags |= TF_RTT_TIMING
         tcb.rtt_seq = plan.seq
         tcb.rtt_time_ns = tcp.now_ns
+    if tcb.mtu_probing and plan.length > send_segment_limit(tcb) and not plan.retransmit:
+        mtu_probe_sent(tcb, plan.seq, end)
     if seq_gt(end, tcb.snd_nxt):
         occupied = plan.length             # of a segment sent again with new data behind, only that counts
         if seq_lt(plan.seq, tcb.snd_nxt):
@@ -378,6 +386,8 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
         tcb.tcp.counters.tcp_timeouts += 1
     elif tcb.snd_una != tcb.snd_nxt:
         account_timeout(tcb)
+        if tcb.retries >= tcb.tcp.config.retries1:
+            mtu_black_hole(tcb)
         recovery_on_timeout(tcb)
         if tcb.snd_wnd == 0:
             tcb.flags |= TF_RTX_HEAD       # the peer shrank its window: keep asking with the first segment

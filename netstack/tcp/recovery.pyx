@@ -7,6 +7,7 @@ slow start, skipping what acknowledgements show to have arrived.
 
 from libc.stdint cimport uint32_t
 
+from netstack.tcp.mtu cimport mtu_probe_lost
 from netstack.tcp.rtt cimport rto_backoff
 from netstack.tcp.seq cimport seq_ge, seq_gt
 from netstack.tcp.tcb cimport (
@@ -38,6 +39,10 @@ cdef void recovery_on_duplicate(tcb_t *tcb) noexcept nogil:
     if tcb.dupacks != DUPACK_THRESHOLD:
         if tcb.dupacks < DUPACK_THRESHOLD:
             want_output(tcb)                          # each of the first two lets one new segment out (RFC 3042)
+        return
+    if tcb.mtu_probe_size and tcb.snd_una == tcb.mtu_probe_start:
+        mtu_probe_lost(tcb)                           # too large, not congestion (RFC 4821 section 7.5)
+        recovery_resend(tcb)
         return
     if not seq_gt(tcb.snd_una, tcb.recover):
         return                                        # duplicates caused by our own retransmissions: section 3.2 step 2
@@ -82,6 +87,18 @@ cdef void recovery_on_ack(tcb_t *tcb, uint32_t acked) noexcept nogil:
         tcb.recover = tcb.snd_una - 1                 # dragged along, so that 2 GiB later it is not "ahead" again
     if seq_gt(tcb.snd_una, tcb.snd_small):
         tcb.snd_small = tcb.snd_una                   # the same
+
+
+cdef void recovery_resend(tcb_t *tcb) noexcept nogil:
+    """What is in flight was too large for the path: it goes again in smaller segments, and nothing says congestion."""
+    if tcb.snd_una == tcb.snd_nxt:
+        return
+    tcb.flags &= ~(TF_IN_RECOVERY | TF_RTX_HEAD | TF_RTT_TIMING)
+    tcb.flags |= TF_RTO_RECOVERY
+    tcb.dupacks = 0
+    tcb.recover = tcb.snd_nxt
+    tcb.rtx_nxt = tcb.snd_una
+    want_output(tcb)
 
 
 cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:

@@ -266,6 +266,17 @@ cdef struct tcb_t:
     uint32_t notsent_lowat       # TCP_NOTSENT_LOWAT: bytes not yet sent at which a writer waits; 0: none
     uint32_t fin_timeout_ms      # TCP_LINGER2
     uint32_t window_clamp        # TCP_WINDOW_CLAMP: the most we advertise; 0: none
+    # --- path MTU; sizes are of whole packets
+    uint16_t mss_clamp           # what both SYNs and our link allow
+    uint8_t mtu_probing
+    uint32_t pmtu                # what ICMP said; 0: nothing
+    uint32_t mtu_low             # known to pass
+    uint32_t mtu_high            # not known not to
+    uint32_t mtu_probe_size      # of the probe in flight; 0: none
+    uint32_t mtu_probe_start
+    uint32_t mtu_probe_end
+    int64_t mtu_probe_ns         # when the last one was sent
+    int64_t pmtu_until_ns        # when pmtu is forgotten
     # --- tuning of the receive buffer to what the application takes in a round trip
     uint32_t tune_seq            # rcv_read when the interval began
     uint32_t tune_space          # bytes taken in the best interval so far
@@ -327,6 +338,9 @@ cdef struct tcp_config_t:
     uint8_t orphan_retries
     uint8_t quickack_segments
     uint8_t moderate_rcvbuf
+    uint8_t mtu_probing          # 0 never, 1 after a black hole, 2 always
+    uint8_t retries1             # R1: timeouts after which the path is doubted
+    uint32_t base_mss
     uint32_t notsent_lowat
     uint32_t rmem_default
     uint32_t rmem_max

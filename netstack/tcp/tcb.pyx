@@ -21,6 +21,9 @@ cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
     config.orphan_retries = 8
     config.quickack_segments = 16
     config.moderate_rcvbuf = 1
+    config.mtu_probing = 0
+    config.base_mss = 1024
+    config.retries1 = 3
     config.rmem_default = 1 << 20          # bytes
     config.rmem_max = 6 << 20
     config.wmem_default = 1 << 20
