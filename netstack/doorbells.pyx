@@ -11,6 +11,7 @@ from posix.unistd cimport close
 from netstack.driver cimport (
     DRIVER_LINKS,
     driver_t,
+    links_now_t,
     loopback_pending,
     park_cpu,
     park_load,
@@ -156,22 +157,60 @@ cdef timespec *remaining(int64_t until, timespec *ts) noexcept nogil:
     return ts
 
 
-cdef int leader_sleep(driver_t *d, int64_t until, uint32_t dead, bint *rung) noexcept nogil:
-    """Sleep on the doorbells of the links and on our own. Lock not held. 0 or EINTR."""
-    cdef pollfd fds[DRIVER_LINKS + 1]
+cdef void links_now(driver_t *d, links_now_t *now) noexcept nogil:
+    cdef uint32_t i
+    now.dead = dead_links(d)
+    for i in range(d.link_count):
+        now.peers[i] = -1 if d.links[i].dead else d.links[i].peer_fd(d.links[i])
+
+
+cdef int watch_peers(driver_t *d, const links_now_t *now, pollfd *fds) noexcept nogil:
+    """The descriptors of the processes behind the links; how many there are."""
+    cdef uint32_t i
+    cdef int n = 0
+    for i in range(d.link_count):
+        if now.peers[i] >= 0:
+            fds[n].fd = now.peers[i]
+            fds[n].events = POLLIN
+            fds[n].revents = 0
+            n += 1
+    return n
+
+
+cdef bint any_ready(const pollfd *fds, int n) noexcept nogil:
+    cdef int i
+    for i in range(n):
+        if fds[i].revents:
+            return True
+    return False
+
+
+cdef void peers_died(driver_t *d) noexcept nogil:
+    """Let the links see which of their peers it was. Lock held."""
+    cdef uint32_t i
+    for i in range(d.link_count):
+        d.links[i].peer_died(d.links[i])
+
+
+cdef int leader_sleep(driver_t *d, int64_t until, const links_now_t *now, int *woken) noexcept nogil:
+    """Sleep on the doorbells of the links and on our own. Lock not held. 0 or EINTR; sets what woke it."""
+    cdef pollfd fds[2 * DRIVER_LINKS + 1]
     cdef timespec ts
     cdef uint32_t i
-    cdef int n = 1, r
+    cdef int n = 1, r, peers
     fds[0].fd = d.leader_fd
     fds[0].events = POLLIN
     for i in range(d.link_count):
-        if d.leader_fds[i] >= 0 and not dead >> i & 1:
+        if d.leader_fds[i] >= 0 and not now.dead >> i & 1:
             fds[n].fd = d.leader_fds[i]
             fds[n].events = POLLIN
             n += 1
     fds[0].revents = 0
-    r = ppoll(fds, n, remaining(until, &ts), NULL)
-    rung[0] = r > 0
+    peers = watch_peers(d, now, fds + n)
+    r = ppoll(fds, n + peers, remaining(until, &ts), NULL)
+    woken[0] = BELL if r > 0 else 0
+    if r > 0 and peers and any_ready(fds + n, peers):
+        woken[0] |= DIED
     if r > 0 and fds[0].revents:
         unring(d.leader_fd)
     return errno if r < 0 else 0
@@ -233,13 +272,13 @@ cdef bint leader_spin(driver_t *d, int64_t until, uint32_t dead) noexcept nogil:
     return False
 
 
-cdef int service_sleep(driver_t *d, int64_t until, uint32_t dead) noexcept nogil:
-    """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK or neither."""
-    cdef pollfd fds[DRIVER_LINKS + 2]
+cdef int service_sleep(driver_t *d, int64_t until, const links_now_t *now) noexcept nogil:
+    """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK, DIED."""
+    cdef pollfd fds[2 * DRIVER_LINKS + 2]
     cdef epoll_event events[DRIVER_LINKS]
     cdef timespec ts
     cdef uint32_t i
-    cdef int n = 1, r, woken = 0
+    cdef int n = 1, r, peers, woken = 0
     fds[0].fd = d.service_fd
     fds[0].events = POLLIN
     fds[0].revents = 0
@@ -249,16 +288,19 @@ cdef int service_sleep(driver_t *d, int64_t until, uint32_t dead) noexcept nogil
         fds[n].revents = 0
         n += 1
     for i in range(d.link_count):
-        if not d.kernel_fd[i] and d.service_fds[i] >= 0 and not dead >> i & 1:
+        if not d.kernel_fd[i] and d.service_fds[i] >= 0 and not now.dead >> i & 1:
             fds[n].fd = d.service_fds[i]
             fds[n].events = POLLIN
             n += 1
-    r = ppoll(fds, n, remaining(until, &ts), NULL)
+    peers = watch_peers(d, now, fds + n)
+    r = ppoll(fds, n + peers, remaining(until, &ts), NULL)
     if r <= 0:
         return 0
+    if peers and any_ready(fds + n, peers):
+        woken = DIED
     if fds[0].revents:
         unring(d.service_fd)
-        woken = KICK
+        woken |= KICK
         r -= 1
     if r:
         woken |= BELL

@@ -134,6 +134,12 @@ cdef struct driver_t:
     uint64_t service_wakes
 
 
+# What is taken under the lock for those who sleep without it.
+cdef struct links_now_t:
+    uint32_t dead                # the links that are dead, a bit each
+    int peers[DRIVER_LINKS]      # of the others, descriptors of the processes behind them, -1: not known
+
+
 # The lock. driver_unlock delivers the collected wake-ups.
 cdef void driver_lock(driver_t *d) noexcept nogil
 cdef void driver_unlock(driver_t *d) noexcept nogil

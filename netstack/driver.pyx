@@ -15,6 +15,7 @@ from cpython.ref cimport Py_INCREF
 from netstack.address cimport address_equal, endpoint_t
 from netstack.doorbells cimport (
     BELL,
+    DIED,
     arm,
     dead_links,
     disarm,
@@ -22,6 +23,8 @@ from netstack.doorbells cimport (
     doorbells_open,
     drain,
     leader_sleep,
+    links_now,
+    peers_died,
     leader_spin,
     ring,
     service_sleep,
@@ -364,9 +367,9 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     The doorbells are armed under the lock, right before the sleep; a kick is given under the lock as well, so none can
     fall between the last look and the sleep.
     """
-    cdef bint hit, rung = False
-    cdef uint32_t dead
-    cdef int more, r
+    cdef bint hit
+    cdef links_now_t links
+    cdef int more, r, woken = 0
     d.leader = w
     d.lead_wake_at = 0
     more = driver_pass(d, park_now_ns(), d.budget, 0)
@@ -377,10 +380,10 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     d.lead_wake_at = until
     park_store(&d.kick, 0)
     d.wake_leader = 0
-    dead = dead_links(d)
     if d.spin_ns:
+        links.dead = dead_links(d)
         driver_unlock(d)
-        hit = leader_spin(d, until, dead)
+        hit = leader_spin(d, until, links.dead)
         park_lock(&d.lock)
         if hit or park_load(&d.kick):
             return 0
@@ -390,14 +393,16 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     d.lead_wake_at = until
     d.leader_asleep = 1
     d.sleeps += 1
-    dead = dead_links(d)
+    links_now(d, &links)
     driver_unlock(d)
-    r = leader_sleep(d, until, dead, &rung)
+    r = leader_sleep(d, until, &links, &woken)
     park_lock(&d.lock)
     d.leader_asleep = 0
     disarm(d)
-    if rung:
+    if woken & BELL:
         drain(d, BELL_LEADER)
+    if woken & DIED:
+        peers_died(d)
     return r
 
 
@@ -516,7 +521,7 @@ cdef void *service_main(void *arg) noexcept nogil:
     cdef int64_t now, until
     cdef uint64_t seen
     cdef bint stay_out = False, rung
-    cdef uint32_t dead
+    cdef links_now_t links
     cdef int woken
     park_lock(&d.lock)
     while not d.stop:
@@ -536,14 +541,16 @@ cdef void *service_main(void *arg) noexcept nogil:
         if d.ticking and now + d.tick_ns < until:
             until = now + d.tick_ns
         d.service_wake_at = until
-        dead = dead_links(d)
+        links_now(d, &links)
         driver_unlock(d)
-        woken = service_sleep(d, until, dead)
+        woken = service_sleep(d, until, &links)
         park_lock(&d.lock)
         rung = woken & BELL or d.look
         d.look = 0
         if woken & BELL:
             drain(d, BELL_SERVICE)
+        if woken & DIED:
+            peers_died(d)
         if woken:
             d.service_wakes += 1
         stay_out = not rung and d.ticking and d.lead_count != seen

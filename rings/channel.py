@@ -28,6 +28,7 @@ import struct
 from rings import shared_memory
 from rings.doorbell import Doorbell
 from rings.errors import RegionMismatch, RingSizeError
+from rings.process import identity
 from rings.spsc_ring import (
     LEADER,
     SERVICE,
@@ -148,6 +149,7 @@ class Channel:
         for ring in (self.tx, self.rx):
             if ring.generation != layout.generation:
                 raise RegionMismatch(0, f"channel of generation {ring.generation}, not {layout.generation}")
+        self.tx.own(*identity())
         self.doorbells = {LEADER: doorbells[2 * mine], SERVICE: doorbells[2 * mine + 1]}
         self.peer_doorbells = {LEADER: doorbells[2 * theirs], SERVICE: doorbells[2 * theirs + 1]}
 

@@ -20,6 +20,7 @@ from rings.doorbell cimport (
     doorbell_space, doorbell_spin_for_data, doorbell_spin_for_space, doorbell_spin_init, doorbell_spin_t,
 )
 from rings.mapping cimport fork_count, memory_lost
+from rings.peer cimport peer_died, peer_forget, peer_init, peer_look, peer_t
 from rings.spsc_ring cimport (
     RING_DAMAGED, RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_LEADER, RING_OK, ConsumerRing,
     ProducerRing, ring_claim, ring_commit, ring_consumer_arm, ring_consumer_close, ring_consumer_disarm,
@@ -29,7 +30,7 @@ from rings.spsc_ring cimport (
 )
 
 from rings.errors import RingBusy, RingClosed, RingEmpty, RingForked, RingFull, RingSizeError
-from rings.process import identity, watch
+from rings.process import identity
 
 # A sleep is cut into slices that grow: a signal that came between the last look and the sleep waits
 # no longer than the slice.
@@ -63,54 +64,6 @@ cdef bint moved(const ring_region_t *mine) noexcept:
     return ring_owner(mine, &start, &namespace) != <uint32_t> getpid()
 
 
-cdef class Peer:
-    """The process at the other end: a pidfd, opened when somebody must wait."""
-
-    cdef const ring_region_t *region
-    cdef readonly int fd         # -1: not watched
-    cdef readonly bint gone
-    cdef uint32_t pid
-    cdef uint64_t start
-
-    def __cinit__(self):
-        self.fd = -1
-
-    def __dealloc__(self):
-        if self.fd >= 0:
-            os.close(self.fd)
-
-    cdef int look(self) except -1:
-        """Watch the present owner of the other end."""
-        cdef uint64_t start, namespace
-        cdef uint32_t pid = ring_owner(self.region, &start, &namespace)
-        if pid == self.pid and start == self.start:
-            return 0
-        self.forget()
-        self.gone = False
-        self.pid = pid
-        self.start = start
-        if pid == 0 or pid == <uint32_t> getpid():
-            return 0
-        try:
-            self.fd = watch(pid, start, namespace)
-        except ProcessLookupError:
-            self.died()
-        return 0
-
-    cdef int died(self) except -1:
-        """The watched process is dead; unless the end has a new owner, so is the other end."""
-        cdef uint64_t start, namespace
-        if ring_owner(self.region, &start, &namespace) == self.pid and start == self.start:
-            self.gone = True
-        self.forget()
-        return 0
-
-    cdef void forget(self):
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
 cdef class Producer(ProducerRing):
     """The end of a ring that messages are put into. Made by `rings.ring` or `rings.attach`.
 
@@ -122,11 +75,17 @@ cdef class Producer(ProducerRing):
     cdef Doorbell _data          # the consumer sleeps on it
     cdef Doorbell _space         # this end sleeps on it
     cdef object _region
-    cdef Peer _peer
+    cdef peer_t _peer
     cdef bint _waiting           # a thread is inside without the GIL
     cdef bint _watched           # fileno() was asked for: a refused put leaves the end armed
     cdef bint _armed
     cdef bint _closing           # another thread wants this end closed
+
+    def __cinit__(self):
+        self._peer.fd = -1
+
+    def __dealloc__(self):
+        peer_forget(&self._peer)
 
     def __init__(self, region, uint64_t capacity, Doorbell data not None, Doorbell space not None):
         cdef size_t tail = ring_producer_region_bytes(capacity)
@@ -136,11 +95,11 @@ cdef class Producer(ProducerRing):
         self._space = space
         self.fds[:] = [-1, data.fd, -1, -1]
         self._waiting = self._watched = self._armed = self._closing = False
-        self._peer = Peer.__new__(Peer)
-        self._peer.region = self.ring.theirs
         doorbell_spin_init(&self.spin, default_spin_ns())
         pid, start, namespace = identity()
         ring_set_owner(self.ring.mine, pid, start, namespace)
+        peer_forget(&self._peer)
+        peer_init(&self._peer, self.ring.theirs, namespace)
 
     cdef int begin(self) except -1:
         self.check()
@@ -198,7 +157,7 @@ cdef class Producer(ProducerRing):
                 self.check()
                 if moved(self.ring.mine):
                     raise RingForked("another process has taken this end over")
-                self._peer.look()
+                peer_look(&self._peer)
                 if self._peer.gone:
                     raise RingClosed("the consumer's process died")
                 if self._closing:
@@ -212,7 +171,7 @@ cdef class Producer(ProducerRing):
                 if seen < 0:
                     raise OSError(-seen, f"poll: {os.strerror(-seen)}")
                 if seen & DOORBELL_OTHER:
-                    self._peer.died()
+                    peer_died(&self._peer)
                 PyErr_CheckSignals()
                 if seen == 0 and doorbell_now_ns() >= deadline:
                     return False
@@ -364,7 +323,7 @@ cdef class Producer(ProducerRing):
     def peer_fileno(self):
         """A pidfd of the consumer's process, -1 if there is none to watch."""
         self.check()
-        self._peer.look()
+        peer_look(&self._peer)
         return self._peer.fd
 
     @property
@@ -375,9 +334,9 @@ cdef class Producer(ProducerRing):
     def check_peer(self):
         """Look whether the consumer's process is alive; raises RingClosed if it is not."""
         self.check()
-        self._peer.look()
+        peer_look(&self._peer)
         if self._peer.fd >= 0 and doorbell_poll(-1, self._peer.fd, 0) & DOORBELL_OTHER:
-            self._peer.died()
+            peer_died(&self._peer)
         if self._peer.gone:
             raise RingClosed("the consumer's process died")
 
@@ -434,7 +393,7 @@ cdef class Producer(ProducerRing):
     def detach(self):
         """Forget this end without a word to the consumer: another process has it. Idempotent."""
         self.drop()
-        self._peer.forget()
+        peer_forget(&self._peer)
         self._region = None
         self._data = self._space = None
 
@@ -465,12 +424,18 @@ cdef class Consumer(ConsumerRing):
     cdef Doorbell _data          # this end sleeps on it
     cdef Doorbell _space         # the producer sleeps on it
     cdef object _region
-    cdef Peer _peer
+    cdef peer_t _peer
     cdef bint _waiting
     cdef bint _watched
     cdef bint _armed
     cdef bint _closing           # another thread wants this end closed
     cdef uint64_t _told          # damaged records that the caller was told of
+
+    def __cinit__(self):
+        self._peer.fd = -1
+
+    def __dealloc__(self):
+        peer_forget(&self._peer)
 
     def __init__(self, region, uint64_t capacity, Doorbell data not None, Doorbell space not None):
         cdef size_t tail = ring_producer_region_bytes(capacity)
@@ -481,11 +446,11 @@ cdef class Consumer(ConsumerRing):
         self.fds[:] = [-1, space.fd, -1, -1]
         self._waiting = self._watched = self._armed = self._closing = False
         self._told = 0
-        self._peer = Peer.__new__(Peer)
-        self._peer.region = self.ring.theirs
         doorbell_spin_init(&self.spin, default_spin_ns())
         pid, start, namespace = identity()
         ring_set_owner(self.ring.mine, pid, start, namespace)
+        peer_forget(&self._peer)
+        peer_init(&self._peer, self.ring.theirs, namespace)
 
     cdef int begin(self) except -1:
         self.check()
@@ -545,7 +510,7 @@ cdef class Consumer(ConsumerRing):
                 self.check()
                 if moved(self.ring.mine):
                     raise RingForked("another process has taken this end over")
-                self._peer.look()
+                peer_look(&self._peer)
                 if self._peer.gone:
                     return True
                 if self._closing:
@@ -561,7 +526,7 @@ cdef class Consumer(ConsumerRing):
                 if seen < 0:
                     raise OSError(-seen, f"poll: {os.strerror(-seen)}")
                 if seen & DOORBELL_OTHER:
-                    self._peer.died()
+                    peer_died(&self._peer)
                 PyErr_CheckSignals()
                 if seen == 0 and doorbell_now_ns() >= deadline:
                     return False
@@ -704,7 +669,7 @@ cdef class Consumer(ConsumerRing):
     def peer_fileno(self):
         """A pidfd of the producer's process, -1 if there is none to watch."""
         self.check()
-        self._peer.look()
+        peer_look(&self._peer)
         return self._peer.fd
 
     @property
@@ -715,10 +680,8 @@ cdef class Consumer(ConsumerRing):
     def check_peer(self):
         """Look whether the producer's process is alive; returns whether it is known to be dead."""
         self.check()
-        self._peer.look()
-        if self._peer.fd >= 0 and doorbell_poll(-1, self._peer.fd, 0) & DOORBELL_OTHER:
-            self._peer.died()
-        return bool(self._peer.gone)
+        peer_look(&self._peer)
+        return bool(peer_died(&self._peer))
 
     @property
     def spin_us(self):
@@ -774,7 +737,7 @@ cdef class Consumer(ConsumerRing):
     def detach(self):
         """Forget this end without a word to the producer: another process has it. Idempotent."""
         self.drop()
-        self._peer.forget()
+        peer_forget(&self._peer)
         self._region = None
         self._data = self._space = None
 

@@ -194,6 +194,11 @@ cdef class ProducerRing:
         self.check()
         return ring_free_bytes(&self.ring)
 
+    def own(self, uint32_t pid, uint64_t start, uint64_t namespace):
+        """Say which process holds this end, so that the other can watch it. See ``rings.process.identity``."""
+        self.check()
+        ring_set_owner(self.ring.mine, pid, start, namespace)
+
     @property
     def peer_closed(self):
         """The consumer has closed its end."""

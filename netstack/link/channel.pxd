@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from netstack.link.link cimport Link
 from rings.mapping cimport memory_watch_t
+from rings.peer cimport peer_t
 from rings.spsc_ring cimport ring_consumer_t, ring_producer_t
 
 cdef enum:
@@ -30,6 +31,7 @@ cdef struct channel_t:
     int64_t spent_ns             # between claim and commit, in the group under way
     int64_t cost_ns[2]           # of the last timed group: plain stores, streaming stores
     memory_watch_t watch
+    peer_t peer                  # the process at the other side; region NULL: somebody else looks after that
     uint64_t malformed           # records that are no packet: dropped
     uint64_t refused             # claims that found no room
 

@@ -20,6 +20,7 @@ from netstack.link.link cimport (
 )
 from rings.doorbell cimport doorbell_drain, doorbell_flush, doorbell_now_ns, doorbell_space
 from rings.mapping cimport fork_count, memory_lost
+from rings.peer cimport peer_died, peer_forget, peer_init, peer_look
 from rings.spsc_ring cimport (
     ConsumerRing, ProducerRing, RING_DAMAGED, RING_EMPTY, RING_FRAME, RING_FULL, RING_INVALID, RING_MAX_HEAD_BYTES,
     RING_OK, RING_POISONED, ring_claim, ring_commit, ring_consumer_arm, ring_consumer_disarm, ring_has_data,
@@ -27,6 +28,7 @@ from rings.spsc_ring cimport (
 )
 
 from netstack.units import size_bytes
+from rings.process import identity
 
 cdef enum:
     STREAM_MIN = 512             # bytes of a body from which streaming stores are tried
@@ -51,7 +53,8 @@ cdef inline channel_t *usable(link_t *link) noexcept nogil:
 
 
 cdef void lost(link_t *link, channel_t *c, int status) noexcept nogil:
-    """The ring ended: closed by the peer, poisoned, or its memory truncated, which poisons it too."""
+    """The ring ended: closed by the peer, poisoned, its memory truncated, which poisons it too, or empty for ever since
+    the peer's process died."""
     link.dead = 1
     if memory_lost(&c.watch):
         c.truncated = 1
@@ -156,7 +159,7 @@ cdef int channel_receive(link_t *self, frame_t *frames, int n) noexcept nogil:
         if status != RING_OK:
             if status == RING_DAMAGED:            # counted there; TCP sends again what is missing
                 continue
-            if status != RING_EMPTY:
+            if status != RING_EMPTY or c.peer.gone:
                 lost(self, c, status)
             break
         length = record.head_length + record.body_length
@@ -190,6 +193,10 @@ cdef int channel_arm(link_t *self, uint32_t kind) noexcept nogil:
     cdef channel_t *c = usable(self)
     if c == NULL:
         return 1                                  # nothing will ever ring: look, and find the link dead
+    if c.peer.region != NULL:
+        peer_look(&c.peer)
+        if c.peer.gone:
+            return 1                              # likewise
     doorbell_flush(c.tx, c.peer_fds)
     if c.starved:
         if ring_producer_arm_as(c.tx, kind):
@@ -228,12 +235,23 @@ cdef void channel_drain_fd(link_t *self, uint32_t kind) noexcept nogil:
 
 cdef int channel_has_input(link_t *self) noexcept nogil:
     cdef channel_t *c = usable(self)
-    return c == NULL or ring_has_data(c.rx)
+    return c == NULL or c.peer.gone or ring_has_data(c.rx)
 
 
 cdef uint32_t channel_peer_cpu(link_t *self) noexcept nogil:
     cdef channel_t *c = usable(self)
     return <uint32_t> ring_peer_cpu(c.rx) if c != NULL else <uint32_t> 0xffffffff
+
+
+cdef int channel_peer_fd(link_t *self) noexcept nogil:
+    cdef channel_t *c = usable(self)
+    return c.peer.fd if c != NULL else -1
+
+
+cdef void channel_peer_died(link_t *self) noexcept nogil:
+    cdef channel_t *c = usable(self)
+    if c != NULL:
+        peer_died(&c.peer)
 
 
 # ---------------------------------------------------------------------------------------------- Python
@@ -272,6 +290,9 @@ cdef class ChannelLink(Link):
     checksum : bool
         False: the stack neither writes nor checks checksums on this link. Both sides must agree. Errors of the host's
         memory then reach the application unseen: a choice for measurements, never the default.
+    watch_peer : bool
+        Watch the other side's process: when it dies without closing, and what it had sent is taken, this link is dead.
+        It must live in the same pid namespace, and it is believed who it is. False where somebody else sees to that.
 
     Notes
     -----
@@ -279,7 +300,13 @@ cdef class ChannelLink(Link):
     to the child let the child call `adopt`.
     """
 
-    def __init__(self, channel, *, mtu=65535, checksum=True):
+    def __cinit__(self, *args, **kwargs):
+        self.state.peer.fd = -1
+
+    def __dealloc__(self):
+        peer_forget(&self.state.peer)
+
+    def __init__(self, channel, *, mtu=65535, checksum=True, watch_peer=True):
         cdef link_t *link = &self.link
         cdef channel_t *c = &self.state
         cdef ProducerRing tx = channel.tx
@@ -287,7 +314,9 @@ cdef class ChannelLink(Link):
         cdef int kind
         if not 68 <= mtu <= 65535:
             raise ValueError(f"mtu {mtu}: an IP packet has 68 to 65535 bytes")
+        peer_forget(&c.peer)
         memset(c, 0, sizeof(channel_t))
+        peer_init(&c.peer, rx.ring.theirs if watch_peer else NULL, identity()[2])
         self.channel = channel
         for kind in range(4):
             c.peer_fds[kind] = channel.peer_fds[kind]
@@ -312,6 +341,8 @@ cdef class ChannelLink(Link):
         link.drain_fd = channel_drain_fd
         link.has_input = channel_has_input
         link.peer_cpu = channel_peer_cpu
+        link.peer_fd = channel_peer_fd
+        link.peer_died = channel_peer_died
 
     @property
     def checksum(self):
@@ -370,12 +401,14 @@ cdef class ChannelLink(Link):
     def detach(self):
         """Forget this side without telling the peer: another process has it now."""
         self.state.tx = NULL
+        peer_forget(&self.state.peer)
         self.link.dead = 1
         self.channel.detach()
 
     def close(self):
         """Tell the peer that nothing follows, and give the memory back."""
         self.state.tx = NULL
+        peer_forget(&self.state.peer)
         self.link.dead = 1
         self.channel.close()
 

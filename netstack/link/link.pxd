@@ -58,6 +58,10 @@ cdef struct link_t:
     void (*drain_fd)(link_t *self, uint32_t kind) noexcept nogil # swallow the ring of the bell after waking
     int (*has_input)(link_t *self) noexcept nogil                # cheap look, for spinning
     uint32_t (*peer_cpu)(link_t *self) noexcept nogil            # CPU the peer last flushed on, or 0xffffffff
+    # --- the other side's process: a descriptor that is readable once it died (-1: not known), good while armed; and what
+    # to do then, under the stack's lock: the link is dead when what the process had sent is taken.
+    int (*peer_fd)(link_t *self) noexcept nogil
+    void (*peer_died)(link_t *self) noexcept nogil
 
 
 cdef void link_init(link_t *link) noexcept nogil

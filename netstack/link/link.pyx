@@ -48,6 +48,10 @@ cdef uint32_t no_cpu(link_t *self) noexcept nogil:
     return 0xffffffff
 
 
+cdef int no_peer(link_t *self) noexcept nogil:
+    return -1
+
+
 cdef void link_init(link_t *link) noexcept nogil:
     """Fill a link with functions that do nothing; the concrete link replaces what it has."""
     memset(link, 0, sizeof(link_t))
@@ -64,6 +68,8 @@ cdef void link_init(link_t *link) noexcept nogil:
     link.drain_fd = no_drain
     link.has_input = no_input
     link.peer_cpu = no_cpu
+    link.peer_fd = no_peer
+    link.peer_died = nothing
     link.mtu = 1500
 
 

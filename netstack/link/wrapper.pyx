@@ -83,6 +83,16 @@ cdef uint32_t pass_peer_cpu(link_t *self) noexcept nogil:
     return inner.peer_cpu(inner)
 
 
+cdef int pass_peer_fd(link_t *self) noexcept nogil:
+    cdef link_t *inner = below(self)
+    return inner.peer_fd(inner)
+
+
+cdef void pass_peer_died(link_t *self) noexcept nogil:
+    cdef link_t *inner = below(self)
+    inner.peer_died(inner)
+
+
 cdef void wrapper_init(link_t *outer, wrapper_t *state, link_t *inner) noexcept nogil:
     """Make ``outer`` look like ``inner`` and pass everything on."""
     state.inner = inner
@@ -104,6 +114,8 @@ cdef void wrapper_init(link_t *outer, wrapper_t *state, link_t *inner) noexcept 
     outer.drain_fd = pass_drain_fd
     outer.has_input = pass_has_input
     outer.peer_cpu = pass_peer_cpu
+    outer.peer_fd = pass_peer_fd
+    outer.peer_died = pass_peer_died
 
 
 cdef class Wrapper(Link):

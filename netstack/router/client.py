@@ -173,7 +173,7 @@ class Attachment:
         channel = Channel.attach(fds, layout)
         self._control: ControlClient | None = control
         self._pid = os.getpid()
-        self.link = ChannelLink(channel, mtu=reply.mtu)
+        self.link = ChannelLink(channel, mtu=reply.mtu, watch_peer=False)  # the watcher does, by the control socket
         self.addresses = tuple(format_address(a) for a in reply.addresses)
         self.prefix_length = reply.prefix_lengths[0] if reply.prefix_lengths else 32
         self.router_address = format_address(reply.router_address)

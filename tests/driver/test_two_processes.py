@@ -3,6 +3,7 @@ ends."""
 
 import errno
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -470,4 +471,59 @@ def test_a_peer_that_closes_its_host_resets_what_was_connected():
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             while time.monotonic() < deadline:
                 s.sendall(bytes(1000))
+        s.close()
+
+
+def wait_for_the_end(host, report):
+    connection = listening(host, report)
+    report(connection.recv(1))
+    connection.recv(1)
+
+
+@pytest.mark.parametrize("spin_us", [0, 50])
+@pytest.mark.parametrize("doing", ["recv", "send", "nothing"])
+def test_kill_9_of_the_other_end_of_a_channel_resets_what_was_connected(doing, spin_us):
+    """Long before TCP would give up, which takes it a quarter of an hour."""
+    with two_processes(wait_for_the_end, spin_us=spin_us) as (host, peer):
+        s = connected(host, peer)
+        s.sendall(b"!")
+        assert peer.receive() == b"!"
+        if doing == "recv":
+            killer = threading.Timer(0.05, peer.kill)
+            killer.start()
+            with pytest.raises(ConnectionResetError):
+                s.recv(1)
+            killer.join()
+        else:
+            peer.kill()
+            if doing == "nothing":
+                with selectors.DefaultSelector() as selector:      # the service thread notices
+                    selector.register(s, selectors.EVENT_READ)
+                    assert selector.select(LIMIT)
+        with pytest.raises(ConnectionResetError):
+            while True:                                            # what fits the window is taken until it is noticed
+                s.sendall(bytes(1000))
+        with pytest.raises(ConnectionResetError):
+            s.send(b"x")
+        s.close()
+
+
+def test_what_was_sent_before_kill_9_arrives_before_the_reset():
+    def talk(host, report):
+        connection = listening(host, report)
+        connection.recv(1)
+        connection.sendall(bytes(100_000))
+        report("sent")
+        connection.recv(1)
+
+    with two_processes(talk) as (host, peer):
+        s = connected(host, peer)
+        s.sendall(b"!")
+        assert peer.receive() == "sent"
+        peer.kill()
+        received = 0
+        with pytest.raises(ConnectionResetError):
+            while True:
+                received += len(s.recv(65536))
+        assert received == 100_000
         s.close()

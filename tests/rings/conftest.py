@@ -53,6 +53,7 @@ def names():
 @pytest.fixture(autouse=True)
 def nothing_leaks():
     # Not the names: other processes may make and remove some meanwhile.
+    gc.collect()                              # what other tests left to be collected
     before = ours(open_fds())
     yield
     for _ in range(100):                      # what another thread is about to close is no leak

@@ -1,11 +1,14 @@
 """Two processes: over a fork, a socket, multiprocessing; and what happens when one of them goes."""
 
 import hashlib
+import mmap
 import multiprocessing
 import os
 import random
+import select
 import signal
 import socket
+import struct
 import time
 
 import pytest
@@ -200,15 +203,47 @@ def test_a_dead_consumer_ends_a_waiting_put(ring, in_child):
         producer.check_peer()
 
 
-def test_a_reused_process_id_is_not_taken_for_the_peer():
-    from rings.process import identity, start_time, watch
+OWNER_PID, OWNER_START, OWNER_NAMESPACE = 276, 280, 288  # words of the producer's region
 
-    pid, start, namespace = identity()
-    assert start_time(pid) == start
-    os.close(watch(pid, start, namespace))
-    with pytest.raises(ProcessLookupError):
-        watch(pid, start + 1, namespace)
-    assert watch(pid, start, namespace + 1) == -1
+
+@pytest.mark.parametrize(
+    ("pid", "start", "namespace", "watched", "gone"),
+    [
+        (0, 0, 0, True, False),
+        (0, 1, 0, False, True),  # the id of a later process
+        (0, -1, 0, False, True),
+        (0, 0, 1, False, False),  # another pid namespace: nothing is known
+        (1 << 22, 0, 0, False, True),  # above the largest id there can be
+    ],
+)
+def test_only_the_very_process_that_holds_the_other_end_is_watched(
+    ring, in_child, pid, start, namespace, watched, gone
+):
+    producer, consumer = ring()
+    ready, go = os.pipe()
+
+    def hold():
+        producer.adopt()
+        os.write(go, b"x")
+        time.sleep(60)
+
+    child = in_child(hold)
+    os.read(ready, 1)
+    fd = os.dup(consumer.export().fds[0])
+    with mmap.mmap(fd, 0) as memory:
+        for at, form, step in ((OWNER_PID, "<I", pid), (OWNER_START, "<Q", start), (OWNER_NAMESPACE, "<Q", namespace)):
+            struct.pack_into(form, memory, at, struct.unpack_from(form, memory, at)[0] + step)
+    os.close(fd)
+    assert consumer.check_peer() is gone
+    assert (consumer.peer_fileno >= 0) is watched
+    os.kill(child, signal.SIGKILL)
+    if watched:
+        assert select.select([consumer.peer_fileno], [], [], 30)[0]
+        assert consumer.check_peer()
+    os.waitpid(child, 0)
+    producer.detach()
+    for end in (ready, go):
+        os.close(end)
 
 
 def test_a_closed_end_watches_nobody(ring, in_child):
