@@ -10,7 +10,7 @@ def identity():
     from rings.peer import process_start_time
 
     global _identity
-    if _identity is None or _identity[0] != os.getpid():
+    if _identity is None or _identity[0] != os.getpid() or not _identity[1]:
         _identity = (os.getpid(), process_start_time(os.getpid()), _namespace())
     return _identity
 

@@ -269,7 +269,14 @@ def _create_posix(size):
     while True:
         name = NAME_PREFIX + secrets.token_hex(16)
         # Exclusively: plain O_CREAT would open what somebody else has put there.
-        segment = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=0o600)
+        try:
+            segment = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=0o600)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # Out of descriptors: posix_ipc says in words alone whether it is the process or the system.
+            number = errno.EMFILE if "process" in str(error) else errno.ENFILE
+            raise OSError(number, f"shared memory: {os.strerror(number)}") from None
         fd = segment.fd
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
