@@ -1,0 +1,9 @@
+"""The data thread of a router, and one round of it for tests and benchmarks."""
+
+from netstack.router.state cimport forwarder_t
+
+
+# Visit every port once; returns how many packets there were. Takes the lock, control can come in between two visits.
+cdef int one_round(forwarder_t *f) noexcept nogil
+cdef void *run(void *argument) noexcept nogil        # the thread: rounds until f.stopping
+cdef void close_descriptors(forwarder_t *f) noexcept nogil

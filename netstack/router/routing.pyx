@@ -1,0 +1,398 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Judging one packet, and visiting a port to take packets from it.
+
+A record's header is copied privately and judged there; its payload is copied once, from ring to ring. A destination that
+does not take its packets gets a bounded private queue, then drops: the router waits for nobody (design section 8, rule
+5). Bytes in a ring are another process's memory: each is read once. A packet ends in exactly one way, FORWARDED, CONSUMED
+or a Drop, counted at the port it came from.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from netstack.address cimport address_equal, address_from_v4, address_is_v4, address_t
+from netstack.router.port cimport (
+    bucket_take, DROP_CHECKSUM, DROP_DEAD_ADDRESS, DROP_DESTINATION, DROP_HELD, DROP_LENGTH, DROP_MALFORMED,
+    DROP_NO_ROUTE, DROP_OLD_EPOCH, DROP_OPTIONS, DROP_PROTOCOL, DROP_SPOOFED, DROP_TOO_BIG, DROP_TTL,
+    DROP_UNKNOWN_ADDRESS, packet_t, PORT_ACTIVE, port_drain, port_fail, PORT_FAILED, port_flush, port_hand,
+    port_ring, PORT_STACK, port_t, PORT_TAP,
+)
+from netstack.router.replies cimport echo_to_reply, REPLY_BYTES, reply_icmp_error, reply_rst
+from netstack.router.state cimport forwarder_t, network_t
+from netstack.router.table cimport ENTRY_ACTIVE, ENTRY_COMMIT, ENTRY_DEAD, ENTRY_LOCAL, entry_t, table_find
+from netstack.router.tap cimport tap_advance, tap_arp, tap_arp_target, tap_hand, tap_ip, tap_read, tap_t
+from netstack.wire.byte_order cimport host_to_be32, load_be16, load_native16, load_native32, store_native16
+from netstack.wire.checksum cimport checksum_fold, checksum_partial, checksum_update16
+from netstack.wire.ethernet cimport ETHERNET_HEADER
+from netstack.wire.icmp cimport (
+    ICMP_CODE_FRAGMENTATION, ICMP_CODE_HOST, ICMP_CODE_NET, ICMP_CODE_PORT, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
+)
+from netstack.wire.ipv4 cimport (
+    check_ipv4_options, IPV4_OFFSET_MASK, ipv4_source_is_martian, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+)
+from rings.spsc_ring cimport (
+    RING_CLOSED, ring_consumer_disarm, RING_DAMAGED, RING_FRAME, RING_OK, ring_peek, RING_POISONED,
+    ring_record_t, ring_release, ring_space_needs_kick,
+)
+
+cdef enum:
+    FORWARDED = -1                   # verdicts beside Drop
+    CONSUMED = -2
+
+cdef int64_t ICMP_COST_NS = 1000000          # 1,000 errors a second to one port, bursts of 50 (Linux: icmp_msgs_per_sec)
+cdef int64_t ICMP_DEPTH_NS = 50000000
+cdef int64_t RST_COST_NS = 20000             # 50,000 resets a second to one port, bursts of 5,000
+cdef int64_t RST_DEPTH_NS = 100000000
+
+
+# ---- judging and forwarding one packet
+
+cdef void hand(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+    if port.kind == PORT_TAP:
+        tap_hand(port, p, f.now_ns)
+        return
+    port_hand(port, p)
+    if port.dirty and not port.listed:
+        port.listed = True
+        port.next_dirty = f.dirty
+        f.dirty = port
+    if port.state == PORT_FAILED:
+        f.failures = True
+
+
+cdef void answer(forwarder_t *f, port_t *to, uint8_t *packet, uint32_t length) noexcept nogil:
+    """Send a packet of the router's own back to where its cause came from."""
+    cdef packet_t p
+    p.header = packet
+    p.header_length = p.head_length = length
+    p.head = packet
+    p.body = NULL
+    p.body_length = 0
+    to.counters.generated += 1
+    hand(f, to, &p)
+
+
+cdef void icmp_error(forwarder_t *f, port_t *to, packet_t *p, uint8_t type, uint8_t code, uint32_t mtu) noexcept nogil:
+    """Tell the source of an IPv4 packet why it was dropped, as often as its rate allows."""
+    cdef uint8_t out[REPLY_BYTES]
+    cdef uint32_t n
+    if p.header[0] >> 4 != 4 or f.router_be == 0:
+        return
+    if not bucket_take(&to.icmp_bucket, f.now_ns, ICMP_COST_NS, ICMP_DEPTH_NS):
+        return
+    n = reply_icmp_error(out, p.header, (p.header[0] & 15) << 2, p.header_length, type, code, mtu, f.router_be)
+    if n:
+        answer(f, to, out, n)
+
+
+cdef void reset(forwarder_t *f, port_t *to, packet_t *p) noexcept nogil:
+    """Answer a TCP segment that nobody will take."""
+    cdef uint8_t out[REPLY_BYTES]
+    cdef uint32_t n = reply_rst(out, p.header, p.header_length, p.head_length + p.body_length)
+    if n and bucket_take(&to.rst_bucket, f.now_ns, RST_COST_NS, RST_DEPTH_NS):
+        answer(f, to, out, n)
+
+
+cdef int for_the_router(forwarder_t *f, port_t *src, packet_t *p, uint8_t protocol) noexcept nogil:
+    """A packet to an address of the router itself: it answers echo, and refuses the rest politely."""
+    if echo_to_reply(p.header, p.header_length):
+        src.counters.generated += 1
+        hand(f, src, p)
+        return CONSUMED
+    if protocol == PROTOCOL_TCP:
+        reset(f, src, p)
+        return CONSUMED
+    if protocol == PROTOCOL_UDP:
+        icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_PORT, 0)
+        return CONSUMED
+    return <int> DROP_PROTOCOL
+
+
+cdef inline bint may_send(port_t *src, const address_t *source, int *verdict) noexcept nogil:
+    """Does the source address belong to the attachment (security I1), and still to it?"""
+    cdef int i
+    for i in range(src.n_addresses):
+        if address_equal(source, &src.addresses[i]):
+            if src.epochs[i] == 0:
+                verdict[0] = <int> DROP_OLD_EPOCH
+                return False
+            return True
+    verdict[0] = <int> DROP_SPOOFED
+    return False
+
+
+cdef network_t *network_of(forwarder_t *f, const address_t *a) noexcept nogil:
+    cdef int i
+    for i in range(f.n_networks):
+        if (a.lo & f.networks[i].mask.lo) == f.networks[i].base.lo and \
+                (a.hi & f.networks[i].mask.hi) == f.networks[i].base.hi:
+            return &f.networks[i]
+    return NULL
+
+
+cdef int no_entry(forwarder_t *f, port_t *src, packet_t *p, const address_t *destination, port_t **to) noexcept nogil:
+    """Where to with an address that is not in the table: an unleased one of the pool, or the world."""
+    cdef network_t *network = network_of(f, destination)
+    if network != NULL:
+        if not address_equal(destination, &network.broadcast):
+            icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_HOST, 0)
+        return <int> DROP_UNKNOWN_ADDRESS
+    if f.default_uplink == NULL or f.default_uplink == src:
+        icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_NET, 0)
+        return <int> DROP_NO_ROUTE
+    to[0] = f.default_uplink
+    return FORWARDED
+
+
+cdef int destination_of(forwarder_t *f, port_t *src, packet_t *p, const address_t *destination, uint8_t protocol,
+                        port_t **to) noexcept nogil:
+    """The port for an address: FORWARDED, CONSUMED, or why not."""
+    cdef entry_t *e
+    if src.last_version == f.table.version and address_equal(destination, &src.last_destination):
+        e = src.last_entry
+    else:
+        e = table_find(&f.table, destination)
+        src.last_destination = destination[0]
+        src.last_version = f.table.version
+        src.last_entry = e
+    if e == NULL:
+        return no_entry(f, src, p, destination, to)
+    if e.state == ENTRY_ACTIVE or e.state == ENTRY_COMMIT:
+        to[0] = <port_t *> e.port
+        return FORWARDED if to[0] != src else <int> DROP_DESTINATION
+    if e.state == ENTRY_LOCAL:
+        return for_the_router(f, src, p, protocol)
+    if e.state == ENTRY_DEAD:
+        if protocol == PROTOCOL_TCP:
+            reset(f, src, p)
+        else:
+            icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_HOST, 0)
+        return <int> DROP_DEAD_ADDRESS
+    return <int> DROP_HELD
+
+
+cdef inline void mapped(address_t *a, uint32_t be) noexcept nogil:
+    """`address_from_v4` in one store: the comparison right behind it loads all of `lo`."""
+    cdef uint32_t words[2]
+    words[0] = host_to_be32(0x0000ffff)
+    words[1] = be
+    a.hi = 0
+    memcpy(&a.lo, words, 8)
+
+
+cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
+    cdef uint8_t *h = p.header
+    cdef uint32_t ihl, total = p.head_length + p.body_length
+    cdef uint64_t sum
+    cdef address_t source, destination
+    cdef port_t *to = NULL
+    cdef int verdict
+    if p.header_length < 20:
+        return <int> DROP_MALFORMED
+    ihl = (h[0] & 15) << 2
+    if ihl < 20 or ihl > p.header_length:
+        return <int> DROP_MALFORMED
+    if load_be16(h + 2) != total:
+        return <int> DROP_LENGTH
+    sum = <uint64_t> load_native32(h) + load_native32(h + 4) + load_native32(h + 8) + load_native32(h + 12) \
+        + load_native32(h + 16)
+    if ihl > 20:
+        sum += checksum_partial(h + 20, ihl - 20)
+    if checksum_fold(sum) != 0xffff:
+        return <int> DROP_CHECKSUM
+    if ihl > 20 and check_ipv4_options(h + 20, ihl - 20) != 0:
+        return <int> DROP_OPTIONS
+    mapped(&source, load_native32(h + 12))
+    mapped(&destination, load_native32(h + 16))
+    if src.kind == PORT_STACK:
+        if not may_send(src, &source, &verdict):
+            return verdict
+    elif ipv4_source_is_martian(load_native32(h + 12)) or table_find(&f.table, &source) != NULL:
+        return <int> DROP_SPOOFED
+    if h[16] == 0 or h[16] == 127 or h[16] >= 224:
+        return <int> DROP_DESTINATION
+    verdict = destination_of(f, src, p, &destination, h[9], &to)
+    if verdict != FORWARDED:
+        return verdict
+    if h[8] <= 1:
+        icmp_error(f, src, p, ICMP_TIME_EXCEEDED, 0, 0)
+        return <int> DROP_TTL
+    if total > to.mtu:
+        icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_FRAGMENTATION, to.mtu)
+        return <int> DROP_TOO_BIG
+    decrement_ttl(h)
+    hand(f, to, p)
+    return FORWARDED
+
+
+cdef inline void decrement_ttl(uint8_t *h) noexcept nogil:
+    """TTL minus one, checksum by RFC 1624."""
+    cdef uint16_t before = load_native16(h + 8)
+    h[8] -= 1
+    store_native16(h + 10, checksum_update16(load_native16(h + 10), before, load_native16(h + 8)))
+
+
+cdef int route_ipv6(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
+    cdef uint8_t *h = p.header
+    cdef uint32_t total = p.head_length + p.body_length
+    cdef address_t source, destination
+    cdef port_t *to = NULL
+    cdef int verdict
+    if p.header_length < 40:
+        return <int> DROP_MALFORMED
+    if <uint32_t> load_be16(h + 4) + 40 != total:
+        return <int> DROP_LENGTH
+    memcpy(&source, h + 8, 16)
+    memcpy(&destination, h + 24, 16)
+    if address_is_v4(&destination) or address_is_v4(&source):        # mapped addresses are never on the wire
+        return <int> DROP_MALFORMED
+    if src.kind == PORT_STACK:
+        if not may_send(src, &source, &verdict):
+            return verdict
+    elif h[8] == 0xff or table_find(&f.table, &source) != NULL:
+        return <int> DROP_SPOOFED
+    if h[24] == 0xff or (h[24] == 0xfe and (h[25] & 0xc0) == 0x80) or destination.hi == 0:
+        return <int> DROP_DESTINATION                                # multicast, link-local, :: and ::1
+    verdict = destination_of(f, src, p, &destination, h[6], &to)
+    if verdict != FORWARDED:
+        return verdict
+    if h[7] <= 1:
+        return <int> DROP_TTL
+    if total > to.mtu:
+        return <int> DROP_TOO_BIG
+    h[7] -= 1
+    hand(f, to, p)
+    return FORWARDED
+
+
+cdef inline void route(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
+    """Judge a packet and send it on; what becomes of it is counted at its source."""
+    cdef int verdict = <int> DROP_MALFORMED
+    cdef uint8_t version = p.header[0] >> 4 if p.header_length else 0
+    src.counters.in_packets += 1
+    src.counters.in_bytes += p.head_length + p.body_length
+    if version == 4:
+        verdict = route_ipv4(f, src, p)
+    elif version == 6:
+        verdict = route_ipv6(f, src, p)
+    if verdict == FORWARDED:
+        src.counters.forwarded += 1
+    elif verdict == CONSUMED:
+        src.counters.consumed += 1
+    else:
+        src.counters.drops_in[verdict] += 1
+
+
+# ---- visiting ports
+
+cdef void flush_dirty(forwarder_t *f) noexcept nogil:
+    cdef port_t *port = f.dirty
+    f.dirty = NULL
+    while port != NULL:
+        port.listed = False
+        port_flush(port)
+        port = port.next_dirty
+
+
+cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
+    """At most one batch of one attachment. Returns how many packets it had."""
+    cdef ring_record_t r
+    cdef packet_t p
+    cdef uint8_t header[HEADER_COPY]
+    cdef uint32_t kind
+    cdef int n = 0, status = RING_OK
+    cdef int64_t budget = BATCH_BYTES
+    if port.queue_first != NULL:
+        port_drain(port)
+        if port.dirty:
+            port_flush(port)
+    p.header = header
+    while n < BATCH and budget > 0:
+        status = ring_peek(port.rx, &r)
+        if status != RING_OK:
+            break
+        n += 1
+        if r.head_length:
+            p.head = r.head
+            p.head_length = r.head_length
+            p.body = r.body
+            p.body_length = r.body_length
+        else:                                # a packet in one piece: all of it is the record's body
+            p.head = r.body
+            p.head_length = r.body_length
+            p.body = NULL
+            p.body_length = 0
+        p.header_length = p.head_length if p.head_length < HEADER_COPY else HEADER_COPY
+        memcpy(header, p.head, p.header_length)
+        budget -= p.head_length + p.body_length
+        if r.kind != RING_FRAME:
+            p.header_length = 0              # nothing a stack may send: counted as malformed
+        route(f, port, &p)
+    if n:
+        ring_release(port.rx)
+        port.storm = 0
+        if port.armed:
+            ring_consumer_disarm(port.rx)
+            port.armed = False
+        flush_dirty(f)
+    if ring_space_needs_kick(port.rx, &kind):
+        port_ring(port, kind)
+    if status == RING_DAMAGED:
+        port.counters.header_errors += 1
+    elif status == RING_POISONED or status == RING_CLOSED:
+        port_fail(port, status)
+    if port.state == PORT_FAILED:
+        f.failures = True
+    return n
+
+
+cdef uint32_t split(const uint8_t *packet, uint32_t total) noexcept nogil:
+    """Bytes of headers of a packet from an uplink: a record's body starts behind the transport header."""
+    cdef uint32_t at
+    if packet[0] >> 4 != 4:
+        return total if total < 60 else 60
+    at = (packet[0] & 15) << 2
+    if at + 20 <= total and load_be16(packet + 6) & IPV4_OFFSET_MASK == 0:
+        if packet[9] == PROTOCOL_TCP:
+            at += (packet[at + 12] >> 4) << 2
+        elif packet[9] == PROTOCOL_UDP or packet[9] == PROTOCOL_ICMP:
+            at += 8
+    elif at + 8 <= total and packet[9] == PROTOCOL_ICMP:
+        at += 8
+    if at < 20:
+        at = 20
+    return at if at < total else total
+
+
+cdef int visit_tap(forwarder_t *f, port_t *port) noexcept nogil:
+    cdef tap_t *tap = <tap_t *> port.uplink
+    cdef packet_t p
+    cdef address_t target
+    cdef uint32_t length = 0, total, target_be
+    cdef int n = 0
+    tap_advance(port, f.now_ns)
+    while n < BATCH and tap_read(tap, &length):
+        n += 1
+        total = tap_ip(tap, length)
+        if total >= 20:
+            p.header = tap.frame + ETHERNET_HEADER
+            p.head_length = p.header_length = split(p.header, total)
+            p.head = p.header
+            p.body = p.header + p.head_length
+            p.body_length = total - p.head_length
+            route(f, port, &p)
+        elif tap_arp_target(tap, length, &target_be):
+            address_from_v4(&target, target_be)
+            tap_arp(port, length, target_be == tap.address_be or table_find(&f.table, &target) != NULL, f.now_ns)
+    if n:
+        flush_dirty(f)
+    if tap.gone and port.state == PORT_ACTIVE:
+        port_fail(port, RING_CLOSED)
+        f.failures = True
+    return n
+
+
+cdef int visit(forwarder_t *f, port_t *port) noexcept nogil:
+    if port.state != PORT_ACTIVE:
+        return 0
+    return visit_tap(f, port) if port.kind == PORT_TAP else visit_stack(f, port)

@@ -1,0 +1,73 @@
+"""What the router's data path knows: ports, table, pools, and the locks around them.
+
+Two locks make a fair one: the data thread passes `gate` before each round, a control thread holds `gate` while it waits
+for `main`, so it gets in after at most one visit of one port.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from netstack.address cimport address_t
+from netstack.router.port cimport port_counters_t, port_t
+from netstack.router.table cimport entry_t, table_t
+from rings.doorbell cimport doorbell_spin_t
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef unsigned long pthread_t
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+
+cdef enum:
+    MAX_NETWORKS = 16
+
+
+cdef struct network_t:           # a pool: addresses that are nobody's unless the table says so
+    address_t base
+    address_t mask
+    address_t broadcast          # 0: none
+
+
+cdef struct forwarder_t:
+    pthread_mutex_t gate
+    pthread_mutex_t main
+    pthread_t thread
+    bint running
+    bint stopping
+    int epoll_fd
+    int wake_fd                  # control wakes the data thread
+    int event_fd                 # the data thread tells control to look at failed()
+    const uint64_t *losses   # pages of shared memory lost in this process: somebody truncated his
+    uint64_t losses_seen
+    bint failures                # some port failed since control looked
+    port_t **slots               # by slot number, NULL free
+    uint32_t max_ports
+    port_t **active              # dense, visited round robin
+    uint32_t n_active
+    uint32_t n_muted
+    port_t *dirty
+    port_t *default_uplink
+    table_t table
+    network_t networks[MAX_NETWORKS]
+    int n_networks
+    uint32_t router_be           # source of ICMP errors
+    uint64_t next_generation
+    uint64_t queue_limit
+    int64_t now_ns
+    int64_t last_busy_ns
+    uint32_t busy_ports          # that had packets in the last look
+    uint32_t cpus
+    doorbell_spin_t spin
+    port_counters_t retired      # of ports that are gone
+    uint64_t rounds
+    uint64_t sleeps
+
+
+cdef inline void enter(forwarder_t *f) noexcept nogil:
+    pthread_mutex_lock(&f.gate)
+    pthread_mutex_lock(&f.main)
+    pthread_mutex_unlock(&f.gate)
+
+
+cdef inline void leave(forwarder_t *f) noexcept nogil:
+    pthread_mutex_unlock(&f.main)
