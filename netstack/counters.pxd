@@ -78,6 +78,7 @@ cdef struct counters_t:
     uint64_t tcp_established_resets
     uint64_t tcp_time_wait
     uint64_t tcp_pmtu_lowered         # reports of too large packets that were believed
+    uint64_t tcp_memory_aborts        # connections ended because memory was short
     uint64_t tcp_mtu_probes
     uint64_t tcp_mtu_probes_arrived
     uint64_t drops[64]            # by DropReason

@@ -22,6 +22,7 @@ cdef dict counters_as_dict(const counters_t *c):
         "tcp_attempt_fails": c.tcp_attempt_fails,
         "tcp_established_resets": c.tcp_established_resets,
         "tcp_time_wait": c.tcp_time_wait, "tcp_pmtu_lowered": c.tcp_pmtu_lowered,
+        "tcp_memory_aborts": c.tcp_memory_aborts,
         "tcp_mtu_probes": c.tcp_mtu_probes, "tcp_mtu_probes_arrived": c.tcp_mtu_probes_arrived,
     }
     cdef int i

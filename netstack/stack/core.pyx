@@ -1,12 +1,12 @@
 """The layers joined: a frame comes in and finds its connection; what connections want to say goes out; time passes."""
 
-from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT
+from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT, ETIMEDOUT
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from netstack.address cimport address_equal, address_is_v4, address_v4
-from netstack.clock cimport NEVER, NS_PER_MS
+from netstack.clock cimport NEVER, NS_PER_MS, NS_PER_S
 from netstack.counters cimport (
     DROP_IP_NO_ROUTE, DROP_IP_PROTOCOL, DROP_IP_SOURCE, DROP_LINK_MALFORMED, DROP_NONE, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM,
     DROP_TCP_FLAGS, DROP_TCP_LENGTH, DROP_TCP_NO_PORT, DROP_TX_FULL, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason, drop,
@@ -28,7 +28,7 @@ from netstack.sock cimport (
     SOCK_UDP, sock_event,
 )
 from netstack.tcp.accounting cimport account_limits
-from netstack.tcp.buffers cimport pool_free
+from netstack.tcp.buffers cimport pool_free, send_forget
 from netstack.tcp.congestion.controller cimport congestion_default
 from netstack.tcp.connection cimport connection_abort, connection_raise_isn, connection_spawned
 from netstack.tcp.input cimport segment_arrives, segment_for_nobody, segment_verify
@@ -40,7 +40,8 @@ from netstack.tcp.output cimport (
 from netstack.tcp.recovery cimport recovery_resend
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TM_RCVBUF_SET, TM_SNDBUF_SET,
+    ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TF_PERSIST, TM_ORPHAN, TM_RCVBUF_SET,
+    TM_SNDBUF_SET,
     bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init, want_output,
 )
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
@@ -743,6 +744,32 @@ cdef void stack_set_now(stack_t *stack, int64_t now_ns) noexcept nogil:
         stack.tcp.now_ns = now_ns
 
 
+cdef void relieve_memory(stack_t *stack) noexcept nogil:
+    """Too many buffers (CVE-2008-4609, RFC 6429): connections whose peer opens no window are ended until three quarters of
+    tcp_mem are left, those nobody waits for first, then the larger ones. Whoever moves data is never ended. At most ten
+    looks a second, so that an attacker who keeps memory short does not make every pass walk all sockets."""
+    cdef tcp_t *tcp = &stack.tcp
+    cdef uint64_t enough = tcp.config.mem_max - tcp.config.mem_max // 4
+    cdef uint32_t i, round, average
+    cdef tcb_t *tcb
+    if tcp.now_ns - tcp.relieved_ns < NS_PER_S // 10 and tcp.relieved_ns:
+        return
+    tcp.relieved_ns = tcp.now_ns
+    average = <uint32_t> (tcp.buffer_bytes // (tcp.tcb_count if tcp.tcb_count else 1))
+    for round in range(3):
+        for i in range(stack.sock_count):
+            tcb = <tcb_t *> stack.socks[i]
+            if tcp.buffer_bytes <= enough:
+                return
+            if tcb.sock.kind != SOCK_TCP or tcb.state < ESTABLISHED or not tcb.flags & TF_PERSIST or tcb.snd_wnd:
+                continue
+            if (round == 0 and not tcb.modes & TM_ORPHAN) or (round == 1 and tcb.snd_cap < average):
+                continue
+            tcp.counters.tcp_memory_aborts += 1
+            connection_abort(tcb, ETIMEDOUT, True)
+            send_forget(tcb)
+
+
 cdef int64_t stack_next_deadline(stack_t *stack) noexcept nogil:
     cdef int64_t d = timers_next(&stack.tcp), e
     cdef uint32_t i
@@ -827,6 +854,8 @@ cdef int stack_process(stack_t *stack, int64_t now_ns, int budget) noexcept nogi
         # Always, not only when due: links that delay or stamp what they receive learn the time so.
         stack.interfaces[i].link.advance(stack.interfaces[i].link, now_ns)
         more |= receive_from(stack, stack.interfaces[i], budget)
+    if stack.tcp.buffer_bytes > stack.tcp.config.mem_max - stack.tcp.config.mem_max // 8:
+        relieve_memory(stack)
     stack_advance(stack, now_ns)
     more |= talk_to_ourselves(stack)
     stack_flush(stack)

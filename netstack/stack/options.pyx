@@ -364,6 +364,8 @@ SYSCTLS = {
     "net.ipv4.tcp_orphan_retries": (0, 100),
     "net.ipv4.tcp_fin_timeout": (0, 86400),
     "net.ipv4.tcp_max_tw_buckets": (0, 1 << 24),
+    "net.ipv4.tcp_max_orphans": (0, 1 << 24),
+    "net.ipv4.tcp_mem": None,
     "net.ipv4.tcp_challenge_ack_limit": (0, 1 << 30),
     "net.ipv4.tcp_keepalive_time": (1, 32767),
     "net.ipv4.tcp_keepalive_intvl": (1, 32767),
@@ -413,6 +415,12 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
             raise ValueError(f"{name} = {value}: two ports, low and high")
         c.port_first, c.port_last = low, high
         return 0
+    if name == "net.ipv4.tcp_mem":                     # pages of 4 KiB, as Linux; only the last one counts here
+        *_, value = value.split() if isinstance(value, str) else value if isinstance(value, (tuple, list)) else (value,)
+        if not 16 <= int(value) <= 1 << 32:
+            raise ValueError(f"{name} = {value}: pages of 4 KiB, from 16 to {1 << 32}")
+        c.mem_max = int(value) * 4096
+        return 0
     if name in ("net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"):
         low, middle, high = (int(v) for v in (value.split() if isinstance(value, str) else value))
         if not 1 <= low <= middle <= high <= BUFFER_MAX:
@@ -443,6 +451,8 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         c.orphan_retries = value if value else 8
     elif short == "tcp_fin_timeout":
         c.fin_timeout_ms = value * 1000
+    elif short == "tcp_max_orphans":
+        c.max_orphans = value
     elif short == "tcp_max_tw_buckets":
         c.max_tw = value
     elif short == "tcp_challenge_ack_limit":
@@ -489,6 +499,7 @@ cdef object sysctl_get(stack_t *stack, str name):
         "tcp_timestamps": c.timestamps, "tcp_sack": c.sack, "tcp_window_scaling": c.window_scaling,
         "tcp_slow_start_after_idle": c.slow_start_after_idle, "tcp_syn_retries": c.syn_retries,
         "tcp_synack_retries": c.synack_retries, "tcp_retries2": c.retries2, "tcp_orphan_retries": c.orphan_retries,
+        "tcp_max_orphans": c.max_orphans, "tcp_mem": c.mem_max // 4096,
         "tcp_fin_timeout": c.fin_timeout_ms // 1000, "tcp_max_tw_buckets": c.max_tw,
         "tcp_challenge_ack_limit": c.challenge_ack_limit, "tcp_keepalive_time": c.keepalive_time_s,
         "tcp_keepalive_intvl": c.keepalive_intvl_s, "tcp_keepalive_probes": c.keepalive_probes,

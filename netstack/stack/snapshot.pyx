@@ -36,7 +36,7 @@ from netstack.tcp.buffers cimport receive_reserve, receive_store, send_append, s
 from netstack.tcp.congestion.controller cimport congestion_default, congestion_find
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.tcb cimport (
-    CLOSED, LISTEN, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TIME_WAIT, congestion_ops_t, listener_t, receive_end, tcb_t, tcp_config_t,
+    CLOSED, LISTEN, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, receive_end, tcb_t, tcp_config_t,
     want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -196,6 +196,8 @@ cdef list config_fields():
         ("fin_timeout_ms", <char *> &s.fin_timeout_ms - base, sizeof(s.fin_timeout_ms), False),
         ("time_wait_ms", <char *> &s.time_wait_ms - base, sizeof(s.time_wait_ms), False),
         ("max_tw", <char *> &s.max_tw - base, sizeof(s.max_tw), False),
+        ("max_orphans", <char *> &s.max_orphans - base, sizeof(s.max_orphans), False),
+        ("mem_max", <char *> &s.mem_max - base, sizeof(s.mem_max), False),
         ("challenge_ack_limit", <char *> &s.challenge_ack_limit - base, sizeof(s.challenge_ack_limit), False),
         ("min_snd_mss", <char *> &s.min_snd_mss - base, sizeof(s.min_snd_mss), False),
         ("initial_cwnd_segments", <char *> &s.initial_cwnd_segments - base, sizeof(s.initial_cwnd_segments), False),
@@ -488,6 +490,8 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict fam
     raw = r.take(16)
     ops = congestion_find(raw.rstrip(b"\0"))
     tcb.cc_ops = ops if ops != NULL else congestion_default()
+    if tcb.modes & TM_ORPHAN:
+        c.tcp.orphans += 1
     if r.number("<B"):
         tcb.listener = <listener_t *> calloc(1, sizeof(listener_t))
         need(tcb.listener != NULL)

@@ -282,6 +282,10 @@ cdef class Stack:
         """Closed sockets whose data or FIN is still on its way."""
         return stack_lingering(self.c)
 
+    def memory(self):
+        """Bytes: ``buffers`` hold the connections' data (tcp_mem limits them), ``pool`` waits to be used again."""
+        return {"buffers": self.c.tcp.buffer_bytes, "pool": self.c.tcp.pool.bytes}
+
     def sockets(self):
         """Every socket and TIME-WAIT record, with its counters: a list of `netstack.reports.SocketInfo`."""
         from netstack.reports import SocketInfo

@@ -16,6 +16,7 @@ cdef uint32_t send_append_and_copy(tcb_t *tcb, uint8_t *to, const uint8_t *data,
 cdef uint32_t send_copy_out(const tcb_t *tcb, uint32_t seq, uint8_t *to, uint32_t n,
                             bint stream) noexcept nogil               # sum
 cdef void send_acknowledged(tcb_t *tcb, uint32_t n) noexcept nogil                              # moves snd_una's side
+cdef void send_forget(tcb_t *tcb) noexcept nogil                                                # of a connection that is over
 # --- receive buffer: bytes rcv_read .. rcv_nxt readable, ranges beyond
 cdef int receive_reserve(tcb_t *tcb, uint32_t end) noexcept nogil                               # 0, or -1: no memory
 cdef uint32_t receive_store_and_sum(tcb_t *tcb, uint32_t seq, const uint8_t *data, uint32_t n) noexcept nogil

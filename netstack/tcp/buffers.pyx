@@ -22,22 +22,29 @@ cdef enum:
 
 
 cdef uint8_t *pool_get(tcp_t *tcp, uint32_t capacity) noexcept nogil:
+    """NULL: no memory, or more than tcp_mem allows."""
     cdef int i = 0
     cdef void *p
+    if tcp.buffer_bytes + capacity > tcp.config.mem_max:
+        return NULL
     while (<uint32_t> SMALLEST << i) < capacity:
         i += 1
     if i < POOL_SIZES and tcp.pool.free[i] != NULL:
         p = tcp.pool.free[i]
         tcp.pool.free[i] = (<void **> p)[0]
         tcp.pool.bytes -= capacity
-        return <uint8_t *> p
-    return <uint8_t *> malloc(capacity)
+    else:
+        p = malloc(capacity)
+    if p != NULL:
+        tcp.buffer_bytes += capacity
+    return <uint8_t *> p
 
 
 cdef void pool_put(tcp_t *tcp, uint8_t *p, uint32_t capacity) noexcept nogil:
     cdef int i = 0
     if p == NULL:
         return
+    tcp.buffer_bytes -= capacity
     while (<uint32_t> SMALLEST << i) < capacity:
         i += 1
     if i >= POOL_SIZES or tcp.pool.bytes + capacity > POOL_BYTES:
@@ -190,6 +197,14 @@ cdef void send_acknowledged(tcb_t *tcb, uint32_t n) noexcept nogil:
         pool_put(tcb.tcp, tcb.snd_buf, tcb.snd_cap)
         tcb.snd_buf = NULL
         tcb.snd_cap = 0
+
+
+cdef void send_forget(tcb_t *tcb) noexcept nogil:
+    """Nothing of it will be sent any more."""
+    pool_put(tcb.tcp, tcb.snd_buf, tcb.snd_cap)
+    tcb.snd_buf = NULL
+    tcb.snd_cap = 0
+    tcb.snd_len = 0
 
 
 # --- receive buffer ---------------------------------------------------------------------------------------------------

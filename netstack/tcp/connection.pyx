@@ -17,7 +17,7 @@ from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
     SYN_SENT, TF_ACCEPTED, TF_ACK_NOW, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_LINGER, TF_OUTPUT,
-    TF_PASSIVE, TF_SACK_OK, TF_SHUT_RD, TF_TS_OK, TF_WS_OK, TIME_WAIT, TM_URGENT, bare_t, receive_end, want_output,
+    TF_PASSIVE, TF_SACK_OK, TF_SHUT_RD, TF_TS_OK, TF_WS_OK, TIME_WAIT, TM_ORPHAN, TM_URGENT, bare_t, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_remove, timer_update
 
@@ -170,10 +170,17 @@ cdef void keepalive_start(tcb_t *tcb) noexcept nogil:
     timer_update(tcb)
 
 
+cdef void adopt_orphan(tcb_t *tcb) noexcept nogil:
+    if tcb.modes & TM_ORPHAN:
+        tcb.modes &= ~TM_ORPHAN
+        tcb.tcp.orphans -= 1
+
+
 cdef void leave(tcb_t *tcb) noexcept nogil:
     """Out of every list of TCP, CLOSED; the stack frees it when no handle is left."""
     cdef tcp_t *tcp = tcb.tcp
     listener_forget(tcb)
+    adopt_orphan(tcb)
     tcb.state = CLOSED
     tcb.rtx_deadline = 0
     tcb.ack_deadline = 0
@@ -244,6 +251,7 @@ cdef void connection_time_wait(tcb_t *tcb) noexcept nogil:
         b.tsecr = tcb.ts_recent
         b.interface = tcb.route_interface
         tcb.flags &= ~TF_ACK_NOW
+    adopt_orphan(tcb)
     tcb.state = TIME_WAIT
     tcp.counters.tcp_time_wait += 1
     tcp.to_time_wait(tcp.stack, tcb)
@@ -294,6 +302,11 @@ cdef void connection_close(tcb_t *tcb) noexcept nogil:
         connection_abort(tcb, 0, True)
         return
     connection_shutdown_write(tcb)
+    tcb.modes |= TM_ORPHAN
+    tcp.orphans += 1
+    if tcp.orphans > tcp.config.max_orphans:
+        connection_abort(tcb, 0, True)     # nobody waits for it, and there are too many such
+        return
     if tcb.state == FIN_WAIT_2:
         tcb.state_deadline = tcp.now_ns + <int64_t> tcb.fin_timeout_ms * NS_PER_MS
         timer_update(tcb)

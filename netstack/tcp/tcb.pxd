@@ -66,6 +66,7 @@ cdef enum:                       # tcb_t.modes
     TM_URGENT = 0x0001           # bytes up to snd_up are urgent (RFC 6093)
     TM_SNDBUF_SET = 0x0002       # the application chose SO_SNDBUF: no tuning
     TM_RCVBUF_SET = 0x0004       # SO_RCVBUF
+    TM_ORPHAN = 0x0008           # counted in tcp_t.orphans
 
 cdef enum:                       # of a listener's flags, those its connections begin with
     INHERITED_FLAGS = TF_NODELAY | TF_CORK | TF_LINGER
@@ -349,6 +350,8 @@ cdef struct tcp_config_t:
     uint32_t fin_timeout_ms
     uint32_t time_wait_ms
     uint32_t max_tw
+    uint32_t max_orphans
+    uint64_t mem_max             # bytes all buffers together may hold
     uint32_t challenge_ack_limit # per connection and second (RFC 5961 section 7)
     uint32_t min_snd_mss
     uint32_t initial_cwnd_segments
@@ -377,6 +380,9 @@ cdef struct tcp_t:
     uint64_t secret[2]           # SipHash key: hash tables, ISNs, ports, timestamp offsets
     uint64_t random[2]           # state of the generator
     uint32_t tcb_count
+    uint32_t orphans             # closed by the application, finishing alone
+    uint64_t buffer_bytes        # in buffers of connections
+    int64_t relieved_ns          # when memory was last looked for
     uint8_t *scratch             # 64 KiB: private copy of a payload that is not simply next
     bare_t *bare                 # segments without a connection, to be sent at the end of the pass
     uint32_t bare_count

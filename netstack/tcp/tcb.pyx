@@ -31,6 +31,8 @@ cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
     config.fin_timeout_ms = 60000
     config.time_wait_ms = 60000            # as Linux; RFC 9293 section 3.4.2 says 2 MSL, MSL 2 minutes
     config.max_tw = 65536
+    config.max_orphans = 16384
+    config.mem_max = 1 << 30
     config.challenge_ack_limit = 10        # RFC 5961 section 7, per connection
     config.min_snd_mss = 216               # FreeBSD's; Linux's 48 still lets a peer make us send 40 times the headers (CVE-2019-11479)
     config.initial_cwnd_segments = 10      # RFC 6928

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from netstack.counters import DropReason
+from netstack.stack import Stack
 
 class Packet(NamedTuple):
     protocol: int
@@ -90,3 +91,5 @@ class RouteProbe:
     def add(self, prefix: str, gateway: str | None = None, interface: int = 0) -> int: ...
     def remove(self, prefix: str) -> int: ...
     def lookup(self, dst: str) -> tuple[int, str] | None: ...
+
+def demux_probes(stack: Stack, names: Sequence[tuple[int, int]], port: int) -> list[int]: ...

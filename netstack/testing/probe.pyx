@@ -12,7 +12,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from netstack.address cimport address_format, address_is_any, address_parse, address_t, address_v4, endpoint_t
+from netstack.address cimport address_format, address_from_v4, address_is_any, address_parse, address_t, address_v4, endpoint_t
 from netstack.counters cimport DropReason as drop_reason_t, DROP_NONE, counters_as_dict, counters_t
 from netstack.ip.icmp cimport icmp_input, icmp_message_t, icmp_send_echo, icmp_send_unreachable
 from netstack.ip.interface cimport (
@@ -28,7 +28,9 @@ from netstack.ip.route cimport (
 )
 from netstack.link.link cimport frame_t
 from netstack.link.queue cimport QueueLink
+from netstack.demux cimport demux_hash
 from netstack.sock cimport SF_QUEUED_EVENT, event_list_t
+from netstack.stack.stack cimport Stack
 from netstack.udp.endpoint cimport (
     udp_deliver, udp_endpoint_free, udp_endpoint_init, udp_endpoint_t, udp_receive,
 )
@@ -440,3 +442,35 @@ cdef class RouteProbe:
         address_parse(dst, &d)
         found = route_lookup(&self.table, &d, &hop)
         return None if found < 0 else (found, address_format(&hop))
+
+
+def demux_probes(Stack stack, names, int port):
+    """How many slots the stack's table of connections would look at to find each of these, all of them in it.
+
+    names : sequence of (int, int)
+        The peer's IPv4 address as a number, and its port.
+    port : int
+        The stack's own port, at its first address.
+    """
+    cdef address_t local, remote
+    cdef uint32_t mask = 63, i, n
+    cdef uint8_t *taken
+    address_parse(stack.addresses[0].split("/")[0], &local)
+    while 4 * len(names) > 3 * (mask + 1):
+        mask = 2 * mask + 1
+    taken = <uint8_t *> malloc(mask + 1)
+    if taken == NULL:
+        raise MemoryError
+    memset(taken, 0, mask + 1)
+    out = []
+    for address, sport in names:
+        address_from_v4(&remote, <uint32_t> address)
+        i = demux_hash(&stack.c.tcp, &local, &remote, <uint16_t> port, <uint16_t> sport) & mask
+        n = 1
+        while taken[i]:
+            i = (i + 1) & mask
+            n += 1
+        taken[i] = 1
+        out.append(n)
+    free(taken)
+    return out

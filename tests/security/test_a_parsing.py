@@ -16,7 +16,8 @@ TCP = 6
 
 def segment(sport, dport, seq, ack, flags, *, offset, body, urgent=0):
     """TCP header fields and whatever follows them, checksum right over all of it, cut to what there is."""
-    head = struct.pack("!HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset << 4, flags, 65535, 0, urgent)
+    head = struct.pack("!HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset << 4, flags, 65535, 0,
+                       urgent)
     return head + body
 
 
@@ -145,5 +146,6 @@ def test_a8_urgent_without_data_is_an_acknowledgement():
     with nothing_left() as peer:
         s = established(peer)
         for urgent in (0, 1, 65535):
-            peer.inject(packet(segment(40000, 80, s.flow.iss + 1, s.flow.irs + 1, 0x30, offset=5, body=b"", urgent=urgent)))
+            peer.inject(packet(segment(40000, 80, s.flow.iss + 1, s.flow.irs + 1, 0x30, offset=5, body=b"",
+                                       urgent=urgent)))
         assert not s.sock.poll() & 1 and s.state == "ESTABLISHED"
