@@ -1,0 +1,32 @@
+"""What a script of another operating system may be spared (see README.md); nothing else is ever changed in a script."""
+
+import re
+
+OUTBOUND = re.compile(r"^\s*(?:[+0-9.~*%]\S*\s+|\*\s+)?>\s")
+SYN = re.compile(r"(>\s+(?:\([^)]*\)\s+)?S[A-Z.]*\s[^<]*)<[^>]*>")
+WINDOW = re.compile(r"\s+win\s+\d+")
+BUFFER_CHECK = re.compile(r"getsockopt\(.*SO_(?:RCV|SND)BUF\b")
+
+
+def relaxes(repository):
+    """Whether scripts of this repository may be relaxed at all: FreeBSD's and nplab's."""
+    return repository.startswith(("freebsd-net/", "nplab/"))
+
+
+def relax(text):
+    """The script with the allowed changes: windows and SYN options of ours, buffer sizes, names of tcp_info."""
+    lines = text.splitlines(keepends=True)
+    timestamps_later = [False] * (len(lines) + 1)
+    for i in range(len(lines) - 1, -1, -1):
+        shown = OUTBOUND.match(lines[i]) and "TS val" in lines[i] and not SYN.search(lines[i])
+        timestamps_later[i] = timestamps_later[i + 1] or bool(shown)
+    out = []
+    for i, line in enumerate(lines):
+        if BUFFER_CHECK.search(line):
+            continue
+        if OUTBOUND.match(line):
+            line = WINDOW.sub("", line, count=1)
+            if not timestamps_later[i + 1]:
+                line = SYN.sub(r"\1<...>", line)
+        out.append(re.sub(r"\bTCPI_", "TCP_", line))
+    return "".join(out)
