@@ -366,7 +366,7 @@ SYSCTLS = {
     "net.ipv4.tcp_max_tw_buckets": (0, 1 << 24),
     "net.ipv4.tcp_max_orphans": (0, 1 << 24),
     "net.ipv4.tcp_mem": None,
-    "net.ipv4.tcp_challenge_ack_limit": (0, 1 << 30),
+    "net.ipv4.tcp_challenge_ack_limit": (0, 0x7fffffff),
     "net.ipv4.tcp_keepalive_time": (1, 32767),
     "net.ipv4.tcp_keepalive_intvl": (1, 32767),
     "net.ipv4.tcp_keepalive_probes": (1, 127),

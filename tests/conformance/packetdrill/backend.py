@@ -123,12 +123,12 @@ class Backend:
 
     def write_states(self):
         """The file that the stand-in for sockstat prints; written when it changed."""
-        states = [entry for entry in self.stack.sockets() if entry[1] not in ("UDP", "PING")]
+        states = [(s.local, s.lport, s.remote, s.rport, s.state) for s in self.stack.sockets() if s.kind == "tcp"]
         if states == self.states:
             return
         self.states = states
         lines = []
-        for (local, lport, remote, rport), state in states:
+        for local, lport, remote, rport, state in states:
             version = 6 if ":" in local + remote else 4
             lines.append(f"root packetdril 1 3 tcp{version} {local}:{lport} {remote}:{rport} {state}\n")
         Path(self.states_file).write_text("".join(lines))
