@@ -81,6 +81,8 @@ cdef struct counters_t:
     uint64_t tcp_memory_aborts        # connections ended because memory was short
     uint64_t tcp_mtu_probes
     uint64_t tcp_mtu_probes_arrived
+    uint64_t congestion_clamped       # decisions of an algorithm that the core did not let stand
+    uint64_t congestion_fallbacks     # connections that went on with the default: unknown after a restore, or a plug-in failed
     uint64_t drops[64]            # by DropReason
 
 

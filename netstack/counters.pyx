@@ -24,6 +24,7 @@ cdef dict counters_as_dict(const counters_t *c):
         "tcp_time_wait": c.tcp_time_wait, "tcp_pmtu_lowered": c.tcp_pmtu_lowered,
         "tcp_memory_aborts": c.tcp_memory_aborts,
         "tcp_mtu_probes": c.tcp_mtu_probes, "tcp_mtu_probes_arrived": c.tcp_mtu_probes_arrived,
+        "congestion_clamped": c.congestion_clamped, "congestion_fallbacks": c.congestion_fallbacks,
     }
     cdef int i
     for i in range(1, <int>DROP_REASONS):

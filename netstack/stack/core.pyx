@@ -40,8 +40,8 @@ from netstack.tcp.output cimport (
 from netstack.tcp.recovery cimport recovery_resend
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TF_PERSIST, TM_ORPHAN, TM_RCVBUF_SET,
-    TM_SNDBUF_SET,
+    ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TF_PERSIST, TM_CC_CHOSEN,
+    TM_ORPHAN, TM_RCVBUF_SET, TM_SNDBUF_SET,
     bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init, want_output,
 )
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
@@ -203,7 +203,10 @@ cdef tcb_t *on_spawn(void *context, tcb_t *listener, const segment_t *seg) noexc
     child.flags = listener.flags & INHERITED_FLAGS
     child.snd_wanted = listener.snd_wanted
     child.rcv_wanted = listener.rcv_wanted
-    child.cc_ops = listener.cc_ops
+    if listener.modes & TM_CC_CHOSEN:
+        child.cc_ops = listener.cc_ops
+        child.modes |= TM_CC_CHOSEN
+    child.max_pacing_rate = listener.max_pacing_rate
     child.ttl = listener.ttl
     child.tos = listener.tos
     child.user_mss = listener.user_mss

@@ -1,7 +1,7 @@
 """setsockopt and getsockopt with Linux's numbers, sizes and quirks; sysctls by their full Linux names."""
 
 from libc.errno cimport EINVAL, ENOENT, ENOPROTOOPT
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from netstack.sock cimport (
@@ -11,11 +11,13 @@ from netstack.stack.tcp_info cimport (
     CC_INFO_BYTES, MEMINFO_WORDS, cc_info_fill, meminfo_fill, tcp_info_fill, tcp_info_t,
 )
 from netstack.tcp.buffers cimport send_writable
-from netstack.tcp.congestion.controller cimport congestion_find
+from netstack.tcp.congestion.controller cimport (
+    CONGESTION_NAME, congestion_find, congestion_names, congestion_set_paced, congestion_switch,
+)
 from netstack.tcp.connection cimport keepalive_start
 from netstack.tcp.tcb cimport (
     CLOSED, ESTABLISHED, LISTEN, TF_ACK_NOW, TF_CORK, TF_LINGER, TF_MORE, TF_NODELAY, TF_WANT_WRITE, TIME_WAIT,
-    TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, send_segment_limit, tcb_t, tcp_config_t, want_output,
+    TM_CC_CHOSEN, TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, send_segment_limit, tcb_t, tcp_config_t, want_output,
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
 
@@ -38,6 +40,7 @@ cdef enum:
     SO_ACCEPTCONN = 30
     SO_PROTOCOL = 38
     SO_DOMAIN = 39
+    SO_MAX_PACING_RATE = 47
     SO_MEMINFO = 55
     TCP_NODELAY = 1
     TCP_MAXSEG = 2
@@ -60,6 +63,7 @@ cdef enum:
     BUFFER_MIN = 4096            # bytes; below it a window could not hold two segments
     BUFFER_MAX = 1 << 29
     FIN_TIMEOUT_MAX_S = 120
+    NO_RATE = 0xffffffff
 
 
 cdef inline void set_flag(tcb_t *tcb, uint32_t flag, bint on) noexcept nogil:
@@ -143,9 +147,27 @@ cdef int set_socket_level(stack_t *stack, sock_t *sock, tcb_t *tcb, int name, in
             tcb.linger_s = seconds if seconds > 0 else 0
     elif name == SO_OOBINLINE or name == SO_RCVLOWAT:
         return 0
+    elif name == SO_MAX_PACING_RATE:
+        if tcb != NULL:
+            set_max_pacing_rate(tcb, value, n)
     else:
         return -ENOPROTOOPT
     return 0
+
+
+cdef void set_max_pacing_rate(tcb_t *tcb, const uint8_t *value, uint32_t n) noexcept nogil:
+    """Bytes per second in 4 or 8 bytes; all ones: no limit."""
+    cdef uint32_t narrow
+    cdef uint64_t rate
+    if n >= sizeof(rate):
+        memcpy(&rate, value, sizeof(rate))
+    else:
+        memcpy(&narrow, value, sizeof(narrow))
+        rate = narrow if narrow != NO_RATE else 0
+    tcb.max_pacing_rate = rate if rate != <uint64_t> -1 else 0
+    congestion_set_paced(tcb)
+    if tcb.state >= ESTABLISHED:
+        want_output(tcb)
 
 
 cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept nogil:
@@ -212,12 +234,17 @@ cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept
 cdef int set_congestion(stack_t *stack, tcb_t *tcb, const uint8_t *value, uint32_t n) noexcept nogil:
     cdef char text[17]
     cdef const congestion_ops_t *ops
+    if n < 1:
+        return -EINVAL
     memset(text, 0, sizeof(text))
-    memcpy(text, value, n if n < 16 else 16)
+    memcpy(text, value, n if n < CONGESTION_NAME else CONGESTION_NAME - 1)
     ops = congestion_find(text)
     if ops == NULL:
         return -ENOENT
-    tcb.cc_ops = ops
+    tcb.modes |= TM_CC_CHOSEN
+    congestion_switch(tcb, ops)
+    if tcb.state >= ESTABLISHED:
+        want_output(tcb)
     return 0
 
 
@@ -246,6 +273,7 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
     """Write the value and set *n* to its size; a shorter buffer gets the first bytes, as Linux does."""
     cdef int32_t v = 0
     cdef int32_t pair[2]
+    cdef uint64_t rate
     cdef uint32_t words[MEMINFO_WORDS]
     cdef uint8_t text[CC_INFO_BYTES]
     cdef tcp_info_t info
@@ -278,6 +306,11 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
             v = 6 if tcb != NULL else (1 if sock.kind == SOCK_PING else 17)
         elif name == SO_DOMAIN:
             v = 10 if sock.flags & SF_V6 else 2
+        elif name == SO_MAX_PACING_RATE:
+            rate = tcb.max_pacing_rate if tcb != NULL and tcb.max_pacing_rate else <uint64_t> -1
+            if n[0] >= sizeof(rate):
+                return give(value, n, <uint8_t *> &rate, sizeof(rate))
+            v = <int32_t> (rate if rate < NO_RATE else NO_RATE)
         elif name == SO_MEMINFO:
             meminfo_fill(sock, words)
             return give(value, n, <uint8_t *> words, sizeof(words))
@@ -386,6 +419,11 @@ SYSCTLS = {
     "net.ipv4.tcp_wmem": None,
     "net.ipv4.ip_local_port_range": None,
     "net.ipv4.tcp_congestion_control": None,
+    "net.ipv4.tcp_available_congestion_control": None,
+    "net.ipv4.tcp_cubic_hystart": (0, 2),
+    "net.ipv4.tcp_pacing_ss_ratio": (0, 1000),
+    "net.ipv4.tcp_pacing_ca_ratio": (0, 1000),
+    "net.core.default_qdisc": None,
 }
 
 
@@ -408,6 +446,13 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         if ops == NULL:
             raise ValueError(f"no congestion control {value!r}")
         stack.tcp.congestion = ops
+        return 0
+    if name == "net.ipv4.tcp_available_congestion_control":
+        raise ValueError(f"{name} can only be read")
+    if name == "net.core.default_qdisc":
+        if value not in ("fq", "pfifo_fast"):
+            raise ValueError(f"{name} = {value!r}: fq paces every connection, pfifo_fast only those that ask for it")
+        c.pacing = value == "fq"
         return 0
     if name == "net.ipv4.ip_local_port_range":
         low, high = (int(v) for v in (value.split() if isinstance(value, str) else value))
@@ -449,6 +494,12 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         c.retries2 = value
     elif short == "tcp_orphan_retries":
         c.orphan_retries = value if value else 8
+    elif short == "tcp_cubic_hystart":
+        c.cubic_hystart = value
+    elif short == "tcp_pacing_ss_ratio":
+        c.pacing_ss_ratio = value
+    elif short == "tcp_pacing_ca_ratio":
+        c.pacing_ca_ratio = value
     elif short == "tcp_fin_timeout":
         c.fin_timeout_ms = value * 1000
     elif short == "tcp_max_orphans":
@@ -509,5 +560,8 @@ cdef object sysctl_get(stack_t *stack, str name):
         "tcp_mtu_probing": c.mtu_probing, "tcp_base_mss": c.base_mss, "tcp_retries1": c.retries1,
         "tcp_moderate_rcvbuf": c.moderate_rcvbuf, "tcp_notsent_lowat": c.notsent_lowat or 0xffffffff,
         "tcp_rmem": (BUFFER_MIN, c.rmem_default, c.rmem_max), "tcp_wmem": (BUFFER_MIN, c.wmem_default, c.wmem_max),
+        "tcp_available_congestion_control": " ".join(congestion_names()),
+        "tcp_cubic_hystart": c.cubic_hystart, "tcp_pacing_ss_ratio": c.pacing_ss_ratio,
+        "tcp_pacing_ca_ratio": c.pacing_ca_ratio, "default_qdisc": "fq" if c.pacing else "pfifo_fast",
         "tcp_congestion_control": stack.tcp.congestion.name.decode(),
     }[name.rpartition(".")[2]]

@@ -33,7 +33,7 @@ from netstack.stack.core cimport (
     stack_add_interface, stack_init, stack_new_tcb, stack_register, stack_t,
 )
 from netstack.tcp.buffers cimport receive_reserve, receive_store, send_append, send_reserve
-from netstack.tcp.congestion.controller cimport congestion_default, congestion_find
+from netstack.tcp.congestion.controller cimport congestion_default, congestion_find, congestion_reload
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.tcb cimport (
     CLOSED, LISTEN, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, receive_end, tcb_t, tcp_config_t,
@@ -55,6 +55,7 @@ cdef enum:                       # record types
 cdef enum:
     MAX_RECORDS = 1 << 22
     MAX_DATA = 1 << 30
+    NO_SIZE = 0xffffffff         # of no algorithm's state
 
 
 # --- the fields of each structure: name, offset, size, is it a time ---------------------------------------------------
@@ -140,6 +141,13 @@ cdef list tcb_fields():
         ("linger_s", <char *> &s.linger_s - base, sizeof(s.linger_s), False),
         ("user_timeout_ms", <char *> &s.user_timeout_ms - base, sizeof(s.user_timeout_ms), False),
         ("next_hop", <char *> &s.next_hop - base, sizeof(s.next_hop), False),
+        ("cc_peak", <char *> &s.cc_peak - base, sizeof(s.cc_peak), False),
+        ("pace_left", <char *> &s.pace_left - base, sizeof(s.pace_left), False),
+        ("pace_at_ns", <char *> &s.pace_at_ns - base, sizeof(s.pace_at_ns), True),
+        ("pace_deadline", <char *> &s.pace_deadline - base, sizeof(s.pace_deadline), True),
+        ("cc_prior_cwnd", <char *> &s.cc_prior_cwnd - base, sizeof(s.cc_prior_cwnd), False),
+        ("cc_prior_ssthresh", <char *> &s.cc_prior_ssthresh - base, sizeof(s.cc_prior_ssthresh), False),
+        ("max_pacing_rate", <char *> &s.max_pacing_rate - base, sizeof(s.max_pacing_rate), False),
         ("modes", <char *> &s.modes - base, sizeof(s.modes), False),
         ("snd_up", <char *> &s.snd_up - base, sizeof(s.snd_up), False),
         ("notsent_lowat", <char *> &s.notsent_lowat - base, sizeof(s.notsent_lowat), False),
@@ -200,6 +208,10 @@ cdef list config_fields():
         ("mem_max", <char *> &s.mem_max - base, sizeof(s.mem_max), False),
         ("challenge_ack_limit", <char *> &s.challenge_ack_limit - base, sizeof(s.challenge_ack_limit), False),
         ("min_snd_mss", <char *> &s.min_snd_mss - base, sizeof(s.min_snd_mss), False),
+        ("cubic_hystart", <char *> &s.cubic_hystart - base, sizeof(s.cubic_hystart), False),
+        ("pacing", <char *> &s.pacing - base, sizeof(s.pacing), False),
+        ("pacing_ss_ratio", <char *> &s.pacing_ss_ratio - base, sizeof(s.pacing_ss_ratio), False),
+        ("pacing_ca_ratio", <char *> &s.pacing_ca_ratio - base, sizeof(s.pacing_ca_ratio), False),
         ("initial_cwnd_segments", <char *> &s.initial_cwnd_segments - base, sizeof(s.initial_cwnd_segments), False),
         ("somaxconn", <char *> &s.somaxconn - base, sizeof(s.somaxconn), False),
         ("delayed_ack_ms", <char *> &s.delayed_ack_ms - base, sizeof(s.delayed_ack_ms), False),
@@ -343,7 +355,9 @@ cdef bytes tcp_record(const tcb_t *tcb):
     cdef list out = [pack(TABLES["tcp"], tcb)]
     cdef uint32_t i, held, k
     cdef const tcb_t *child
-    out.append(struct.pack("<16s", (<bytes> tcb.cc_ops.name)[:16]))
+    k = tcb.cc_ops.extended_size if tcb.cc.extended != NULL else 0
+    out.append(struct.pack("<16sI", (<bytes> tcb.cc_ops.name)[:16], k))
+    out.append((<const char *> tcb.cc.extended)[:k] if k else b"")
     if tcb.listener != NULL:
         accept, children = [], []
         child = tcb.listener.accept_first
@@ -475,7 +489,7 @@ cdef object restore_interface(stack_t *c, Link link, dict state, int64_t now_ns)
 cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict families) except NULL:
     cdef tcb_t *tcb = stack_new_tcb(c)
     cdef uint32_t i, n, length, held
-    cdef bytes raw
+    cdef bytes raw, extended
     cdef const congestion_ops_t *ops
     need(tcb != NULL)
     unpack(r, plan, tcb, shift)
@@ -489,9 +503,11 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict fam
     tcb.snd_len = 0
     raw = r.take(16)
     ops = congestion_find(raw.rstrip(b"\0"))
+    extended = r.take(r.number("<I"))
     tcb.cc_ops = ops if ops != NULL else congestion_default()
     if tcb.modes & TM_ORPHAN:
         c.tcp.orphans += 1
+    congestion_reload(tcb, <const char *> extended, <uint32_t> len(extended) if ops != NULL else NO_SIZE, shift)
     if r.number("<B"):
         tcb.listener = <listener_t *> calloc(1, sizeof(listener_t))
         need(tcb.listener != NULL)

@@ -11,6 +11,7 @@ from netstack.sock cimport (
 )
 from netstack.tcp.accounting cimport account_timeouts_over
 from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send_writable
+from netstack.tcp.congestion.controller cimport congestion_start, congestion_stop
 from netstack.tcp.isn cimport choose_isn, timestamp_now
 from netstack.tcp.mtu cimport mtu_start
 from netstack.tcp.seq cimport seq_gt
@@ -150,9 +151,8 @@ cdef void connection_established(tcb_t *tcb) noexcept nogil:
     if tcb.timeouts_since_ns:
         account_timeouts_over(tcb)
     tcb.cc.mss = tcb.mss - 12 if tcb.flags & TF_TS_OK else tcb.mss
-    tcb.cc_ops.init(&tcb.cc, tcp.now_ns)
     # RFC 6928; one segment when the SYN was lost (RFC 5681 section 3.1)
-    tcb.cc.cwnd = tcb.cc.mss if tcb.syn_retries else tcp.config.initial_cwnd_segments * tcb.cc.mss
+    congestion_start(tcb, tcb.cc.mss if tcb.syn_retries else tcp.config.initial_cwnd_segments * tcb.cc.mss)
     tcb.rtx_deadline = 0
     tcb.state_deadline = 0
     tcb.recover = tcb.snd_una - 1
@@ -181,6 +181,7 @@ cdef void leave(tcb_t *tcb) noexcept nogil:
     cdef tcp_t *tcp = tcb.tcp
     listener_forget(tcb)
     adopt_orphan(tcb)
+    congestion_stop(tcb)
     tcb.state = CLOSED
     tcb.rtx_deadline = 0
     tcb.ack_deadline = 0
@@ -252,6 +253,7 @@ cdef void connection_time_wait(tcb_t *tcb) noexcept nogil:
         b.interface = tcb.route_interface
         tcb.flags &= ~TF_ACK_NOW
     adopt_orphan(tcb)
+    congestion_stop(tcb)
     tcb.state = TIME_WAIT
     tcp.counters.tcp_time_wait += 1
     tcp.to_time_wait(tcp.stack, tcb)

@@ -20,6 +20,7 @@ from netstack.tcp.accounting cimport account_limits, account_timeouts_over, coun
 from netstack.tcp.buffers cimport (
     receive_reserve, receive_shrink, receive_store, receive_store_and_sum, send_acknowledged, send_tune, send_writable,
 )
+from netstack.tcp.congestion.controller cimport congestion_ack
 from netstack.tcp.connection cimport (
     connection_abort, connection_established, connection_finished, connection_options, connection_time_wait, lent_drain,
     listener_adopt, queue_bare,
@@ -490,7 +491,7 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     rs.in_flight = flight_size(tcb)
     tcb.cc.delivered += acked
     tcb.cc.srtt_ns = tcb.srtt_ns
-    tcb.cc_ops.on_ack(&tcb.cc, &rs)
+    congestion_ack(tcb, &rs)
     tcb.rtx_deadline = 0 if tcb.snd_una == tcb.snd_nxt else tcp.now_ns + tcb.rto_ns
     if tcb.snd_len or tcb.flags & TF_FIN_QUEUED:
         want_output(tcb)

@@ -8,10 +8,12 @@ from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.tcp.accounting cimport account_timeout, count_segment_out
 from netstack.sock cimport EVENT_OUT, SF_ORPHAN, sock_event
 from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out, send_writable
+from netstack.tcp.congestion.controller cimport congestion_idle, congestion_sent
 from netstack.tcp.connection cimport connection_abort, receive_window_field
 from netstack.tcp.isn cimport timestamp_now
 from netstack.tcp.mtu cimport mtu_black_hole, mtu_probe_limit, mtu_probe_sent, mtu_refresh
-from netstack.tcp.recovery cimport recovery_on_timeout
+from netstack.tcp.pacing cimport pacing_holds, pacing_sent
+from netstack.tcp.recovery cimport flight_size, recovery_on_timeout
 from netstack.tcp.rtt cimport rto_backoff
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
@@ -154,7 +156,7 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     used = seq - tcb.snd_una
     if available and tcb.snd_una == tcb.snd_nxt and tcb.last_send_ns and tcb.tcp.config.slow_start_after_idle and \
             tcb.tcp.now_ns - tcb.last_send_ns > tcb.rto_ns:
-        tcb.cc_ops.after_idle(&tcb.cc, tcb.tcp.now_ns - tcb.last_send_ns, tcb.rto_ns)
+        congestion_idle(tcb, tcb.tcp.now_ns - tcb.last_send_ns)
         tcb.last_send_ns = tcb.tcp.now_ns  # decayed once for this silence
     if tcb.pmtu:
         mtu_refresh(tcb)
@@ -167,7 +169,9 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     room = window - used if window > used else 0
     if tcb.mtu_probing and seq == tcb.snd_nxt and available > limit:
         limit = mtu_probe_limit(tcb, limit, available, room)
-    if available:
+    if available and tcb.cc.pacing_rate and pacing_holds(tcb):
+        available = 0                      # its timer goes on with it; an acknowledgement may still be owed
+    elif available:
         length = available if available < limit else limit
         if length > room:
             # A whole segment does not fit: wait for room, unless the peer's window is what is small.
@@ -302,6 +306,9 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         tcb.flags &= ~TF_PROBE
         return
     if plan.length:
+        congestion_sent(tcb, plan.length, flight_size(tcb))
+        if tcb.cc.pacing_rate:
+            pacing_sent(tcb, plan.length)
         tcb.quickack = 0                   # a conversation: acknowledgements ride on data from here on
         if plan.length < tcb.cc.mss and not plan.retransmit:
             tcb.snd_small = plan.seq + plan.length
@@ -426,6 +433,9 @@ cdef void on_timer(tcb_t *tcb) noexcept nogil:
     if tcb.ack_deadline and tcb.ack_deadline <= now:
         tcb.ack_deadline = 0
         tcb.flags |= TF_ACK_NOW
+        want_output(tcb)
+    if tcb.pace_deadline and tcb.pace_deadline <= now:
+        tcb.pace_deadline = 0
         want_output(tcb)
     if tcb.rtx_deadline and tcb.rtx_deadline <= now:
         on_retransmit_timer(tcb)

@@ -7,6 +7,7 @@ slow start, skipping what acknowledgements show to have arrived.
 
 from libc.stdint cimport uint32_t
 
+from netstack.tcp.congestion.controller cimport congestion_loss, congestion_rto
 from netstack.tcp.mtu cimport mtu_probe_lost
 from netstack.tcp.rtt cimport rto_backoff
 from netstack.tcp.seq cimport seq_ge, seq_gt
@@ -51,7 +52,7 @@ cdef void recovery_on_duplicate(tcb_t *tcb) noexcept nogil:
     flight = tcb.snd_nxt - tcb.snd_una
     if flight > tcb.cc.cwnd:
         flight = tcb.cc.cwnd                          # without what limited transmit sent (RFC 5681 section 3.2 step 2)
-    tcb.cc_ops.on_loss(&tcb.cc, flight, tcb.tcp.now_ns)
+    congestion_loss(tcb, flight)
     tcb.cc.cwnd += DUPACK_THRESHOLD * tcb.cc.mss
     tcb.flags &= ~TF_RTT_TIMING
     tcb.tcp.counters.tcp_fast_retransmits += 1
@@ -104,7 +105,7 @@ cdef void recovery_resend(tcb_t *tcb) noexcept nogil:
 cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
     """Sections 5.4 to 5.6: halve once per episode, go back to the first unacknowledged byte, double the RTO."""
     if not tcb.flags & TF_RTO_RECOVERY or tcb.retries == 0:
-        tcb.cc_ops.on_rto(&tcb.cc, tcb.snd_nxt - tcb.snd_una, tcb.tcp.now_ns)
+        congestion_rto(tcb, tcb.snd_nxt - tcb.snd_una)
     else:
         tcb.cc.cwnd = tcb.cc.mss
     tcb.flags &= ~(TF_IN_RECOVERY | TF_RTX_HEAD | TF_RTT_TIMING)

@@ -67,6 +67,9 @@ cdef enum:                       # tcb_t.modes
     TM_SNDBUF_SET = 0x0002       # the application chose SO_SNDBUF: no tuning
     TM_RCVBUF_SET = 0x0004       # SO_RCVBUF
     TM_ORPHAN = 0x0008           # counted in tcp_t.orphans
+    TM_CC_CHOSEN = 0x0100        # TCP_CONGESTION was set here or at the listener: the stack's default does not matter
+    TM_CC_ACTIVE = 0x0200        # cc_ops has begun: its state is there
+    TM_PACED = 0x0400            # cc.pacing_rate is kept up to date
 
 cdef enum:                       # of a listener's flags, those its connections begin with
     INHERITED_FLAGS = TF_NODELAY | TF_CORK | TF_LINGER
@@ -121,7 +124,7 @@ cdef struct rate_sample_t:
     uint32_t tx_in_flight        # bytes in flight when the newest segment it covers was sent
     uint8_t app_limited          # the sender had less to send than it might when that segment left
     uint8_t cwnd_limited         # cwnd was what held the sender back in the window it ends (RFC 7661)
-    uint8_t in_recovery          # fast recovery or after a timeout
+    uint8_t in_recovery          # fast recovery: the core regulates cwnd, unless CC_OWNS_CWND; not after a timeout
     uint8_t ece                  # it carries ECE
 
 
@@ -141,7 +144,7 @@ cdef struct congestion_ops_t:
     void (*undo)(congestion_t *cc, int64_t now_ns) noexcept nogil    # the last reduction was spurious; NULL: the core restores cwnd and ssthresh
     void (*after_idle)(congestion_t *cc, int64_t idle_ns, int64_t rto_ns) noexcept nogil
     # for a snapshot: private_state and extended are copied as they are; load mends what does not survive a move
-    void (*load)(congestion_t *cc, int64_t now_ns) noexcept nogil
+    void (*load)(congestion_t *cc, int64_t now_ns, int64_t shift_ns) noexcept nogil   # shift_ns: add to every time kept
     # TCP_CC_INFO: the algorithm's struct of linux/inet_diag.h, at most 20 bytes, zeroed before; how many
     uint32_t (*info)(const congestion_t *cc, uint8_t *out) noexcept nogil
 
@@ -205,6 +208,10 @@ cdef struct tcb_t:
     uint32_t rcv_wanted          # rcvbuf: what the window is computed from
     congestion_t cc
     const congestion_ops_t *cc_ops
+    uint32_t cc_peak             # cwnd may grow up to here without being paid for: it was there, lawfully
+    uint32_t pace_left           # bytes of the burst that may still leave before pace_at_ns
+    int64_t pace_at_ns           # what was sent is drained at cc.pacing_rate by then
+    int64_t pace_deadline        # when a paced connection goes on; 0: it waits for nothing
     int64_t rtx_deadline         # RTO, or persist when TF_PERSIST
     int64_t ack_deadline         # delayed acknowledgement
     int64_t timer_deadline       # what the heap has for us: not later than the earliest of all
@@ -230,6 +237,9 @@ cdef struct tcb_t:
     int64_t state_deadline       # FIN-WAIT-2 of an orphan, linger, user timeout
     int64_t keepalive_deadline
     # --- recovery and out-of-order data
+    uint32_t cc_prior_cwnd       # before the last reduction; 0: nothing to undo
+    uint32_t cc_prior_ssthresh
+    uint64_t max_pacing_rate     # SO_MAX_PACING_RATE, bytes per second; 0: none
     uint32_t recover
     uint32_t snd_small           # end of the last segment sent that was not full: what Nagle waits for
     uint32_t iss
@@ -341,6 +351,10 @@ cdef struct tcp_config_t:
     uint8_t moderate_rcvbuf
     uint8_t mtu_probing          # 0 never, 1 after a black hole, 2 always
     uint8_t retries1             # R1: timeouts after which the path is doubted
+    uint8_t cubic_hystart        # 0 off, 1 classic (Linux), 2 HyStart++
+    uint8_t pacing               # every connection is paced: net.core.default_qdisc is fq
+    uint16_t pacing_ss_ratio     # percent of cwnd / srtt
+    uint16_t pacing_ca_ratio
     uint32_t base_mss
     uint32_t notsent_lowat
     uint32_t rmem_default

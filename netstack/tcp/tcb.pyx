@@ -5,6 +5,7 @@ from libc.string cimport memset
 
 from netstack.sock cimport SOCK_TCP
 from netstack.tcp.buffers cimport buffers_free
+from netstack.tcp.congestion.controller cimport congestion_stop
 from netstack.tcp.timers cimport timer_remove
 
 
@@ -23,6 +24,9 @@ cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
     config.moderate_rcvbuf = 1
     config.mtu_probing = 0
     config.base_mss = 1024
+    config.cubic_hystart = 2               # RFC 9406
+    config.pacing_ss_ratio = 200
+    config.pacing_ca_ratio = 120
     config.retries1 = 3
     config.rmem_default = 1 << 20          # bytes
     config.rmem_max = 6 << 20
@@ -70,6 +74,7 @@ cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
 
 cdef void tcb_clear(tcb_t *tcb) noexcept nogil:
     """Give back everything the connection holds; lists it may still be in are the caller's to leave."""
+    congestion_stop(tcb)
     timer_remove(tcb)
     buffers_free(tcb)
     tcb.rtx_deadline = 0

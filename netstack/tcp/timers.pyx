@@ -18,6 +18,8 @@ cdef inline int64_t earliest(const tcb_t *tcb) noexcept nogil:
         d = tcb.rtx_deadline
     if tcb.ack_deadline and tcb.ack_deadline < d:
         d = tcb.ack_deadline
+    if tcb.pace_deadline and tcb.pace_deadline < d:
+        d = tcb.pace_deadline
     if tcb.state_deadline and tcb.state_deadline < d:
         d = tcb.state_deadline
     if tcb.keepalive_deadline and tcb.keepalive_deadline < d:

@@ -1,5 +1,9 @@
-"""NewReno's window (RFC 5681, RFC 3465 with L = 2); who retransmits what is ``tcp/recovery``."""
+"""NewReno's window (RFC 5681, RFC 3465 without its limit); who retransmits what is ``tcp/recovery``."""
 
-from netstack.tcp.tcb cimport congestion_ops_t, congestion_t
+from libc.stdint cimport int64_t, uint32_t
 
-cdef congestion_ops_t reno_ops
+from netstack.tcp.tcb cimport congestion_t, rate_sample_t
+
+# What others build on.
+cdef void reno_on_ack(congestion_t *cc, const rate_sample_t *rs) noexcept nogil
+cdef void reno_after_idle(congestion_t *cc, int64_t idle_ns, int64_t rto_ns) noexcept nogil
