@@ -8,6 +8,7 @@ cdef enum:                       # what woke a sleeper
     BELL = 1                     # a link's doorbell
     KICK = 2                     # one of our own threads
     DIED = 4                     # the process behind a link ended: call peers_died
+    ASKED = 8                    # somebody wants a report, or can take more of it
 
 
 cdef uint32_t dead_links(const driver_t *d) noexcept nogil

@@ -25,7 +25,7 @@ cdef extern from "<poll.h>" nogil:
         int fd
         short events
         short revents
-    int POLLIN
+    int POLLIN, POLLOUT
 
 cdef extern from "<time.h>" nogil:
     cdef struct timespec:
@@ -162,6 +162,8 @@ cdef void links_now(driver_t *d, links_now_t *now) noexcept nogil:
     now.dead = dead_links(d)
     for i in range(d.link_count):
         now.peers[i] = -1 if d.links[i].dead else d.links[i].peer_fd(d.links[i])
+    now.telling = d.reporting.client >= 0
+    now.asking = d.reporting.client if now.telling else d.reporting.listening
 
 
 cdef int watch_peers(driver_t *d, const links_now_t *now, pollfd *fds) noexcept nogil:
@@ -273,12 +275,12 @@ cdef bint leader_spin(driver_t *d, int64_t until, uint32_t dead) noexcept nogil:
 
 
 cdef int service_sleep(driver_t *d, int64_t until, const links_now_t *now) noexcept nogil:
-    """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK, DIED."""
-    cdef pollfd fds[2 * DRIVER_LINKS + 2]
+    """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK, DIED, ASKED."""
+    cdef pollfd fds[2 * DRIVER_LINKS + 3]
     cdef epoll_event events[DRIVER_LINKS]
     cdef timespec ts
     cdef uint32_t i
-    cdef int n = 1, r, peers, woken = 0
+    cdef int n = 1, r, peers, woken = 0, place = 0
     fds[0].fd = d.service_fd
     fds[0].events = POLLIN
     fds[0].revents = 0
@@ -292,12 +294,21 @@ cdef int service_sleep(driver_t *d, int64_t until, const links_now_t *now) noexc
             fds[n].fd = d.service_fds[i]
             fds[n].events = POLLIN
             n += 1
+    if now.asking >= 0:
+        place = n
+        fds[n].fd = now.asking
+        fds[n].events = POLLOUT if now.telling else POLLIN
+        fds[n].revents = 0
+        n += 1
     peers = watch_peers(d, now, fds + n)
     r = ppoll(fds, n + peers, remaining(until, &ts), NULL)
     if r <= 0:
         return 0
+    if place and fds[place].revents:
+        woken = ASKED
+        r -= 1
     if peers and any_ready(fds + n, peers):
-        woken = DIED
+        woken |= DIED
     if fds[0].revents:
         unring(d.service_fd)
         woken |= KICK

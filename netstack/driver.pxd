@@ -76,6 +76,17 @@ cdef struct owner_t:
     ready_t ready                # the descriptor that fileno() gave out, if it did
 
 
+cdef struct reporting_t:
+    # Who is being told what sockets there are; see reporting.pxd.
+    int listening                # -1: nobody can ask
+    int client                   # who is being answered; -1: nobody
+    int64_t until                # when the client is given up
+    uint32_t socket_at           # next place in the stack's table of sockets
+    uint32_t slot_at             # next slot of the demux: TIME-WAIT records
+    uint64_t answered
+    uint64_t refused             # another user's, or too slow
+
+
 cdef struct driver_t:
     park_lock_t lock
     stack_t *stack
@@ -123,6 +134,8 @@ cdef struct driver_t:
     int64_t tick_ns
     uint8_t look                 # the service thread is asked to act as if rung
     uint64_t rung_count          # lead_count when the service thread was last rung
+    # --- netstack ss
+    reporting_t reporting
     # --- counters
     uint64_t sleeps
     uint64_t spin_hits
@@ -138,6 +151,8 @@ cdef struct driver_t:
 cdef struct links_now_t:
     uint32_t dead                # the links that are dead, a bit each
     int peers[DRIVER_LINKS]      # of the others, descriptors of the processes behind them, -1: not known
+    int asking                   # of who asks for reports, -1: nobody can
+    uint8_t telling              # it is in the middle of one
 
 
 # The lock. driver_unlock delivers the collected wake-ups.

@@ -14,6 +14,7 @@ from cpython.ref cimport Py_INCREF
 
 from netstack.address cimport address_equal, endpoint_t
 from netstack.doorbells cimport (
+    ASKED,
     BELL,
     DIED,
     arm,
@@ -31,6 +32,7 @@ from netstack.doorbells cimport (
 )
 from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link
 from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
+from netstack.reporting cimport reporting_close, reporting_init, reporting_step
 from netstack.sock cimport EVENT_ERR, EVENT_FINISHED, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now
 from netstack.stack.sockets cimport (
@@ -542,6 +544,8 @@ cdef void *service_main(void *arg) noexcept nogil:
             until = now + d.tick_ns
         d.service_wake_at = until
         links_now(d, &links)
+        if links.telling and d.reporting.until < until:
+            until = d.reporting.until      # it may never read
         driver_unlock(d)
         woken = service_sleep(d, until, &links)
         park_lock(&d.lock)
@@ -551,7 +555,9 @@ cdef void *service_main(void *arg) noexcept nogil:
             drain(d, BELL_SERVICE)
         if woken & DIED:
             peers_died(d)
-        if woken:
+        if woken & ASKED or (links.telling and park_now_ns() >= d.reporting.until):
+            reporting_step(d)
+        if woken & ~ASKED:
             d.service_wakes += 1
         stay_out = not rung and d.ticking and d.lead_count != seen
         if rung:
@@ -618,6 +624,7 @@ def _in_child():
     main_thread = threading.get_ident()
     cdef Driver driver
     for driver in list(_drivers):
+        reporting_close(&driver.d.reporting)           # the parent's: it must not outlive the parent in us
         Py_INCREF(driver)
         Py_INCREF(driver.stack)
         Py_INCREF(driver.links)
@@ -637,13 +644,17 @@ cdef class Driver:
         channels do: they tell whether the peer has a CPU of its own or must be let in between two looks.
     service : bool
         Run the standby thread. Without it acknowledgements and retransmissions wait for the next call.
+    report : int
+        A listening AF_UNIX SOCK_SEQPACKET descriptor, the driver's from here on, on which the standby thread answers
+        ``netstack ss``; -1: none.
     """
 
-    def __cinit__(self, Stack stack not None, double spin_us=50.0, bint service=True):
+    def __cinit__(self, Stack stack not None, double spin_us=50.0, bint service=True, int report=-1):
         cdef driver_t *d = &self.d
         cdef Link link
         memset(d, 0, sizeof(driver_t))
         d.leader_fd = d.service_fd = d.epoll_fd = -1
+        reporting_init(&d.reporting, report)
         self.stack = stack
         self.links = list(stack.links)
         outside = self.links[:len(self.links) - 1]
@@ -675,6 +686,7 @@ cdef class Driver:
         if not d.dead and d.stack != NULL:
             with nogil:
                 stop(d)
+        reporting_close(&d.reporting)
         doorbells_close(d)
 
     def close(self):
@@ -684,6 +696,7 @@ cdef class Driver:
             return
         with nogil:
             stop(d)
+        reporting_close(&d.reporting)
 
     def close_sockets(self):
         """Close every socket that programs still hold: threads that wait on one get EBADF."""
@@ -742,6 +755,7 @@ cdef class Driver:
             "leads": d.lead_count, "hand_overs": d.hand_overs, "sleeps": d.sleeps, "spin_hits": d.spin_hits,
             "follower_wakes": d.follower_wakes, "leader_kicks": d.leader_kicks, "service_kicks": d.service_kicks,
             "service_passes": d.service_passes, "service_wakes": d.service_wakes,
+            "reports_answered": d.reporting.answered, "reports_refused": d.reporting.refused,
             "ring_header_errors": sum([header_errors(link) for link in self.links]),
         }
 

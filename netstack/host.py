@@ -14,6 +14,7 @@ from netstack.errors import ConfigError
 from netstack.resolver import Resolver
 from netstack.socket import socket
 from netstack.stack import Stack
+from netstack.stacks import close_report, open_report
 
 _Socket = socket   # in annotations of Host, whose method has the name
 
@@ -51,6 +52,8 @@ class Host:
         Makes secrets and randomness of the stack repeatable.
     sysctl : mapping, optional
         Settings by Linux name, ``{"net.ipv4.tcp_timestamps": 0}``.
+    visible : bool
+        Let ``netstack ss`` of the same user list the sockets; the standby thread answers it.
     lease : object, optional
         Closed behind the link: what a router gave along with it.
 
@@ -69,7 +72,7 @@ class Host:
     def __init__(self, link=None, address: str | Iterable[str] = (), gateway: str | None = None,
                  mtu: int | None = None, *, spin_us: float = 50.0, service: bool = True, drain: float = 60.0,
                  dns=False, seed: bytes | int | None = None, sysctl: Mapping[str, object] | None = None,
-                 lease=None) -> None:
+                 visible: bool = True, lease=None) -> None:
         addresses = (address,) if isinstance(address, str) else tuple(str(a) for a in address)
         if link is not None and mtu is not None and mtu > link.mtu:
             raise ConfigError(f"mtu {mtu}: this link carries at most {link.mtu} bytes")
@@ -86,7 +89,8 @@ class Host:
         self.link = link
         self.drain = drain
         self.stack = Stack(config, [link] if link is not None else None)
-        self.driver = Driver(self.stack, spin_us=spin_us, service=service)
+        report, self._report = open_report() if visible and service else (-1, None)
+        self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
         self.resolver = Resolver(self._own_addresses, dns)
         self._lease = lease
         _hosts.add(self)
@@ -181,6 +185,8 @@ class Host:
             self.driver.linger(self.drain)
         finally:
             self.driver.close()
+            if self._report is not None:
+                close_report(self._report)
             if self.link is not None:
                 self.link.close()
             if self._lease is not None:

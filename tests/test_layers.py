@@ -18,9 +18,9 @@ LAYERS = [
     {"wire"},
     {"tcp", "udp", "ip", "link"},
     {"demux", "stack"},
-    {"driver", "doorbells", "readiness"},
+    {"driver", "doorbells", "readiness", "reporting"},
     {"handle", "calls", "resolver", "socket", "aio", "patching"},
-    {"host", "router", "daemon", "migration", "vpn", "dht"},
+    {"host", "stacks", "router", "daemon", "migration", "vpn", "dht"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another
 ABOVE_ALL = {"testing", "cli", "__main__", ""}  # nobody imports them; "" is netstack/__init__

@@ -18,6 +18,7 @@ COMMANDS = {
     "ps": "Show who is attached to a router.",
     "router": "Run a router in the foreground.",
     "run": "Run an unmodified Python program on a stack of its own.",
+    "ss": "Show the sockets of running stacks.",
 }
 
 
