@@ -123,7 +123,8 @@ class Backend:
 
     def write_states(self):
         """The file that the stand-in for sockstat prints; written when it changed."""
-        states = [(s.local, s.lport, s.remote, s.rport, s.state) for s in self.stack.sockets() if s.kind == "tcp"]
+        tcp = [(s.local, s.lport, s.remote, s.rport, s.state) for s in self.stack.sockets() if s.kind == "tcp"]
+        states = list(dict.fromkeys(tcp))   # a socket in TIME-WAIT that is still open is there twice: handle and record
         if states == self.states:
             return
         self.states = states

@@ -4,8 +4,9 @@
  * Three things live here and nothing else: the virtual clock, the calls that block, and the border between C calls and
  * the Python of backend.py, which holds the Stack. There is no protocol logic, and no packet is changed.
  *
- * The clock stands still unless packetdrill's main thread moves it: by sleeping, by waiting for a packet, and by one
- * microsecond for each look at the clock, because packetdrill spins on it.
+ * The clock stands still unless packetdrill moves it: by sleeping, by waiting for a packet, and by one microsecond for
+ * each look at the clock, because packetdrill spins on it. Only one of its two threads does so at a time: the one that
+ * makes system calls waits for the time of a call while the main thread waits for it.
  *
  * The same object must be preloaded (LD_PRELOAD): that makes libpython's names visible to extension modules, and it
  * catches the getsockopt() of libc, which packetdrill uses for the data of its %{ }% assertions.
@@ -284,15 +285,13 @@ static int shim_gettimeofday(void *u, struct timeval *tv, struct timezone *tz)
 		just_released = 0;
 		unstamped--;
 		pthread_cond_broadcast(&changed);
-	} else if (on_main_thread()) {
-		if (is_quiet(now_us + 1)) {
-			now_us++;
-		} else {
-			PyGILState_STATE gil = PyGILState_Ensure();
+	} else if (is_quiet(now_us + 1)) {
+		now_us++;
+	} else {
+		PyGILState_STATE gil = PyGILState_Ensure();
 
-			run_until(now_us + 1);
-			PyGILState_Release(gil);
-		}
+		run_until(now_us + 1);
+		PyGILState_Release(gil);
 	}
 	tv->tv_sec = now_us / 1000000;
 	tv->tv_usec = now_us % 1000000;
