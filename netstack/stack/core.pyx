@@ -557,6 +557,10 @@ cdef int receive_from(stack_t *stack, interface_t *ifc, int budget) noexcept nog
         n = ifc.link.receive(ifc.link, frames, want)
         for i in range(n):
             frame_input(stack, ifc, &frames[i])
+            if stack.tcp.ack_urgent:
+                stack.tcp.ack_urgent = 0
+                if not ifc.loopback:                   # whose frames lie where output would write
+                    stack_output(stack)
         if n:
             ifc.link.release(ifc.link)
         budget -= n

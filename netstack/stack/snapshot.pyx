@@ -36,7 +36,7 @@ from netstack.tcp.buffers cimport receive_reserve, receive_store, send_append, s
 from netstack.tcp.congestion.controller cimport congestion_default, congestion_find, congestion_reload
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.tcb cimport (
-    CLOSED, LISTEN, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, receive_end, tcb_t, tcp_config_t,
+    CLOSED, LISTEN, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, receive_end, range_t, tcb_t, tcp_config_t,
     want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -122,7 +122,9 @@ cdef list tcb_fields():
         ("iss", <char *> &s.iss - base, sizeof(s.iss), False),
         ("irs", <char *> &s.irs - base, sizeof(s.irs), False),
         ("fin_seq", <char *> &s.fin_seq - base, sizeof(s.fin_seq), False),
-        ("last_range", <char *> &s.last_range - base, sizeof(s.last_range), False),
+        ("ooo_acks", <char *> &s.ooo_acks - base, sizeof(s.ooo_acks), False),
+        ("sack_recent", <char *> &s.sack_recent - base, sizeof(s.sack_recent), False),
+        ("duplicate", <char *> &s.duplicate - base, sizeof(s.duplicate), False),
         ("retries", <char *> &s.retries - base, sizeof(s.retries), False),
         ("keepalive_probes", <char *> &s.keepalive_probes - base, sizeof(s.keepalive_probes), False),
         ("quickack", <char *> &s.quickack - base, sizeof(s.quickack), False),
@@ -490,6 +492,7 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict fam
     cdef tcb_t *tcb = stack_new_tcb(c)
     cdef uint32_t i, n, length, held
     cdef bytes raw, extended
+    cdef range_t duplicate
     cdef const congestion_ops_t *ops
     need(tcb != NULL)
     unpack(r, plan, tcb, shift)
@@ -525,7 +528,8 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict fam
     if held > MAX_DATA:
         raise SnapshotError("a receive buffer of impossible size")
     raw = r.take(held)
-    last = tcb.last_range
+    recent = [tcb.sack_recent[k] for k in range(3)]
+    duplicate = tcb.duplicate
     if held:
         need(receive_reserve(tcb, tcb.rcv_read + held) == 0)
         receive_store(tcb, tcb.rcv_read, <const uint8_t *> <const char *> raw, held)
@@ -537,7 +541,9 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict fam
         need(receive_reserve(tcb, end) == 0)
         need(range_insert(tcb, start, end) == 0)
         receive_store(tcb, start, <const uint8_t *> <const char *> raw, length)
-    tcb.last_range = last
+    for k in range(3):
+        tcb.sack_recent[k] = recent[k]
+    tcb.duplicate = duplicate
     if tcb.flags & TF_IN_DEMUX:
         need(demux_insert(&c.demux, tcb) == 0)
     tcb.flags &= ~TF_OUTPUT

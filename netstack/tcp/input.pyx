@@ -34,7 +34,7 @@ from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, PSH, RST,
     SCRATCH_BYTES, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
-    TF_IN_RECOVERY, TF_PASSIVE, TF_PERSIST, TF_RTT_TIMING, TF_RTX_HEAD, TF_SYN_SENT, TF_TS_OK,
+    TF_IN_RECOVERY, TF_PASSIVE, TF_PERSIST, TF_RTT_TIMING, TF_RTX_HEAD, TF_SACK_OK, TF_SYN_SENT, TF_TS_OK,
     TF_WANT_WRITE, TIME_WAIT, data_end, rate_sample_t, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -274,6 +274,13 @@ cdef DropReason check_timestamps(tcb_t *tcb, segment_t *seg) noexcept nogil:
     return DROP_NONE
 
 
+cdef void report_duplicate(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
+    """What came again is told in the next acknowledgement (RFC 2883), which leaves before another can need the place."""
+    tcb.duplicate.start = start
+    tcb.duplicate.end = end
+    tcb.tcp.ack_urgent = 1
+
+
 cdef DropReason check_sequence(tcb_t *tcb, segment_t *seg) noexcept nogil:
     """First: the sequence number. An unacceptable segment is answered with an ACK, unless it carries RST."""
     cdef uint32_t window = tcb.rcv_adv - tcb.rcv_nxt if seq_gt(tcb.rcv_adv, tcb.rcv_nxt) else 0
@@ -305,6 +312,8 @@ cdef DropReason check_sequence(tcb_t *tcb, segment_t *seg) noexcept nogil:
         if length and seq_le(end, tcb.rcv_nxt):
             tcb.flags |= TF_ACK_NOW                   # old data: our ACK was lost
             want_output(tcb)
+            if seg.length:
+                report_duplicate(tcb, seg.seq, seg.seq + seg.length)
             acknowledge_duplicate_segment(tcb, seg)
             return DROP_TCP_DUPLICATE
         challenge(tcb)
@@ -542,6 +551,7 @@ cdef void schedule_ack(tcb_t *tcb, uint32_t n) noexcept nogil:
 cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
     """Seventh: the payload, already verified and private. Trimmed to the window, stored at its place."""
     cdef uint32_t start = seg.seq, end = seg.seq + seg.length, before = tcb.rcv_nxt, edge, last
+    cdef uint32_t newest = tcb.sack_recent[0]
     cdef const uint8_t *data = seg.payload
     cdef bint holes
     if seg.length == 0:
@@ -554,6 +564,9 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
             return DROP_TCP_CLOSED
         return DROP_NONE
     if seq_lt(start, tcb.rcv_nxt):
+        report_duplicate(tcb, start, tcb.rcv_nxt)
+        tcb.flags |= TF_ACK_NOW
+        want_output(tcb)
         data += tcb.rcv_nxt - start
         start = tcb.rcv_nxt
     edge = tcb.rcv_adv
@@ -579,10 +592,18 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
         receive_store(tcb, start, data, end - start)
         tcb.flags |= TF_ACK_NOW                       # a duplicate ACK, at once (RFC 5681 section 4.2)
         want_output(tcb)
+        # One for each such segment as long as the sender may be counting them, and whenever one would hide another;
+        # what only makes the same range longer may share the acknowledgement at the end of the pass.
+        if tcb.ooo_acks < 255:
+            tcb.ooo_acks += 1
+        if tcb.ooo_acks <= 3 or tcb.sack_recent[0] != newest or not tcb.flags & TF_SACK_OK or \
+                tcb.duplicate.start != tcb.duplicate.end:
+            tcb.tcp.ack_urgent = 1
         return DROP_NONE
     receive_store(tcb, start, data, end - start)
     holes = tcb.range_count != 0
     tcb.rcv_nxt = end
+    tcb.ooo_acks = 0
     range_absorb(tcb)
     delivered(tcb, tcb.rcv_nxt - before)
     lent_drain(tcb)

@@ -15,11 +15,13 @@ from netstack.tcp.mtu cimport mtu_black_hole, mtu_probe_limit, mtu_probe_sent, m
 from netstack.tcp.pacing cimport pacing_holds, pacing_sent
 from netstack.tcp.recovery cimport flight_size, recovery_on_timeout
 from netstack.tcp.rtt cimport rto_backoff
+from netstack.tcp.ranges cimport sack_blocks
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN, FIN_WAIT_2, LISTEN, PSH, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_CORK,
     TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_IN_RECOVERY, TF_MORE, TF_RTO_RECOVERY, TF_NODELAY, TF_PERSIST, TF_PROBE, TF_RTT_TIMING, TF_RTX_HEAD, TF_SACK_OK,
-    TF_SYN_SENT, TF_TS_OK, TF_WANT_WRITE, TF_WS_OK, TIME_WAIT, TM_URGENT, URG, data_end, send_segment_limit, tcp_t, want_output,
+    TF_SYN_SENT, TF_TS_OK, TF_WANT_WRITE, TF_WS_OK, TIME_WAIT, TM_URGENT, URG, data_end, range_t, send_segment_limit, tcp_t,
+    want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport (
@@ -33,7 +35,8 @@ from netstack.wire.tcp cimport tcp_options_length, write_tcp, write_tcp_options
 
 cdef void options_plain(tcb_t *tcb, plan_t *plan) noexcept nogil:
     """Options of a segment that is no SYN: timestamps, and SACK blocks while data waits beyond a gap (RFC 2018)."""
-    cdef uint32_t room, i, n
+    cdef range_t[4] blocks
+    cdef int i, n
     cdef tcp_t *tcp = tcb.tcp
     plan.options.mss = 0
     plan.options.wscale = 255
@@ -46,21 +49,12 @@ cdef void options_plain(tcb_t *tcb, plan_t *plan) noexcept nogil:
         plan.options.tsval = timestamp_now(tcb)
         plan.options.tsecr = tcb.ts_recent
         plan.header_length = 32
-    if tcb.range_count and tcb.flags & TF_SACK_OK and tcp.config.sack and plan.length == 0:
-        room = 3 if plan.options.has_ts else 4
-        n = 0
-        # The block that grew last comes first (RFC 2018 section 4), then the others from the left.
-        if tcb.last_range < tcb.range_count:
-            plan.options.sack[0].start = tcb.ranges[tcb.last_range].start
-            plan.options.sack[0].end = tcb.ranges[tcb.last_range].end
-            n = 1
-        for i in range(tcb.range_count):
-            if n >= room:
-                break
-            if i != tcb.last_range:
-                plan.options.sack[n].start = tcb.ranges[i].start
-                plan.options.sack[n].end = tcb.ranges[i].end
-                n += 1
+    if (tcb.range_count or tcb.duplicate.start != tcb.duplicate.end) and tcb.flags & TF_SACK_OK and tcp.config.sack \
+            and plan.length == 0:
+        n = sack_blocks(tcb, blocks, 3 if plan.options.has_ts else 4)
+        for i in range(n):
+            plan.options.sack[i].start = blocks[i].start
+            plan.options.sack[i].end = blocks[i].end
         plan.options.sack_count = <uint8_t> n
         plan.header_length += 4 + 8 * n
 
@@ -296,6 +290,8 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         tcb.ack_pending = 0
         tcb.ack_deadline = 0
         tcb.rcv_acked = tcb.rcv_nxt
+        if plan.length == 0:
+            tcb.duplicate.end = tcb.duplicate.start            # reported, once (RFC 2883 section 4)
     if plan.flags & (SYN | FIN):
         occupied += 1
         if plan.flags & SYN:

@@ -1,4 +1,4 @@
-"""Ranges of received bytes beyond ``rcv_nxt``: sorted, disjoint, never touching; the source of SACK blocks (RFC 2018).
+"""Ranges of received bytes beyond ``rcv_nxt``: sorted, disjoint, never touching; the source of SACK blocks (RFC 2018, 2883).
 
 Insertion is a binary search and one move of at most MAX_RANGES entries, whatever the window holds.
 """
@@ -9,6 +9,61 @@ from libc.string cimport memmove
 
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport MAX_RANGES, range_t
+
+
+cdef inline bint inside(const range_t *r, uint32_t seq) noexcept nogil:
+    return seq_le(r.start, seq) and seq_lt(seq, r.end)
+
+
+cdef void changed(tcb_t *tcb, const range_t *r) noexcept nogil:
+    """This range is the one to report first from now on."""
+    cdef int i = 0
+    while i < 2 and not inside(r, tcb.sack_recent[i]):
+        i += 1
+    while i > 0:
+        tcb.sack_recent[i] = tcb.sack_recent[i - 1]
+        i -= 1
+    tcb.sack_recent[0] = r.start
+
+
+cdef int sack_blocks(const tcb_t *tcb, range_t *blocks, int room) noexcept nogil:
+    """A duplicate first (RFC 2883 section 4), then the ranges that changed last, the latest first; the rest from the left."""
+    cdef const range_t *r = tcb.ranges
+    cdef int n = 0, i, k, low, high, middle
+    cdef uint16_t shown[3]
+    cdef int shown_count = 0
+    if tcb.duplicate.start != tcb.duplicate.end:
+        blocks[0] = tcb.duplicate
+        n = 1
+    for k in range(3):
+        low = 0
+        high = tcb.range_count
+        while low < high:                    # first range that ends behind it
+            middle = (low + high) // 2
+            if seq_le(r[middle].end, tcb.sack_recent[k]):
+                low = middle + 1
+            else:
+                high = middle
+        if n == room or low == tcb.range_count or not inside(&r[low], tcb.sack_recent[k]):
+            continue
+        for i in range(shown_count):
+            if shown[i] == low:
+                break
+        else:
+            blocks[n] = r[low]
+            n += 1
+            shown[shown_count] = <uint16_t> low
+            shown_count += 1
+    for low in range(tcb.range_count):
+        if n == room:
+            break
+        for i in range(shown_count):
+            if shown[i] == low:
+                break
+        else:
+            blocks[n] = r[low]
+            n += 1
+    return n
 
 
 cdef int range_insert(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
@@ -25,6 +80,10 @@ cdef int range_insert(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
     while last < tcb.range_count and seq_le(r[last].start, end):
         last += 1
     if last > low:                           # overlaps or touches ranges low .. last - 1: they become one
+        tcb.duplicate.start = start if seq_gt(start, r[low].start) else r[low].start
+        tcb.duplicate.end = end if seq_lt(end, r[low].end) else r[low].end
+        if seq_ge(tcb.duplicate.start, tcb.duplicate.end):
+            tcb.duplicate.start = tcb.duplicate.end
         if seq_lt(start, r[low].start):
             r[low].start = start
         if seq_gt(r[last - 1].end, end):
@@ -33,7 +92,7 @@ cdef int range_insert(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
         if last > low + 1:
             memmove(&r[low + 1], &r[last], (tcb.range_count - last) * sizeof(range_t))
             tcb.range_count -= <uint16_t> (last - low - 1)
-        tcb.last_range = <uint16_t> low
+        changed(tcb, &r[low])
         return 0
     if tcb.range_count >= MAX_RANGES:
         return -1
@@ -48,7 +107,7 @@ cdef int range_insert(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
     r[low].start = start
     r[low].end = end
     tcb.range_count += 1
-    tcb.last_range = <uint16_t> low
+    changed(tcb, &r[low])
     return 0
 
 
@@ -62,4 +121,3 @@ cdef void range_absorb(tcb_t *tcb) noexcept nogil:
         return
     memmove(tcb.ranges, &tcb.ranges[n], (tcb.range_count - n) * sizeof(range_t))
     tcb.range_count -= <uint16_t> n
-    tcb.last_range = <uint16_t> (tcb.last_range - n) if tcb.last_range >= n else 0

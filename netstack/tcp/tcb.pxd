@@ -248,7 +248,9 @@ cdef struct tcb_t:
     range_t *ranges              # sorted, disjoint, all above rcv_nxt
     uint16_t range_count
     uint16_t range_capacity
-    uint16_t last_range          # the one that grew last: first SACK block (RFC 2018 section 4)
+    uint8_t ooo_acks             # segments beyond a gap since rcv_nxt moved, at most 255
+    uint32_t sack_recent[3]      # where the ranges that changed last are, the latest first (RFC 2018 section 4)
+    range_t duplicate            # what came again and the next acknowledgement reports (D-SACK, RFC 2883); empty: nothing
     uint8_t retries              # consecutive timeouts, or probes
     uint8_t keepalive_probes
     uint8_t quickack             # segments still acknowledged at once
@@ -397,6 +399,7 @@ cdef struct tcp_t:
     uint32_t orphans             # closed by the application, finishing alone
     uint64_t buffer_bytes        # in buffers of connections
     int64_t relieved_ns          # when memory was last looked for
+    uint8_t ack_urgent           # an acknowledgement has to leave before the pass goes on: the next would hide what it says
     uint8_t *scratch             # 64 KiB: private copy of a payload that is not simply next
     bare_t *bare                 # segments without a connection, to be sent at the end of the pass
     uint32_t bare_count

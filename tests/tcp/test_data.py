@@ -72,9 +72,9 @@ def test_a_gap_is_reported_at_once_and_its_filling_too():
     s.flow.send("A", seq=31, ack=2, payload=bytes(10))
     s.flow.expect(is_tcp(ack=1, sack=((31, 41), (11, 21))))
     s.flow.send("A", seq=51, ack=2, payload=bytes(10))
-    s.flow.expect(is_tcp(ack=1, sack=((51, 61), (11, 21), (31, 41))))
+    s.flow.expect(is_tcp(ack=1, sack=((51, 61), (31, 41), (11, 21))))         # the latest changes first
     s.flow.send("A", seq=21, ack=2, payload=bytes(5))
-    s.flow.expect(is_tcp(ack=1, sack=((11, 26), (31, 41), (51, 61))))
+    s.flow.expect(is_tcp(ack=1, sack=((11, 26), (51, 61), (31, 41))))
     s.flow.send("A", seq=26, ack=2, payload=bytes(5))
     s.flow.expect(is_tcp(ack=1, sack=((11, 41), (51, 61))))
     s.flow.send("A", seq=1, ack=2, payload=bytes(10))
@@ -82,6 +82,54 @@ def test_a_gap_is_reported_at_once_and_its_filling_too():
     s.flow.send("A", seq=41, ack=2, payload=bytes(10))
     s.flow.expect(is_tcp(ack=61, sack=()))
     assert len(s.sock.recv(100)) == 60
+
+
+def in_one_pass(s, *starts, size=10):
+    """Segments that wait in the link together."""
+    for seq in starts:
+        s.peer.stack.links[0].push(s.flow.build("A", seq=seq, ack=2, payload=bytes(size)))
+    s.peer.stack.process(s.peer.clock.now_ns)
+    return [(packet.ack, packet.sack) for packet in s.flow.receive_all()]
+
+
+def quiet_passive(**options):
+    s = passive(**options)
+    s.sock.send(b"x")
+    s.quiet()
+    s.pure_ack(2)
+    return s
+
+
+def test_each_gap_is_reported_though_segments_come_in_one_pass():
+    """RFC 5681 section 4.2, RFC 2018 section 4: an acknowledgement hides nothing that the one before would have said."""
+    s = quiet_passive(sack_permitted=True)
+    acks = in_one_pass(s, 11, 31, 51, 71, 91)
+    assert [ack for ack, _ in acks] == [1] * 5
+    assert [sack[0] for _, sack in acks] == [(seq, seq + 10) for seq in (11, 31, 51, 71, 91)]
+    assert acks[-1][1] == ((91, 101), (71, 81), (51, 61), (11, 21))
+
+
+def test_a_growing_range_shares_an_acknowledgement_after_the_third():
+    s = quiet_passive(sack_permitted=True)
+    acks = in_one_pass(s, *range(11, 211, 10))
+    assert [sack for _, sack in acks] == [((11, 21),), ((11, 31),), ((11, 41),), ((11, 211),)]
+
+
+def test_without_sack_every_segment_beyond_a_gap_is_a_duplicate_acknowledgement():
+    s = quiet_passive()
+    assert in_one_pass(s, *range(11, 111, 10)) == [(1, ())] * 10
+
+
+def test_what_comes_again_is_reported_once():
+    """RFC 2883 section 4: below the acknowledgement, in part, and inside a block."""
+    s = quiet_passive(sack_permitted=True)
+    assert in_one_pass(s, 1) == []
+    assert in_one_pass(s, 1) == [(11, ((1, 11),))]
+    assert in_one_pass(s, 6, 21) == [(16, ((6, 11),)), (16, ((21, 31),))]
+    assert in_one_pass(s, 21) == [(16, ((21, 31), (21, 31)))]
+    assert in_one_pass(s, 26) == [(16, ((26, 31), (21, 36)))]
+    assert in_one_pass(s, 41) == [(16, ((41, 51), (21, 36)))]
+    assert in_one_pass(s, 1, 1) == [(16, ((1, 11), (41, 51), (21, 36)))] * 2
 
 
 @pytest.mark.parametrize("timestamp, room", [(None, 4), ((1, 0), 3)])
