@@ -86,7 +86,7 @@ cdef class LossyWire:
     Parameters
     ----------
     left, right : list of (str, Link)
-        IPv4 address and link of each port. The links stay their owner's, who closes them after the wire.
+        IPv4 address and link of each port, ``"0.0.0.0"`` for all that is for no other of its side. The links stay their owner's, who closes them after the wire.
     lanes : int
         How many lines each way.
     first_port : int
@@ -238,13 +238,18 @@ cdef class LossyWire:
     cdef port_t *destination(self, int side, held_t *frame) noexcept nogil:
         cdef const uint8_t *p = held_bytes(frame)
         cdef uint8_t *a
+        cdef port_t *gateway = NULL
         cdef int i
         if frame.length >= 20 and p[0] >> 4 == 4:
             for i in range(self.port_count):
                 a = self.ports[i].address
-                if self.ports[i].side != side and a[0] == p[16] and a[1] == p[17] and a[2] == p[18] and a[3] == p[19]:
+                if self.ports[i].side == side:
+                    continue
+                if a[0] == p[16] and a[1] == p[17] and a[2] == p[18] and a[3] == p[19]:
                     return &self.ports[i]
-        return NULL
+                if a[0] == 0:
+                    gateway = &self.ports[i]
+        return gateway
 
     cdef int64_t give(self, int side, line_t *line, int64_t t) noexcept nogil:
         """Let out what is due; when the line is to be looked at again."""
