@@ -412,6 +412,12 @@ SYSCTLS = {
     "net.core.wmem_max": (BUFFER_MIN, BUFFER_MAX),
     "net.ipv4.tcp_moderate_rcvbuf": (0, 1),
     "net.ipv4.tcp_notsent_lowat": (0, 0xffffffff),
+    "net.ipv4.tcp_dsack": (0, 1),
+    "net.ipv4.tcp_early_retrans": (0, 4),
+    "net.ipv4.tcp_recovery": (0, 7),
+    "net.ipv4.tcp_frto": (0, 2),
+    "net.ipv4.tcp_reordering": (1, 127),
+    "net.ipv4.tcp_max_reordering": (1, 65535),
     "net.ipv4.tcp_mtu_probing": (0, 2),
     "net.ipv4.tcp_base_mss": (88, 65495),
     "net.ipv4.tcp_retries1": (0, 255),
@@ -516,6 +522,18 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         c.keepalive_probes = value
     elif short == "tcp_min_snd_mss":
         c.min_snd_mss = value
+    elif short == "tcp_dsack":
+        c.dsack = value
+    elif short == "tcp_early_retrans":
+        c.early_retrans = value
+    elif short == "tcp_recovery":
+        c.recovery = value
+    elif short == "tcp_frto":
+        c.frto = value
+    elif short == "tcp_reordering":
+        c.reordering = value
+    elif short == "tcp_max_reordering":
+        c.max_reordering = value
     elif short == "tcp_mtu_probing":
         c.mtu_probing = value
     elif short == "tcp_base_mss":
@@ -557,6 +575,8 @@ cdef object sysctl_get(stack_t *stack, str name):
         "tcp_min_snd_mss": c.min_snd_mss, "tcp_rto_min_us": c.rto_min_ms * 1000, "somaxconn": c.somaxconn,
         "rmem_default": c.rmem_default, "rmem_max": c.rmem_max, "wmem_default": c.wmem_default,
         "wmem_max": c.wmem_max, "ip_local_port_range": (c.port_first, c.port_last),
+        "tcp_dsack": c.dsack, "tcp_early_retrans": c.early_retrans, "tcp_recovery": c.recovery, "tcp_frto": c.frto,
+        "tcp_reordering": c.reordering, "tcp_max_reordering": c.max_reordering,
         "tcp_mtu_probing": c.mtu_probing, "tcp_base_mss": c.base_mss, "tcp_retries1": c.retries1,
         "tcp_moderate_rcvbuf": c.moderate_rcvbuf, "tcp_notsent_lowat": c.notsent_lowat or 0xffffffff,
         "tcp_rmem": (BUFFER_MIN, c.rmem_default, c.rmem_max), "tcp_wmem": (BUFFER_MIN, c.wmem_default, c.wmem_max),

@@ -35,8 +35,10 @@ from netstack.stack.core cimport (
 from netstack.tcp.buffers cimport receive_reserve, receive_store, send_append, send_reserve
 from netstack.tcp.congestion.controller cimport congestion_default, congestion_find, congestion_reload
 from netstack.tcp.ranges cimport range_insert
+from netstack.tcp.scoreboard cimport NONE, scoreboard_append, scoreboard_reserve, sent_at
 from netstack.tcp.tcb cimport (
-    CLOSED, LISTEN, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, receive_end, range_t, tcb_t, tcp_config_t,
+    CLOSED, LISTEN, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TF_SACK_OK, TIME_WAIT,
+    TM_ORPHAN, congestion_ops_t, listener_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
     want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -46,6 +48,7 @@ from netstack.config import InterfaceConfig, StackConfig
 from netstack.errors import SnapshotError
 
 MAGIC = b"netstack snapshot 1\n"
+SENT_FORM = "<IIqQqqQIB"         # a segment in flight
 
 cdef enum:                       # record types
     RECORD_TCP = 1
@@ -72,7 +75,6 @@ cdef list tcb_fields():
         ("state", <char *> &s.state - base, sizeof(s.state), False),
         ("snd_wscale", <char *> &s.snd_wscale - base, sizeof(s.snd_wscale), False),
         ("rcv_wscale", <char *> &s.rcv_wscale - base, sizeof(s.rcv_wscale), False),
-        ("dupacks", <char *> &s.dupacks - base, sizeof(s.dupacks), False),
         ("snd_una", <char *> &s.snd_una - base, sizeof(s.snd_una), False),
         ("snd_nxt", <char *> &s.snd_nxt - base, sizeof(s.snd_nxt), False),
         ("rtx_nxt", <char *> &s.rtx_nxt - base, sizeof(s.rtx_nxt), False),
@@ -117,7 +119,46 @@ cdef list tcb_fields():
         ("last_receive_ns", <char *> &s.last_receive_ns - base, sizeof(s.last_receive_ns), True),
         ("state_deadline", <char *> &s.state_deadline - base, sizeof(s.state_deadline), True),
         ("keepalive_deadline", <char *> &s.keepalive_deadline - base, sizeof(s.keepalive_deadline), True),
-        ("recover", <char *> &s.recover - base, sizeof(s.recover), False),
+        ("rec.highest_sack", <char *> &s.rec.highest_sack - base, sizeof(s.rec.highest_sack), False),
+        ("rec.high_seq", <char *> &s.rec.high_seq - base, sizeof(s.rec.high_seq), False),
+        ("rec.undo_marker", <char *> &s.rec.undo_marker - base, sizeof(s.rec.undo_marker), False),
+        ("rec.undo_again", <char *> &s.rec.undo_again - base, sizeof(s.rec.undo_again), False),
+        ("rec.stamp", <char *> &s.rec.stamp - base, sizeof(s.rec.stamp), False),
+        ("rec.again_ns", <char *> &s.rec.again_ns - base, sizeof(s.rec.again_ns), True),
+        ("rec.prior_cwnd", <char *> &s.rec.prior_cwnd - base, sizeof(s.rec.prior_cwnd), False),
+        ("rec.prior_ssthresh", <char *> &s.rec.prior_ssthresh - base, sizeof(s.rec.prior_ssthresh), False),
+        ("rec.prr_delivered", <char *> &s.rec.prr_delivered - base, sizeof(s.rec.prr_delivered), False),
+        ("rec.prr_out", <char *> &s.rec.prr_out - base, sizeof(s.rec.prr_out), False),
+        ("rec.probe_high", <char *> &s.rec.probe_high - base, sizeof(s.rec.probe_high), False),
+        ("rec.reordering", <char *> &s.rec.reordering - base, sizeof(s.rec.reordering), False),
+        ("rec.reordering_seen", <char *> &s.rec.reordering_seen - base, sizeof(s.rec.reordering_seen), False),
+        ("rec.dsack_seen", <char *> &s.rec.dsack_seen - base, sizeof(s.rec.dsack_seen), False),
+        ("rec.largest_flight", <char *> &s.rec.largest_flight - base, sizeof(s.rec.largest_flight), False),
+        ("rec.usage_seq", <char *> &s.rec.usage_seq - base, sizeof(s.rec.usage_seq), False),
+        ("rec.seen", <char *> &s.rec.seen - base, sizeof(s.rec.seen), False),
+        ("rec.lost_ever", <char *> &s.rec.lost_ever - base, sizeof(s.rec.lost_ever), False),
+        ("rec.app_limited", <char *> &s.rec.app_limited - base, sizeof(s.rec.app_limited), False),
+        ("rec.rack_delivered", <char *> &s.rec.rack_delivered - base, sizeof(s.rec.rack_delivered), False),
+        ("rec.rack_sent_ns", <char *> &s.rec.rack_sent_ns - base, sizeof(s.rec.rack_sent_ns), True),
+        ("rec.rack_rtt_ns", <char *> &s.rec.rack_rtt_ns - base, sizeof(s.rec.rack_rtt_ns), False),
+        ("rec.delivered_ns", <char *> &s.rec.delivered_ns - base, sizeof(s.rec.delivered_ns), True),
+        ("rec.first_sent_ns", <char *> &s.rec.first_sent_ns - base, sizeof(s.rec.first_sent_ns), True),
+        ("rec.min_rtt_at_ns", <char *> &s.rec.min_rtt_at_ns - base, sizeof(s.rec.min_rtt_at_ns), True),
+        ("rec.rack_end", <char *> &s.rec.rack_end - base, sizeof(s.rec.rack_end), False),
+        ("rec.rack_steps", <char *> &s.rec.rack_steps - base, sizeof(s.rec.rack_steps), False),
+        ("rec.rack_persist", <char *> &s.rec.rack_persist - base, sizeof(s.rec.rack_persist), False),
+        ("rec.rack_advanced", <char *> &s.rec.rack_advanced - base, sizeof(s.rec.rack_advanced), False),
+        ("rec.rack_dsack", <char *> &s.rec.rack_dsack - base, sizeof(s.rec.rack_dsack), False),
+        ("rec.state", <char *> &s.rec.state - base, sizeof(s.rec.state), False),
+        ("rec.timer", <char *> &s.rec.timer - base, sizeof(s.rec.timer), False),
+        ("rec.probing", <char *> &s.rec.probing - base, sizeof(s.rec.probing), False),
+        ("rec.frto", <char *> &s.rec.frto - base, sizeof(s.rec.frto), False),
+        ("rec.new_first", <char *> &s.rec.new_first - base, sizeof(s.rec.new_first), False),
+        ("rec.undo", <char *> &s.rec.undo - base, sizeof(s.rec.undo), False),
+        ("rec.cwnd_limited", <char *> &s.rec.cwnd_limited - base, sizeof(s.rec.cwnd_limited), False),
+        ("rec.reneging", <char *> &s.rec.reneging - base, sizeof(s.rec.reneging), False),
+        ("rec.sacked", <char *> &s.rec.sacked - base, sizeof(s.rec.sacked), False),
+        ("rec.sacked_out", <char *> &s.rec.sacked_out - base, sizeof(s.rec.sacked_out), False),
         ("snd_small", <char *> &s.snd_small - base, sizeof(s.snd_small), False),
         ("iss", <char *> &s.iss - base, sizeof(s.iss), False),
         ("irs", <char *> &s.irs - base, sizeof(s.irs), False),
@@ -196,6 +237,12 @@ cdef list config_fields():
         ("quickack_segments", <char *> &s.quickack_segments - base, sizeof(s.quickack_segments), False),
         ("moderate_rcvbuf", <char *> &s.moderate_rcvbuf - base, sizeof(s.moderate_rcvbuf), False),
         ("notsent_lowat", <char *> &s.notsent_lowat - base, sizeof(s.notsent_lowat), False),
+        ("dsack", <char *> &s.dsack - base, sizeof(s.dsack), False),
+        ("early_retrans", <char *> &s.early_retrans - base, sizeof(s.early_retrans), False),
+        ("recovery", <char *> &s.recovery - base, sizeof(s.recovery), False),
+        ("frto", <char *> &s.frto - base, sizeof(s.frto), False),
+        ("reordering", <char *> &s.reordering - base, sizeof(s.reordering), False),
+        ("max_reordering", <char *> &s.max_reordering - base, sizeof(s.max_reordering), False),
         ("mtu_probing", <char *> &s.mtu_probing - base, sizeof(s.mtu_probing), False),
         ("base_mss", <char *> &s.base_mss - base, sizeof(s.base_mss), False),
         ("retries1", <char *> &s.retries1 - base, sizeof(s.retries1), False),
@@ -352,6 +399,91 @@ cdef bytes ring_bytes(const uint8_t *ring, uint32_t capacity, uint32_t seq, uint
     return (<const char *> ring)[at:capacity] + (<const char *> ring)[:n - first]
 
 
+cdef bytes sent_records(const tcb_t *tcb):
+    """What is in flight, in the order of sequence numbers; then the order of sending, by number."""
+    cdef list out = [struct.pack("<I", tcb.rec.sent_count)]
+    cdef list order = []
+    cdef uint32_t i, at = tcb.rec.order_first
+    cdef sent_t *r
+    for i in range(tcb.rec.sent_count):
+        r = sent_at(tcb, i)
+        out.append(struct.pack(SENT_FORM, r.start, r.end, r.sent_ns, r.delivered, r.delivered_ns, r.first_sent_ns, r.lost,
+                               r.in_flight, r.flags & ~SENT_LISTED))
+    while tcb.rec.sent_count and at != NONE:
+        order.append((at - tcb.rec.sent_first) & (tcb.rec.sent_capacity - 1))
+        at = tcb.rec.sent[at].later
+    out.append(struct.pack(f"<I{len(order)}I", len(order), *order))
+    return b"".join(out)
+
+
+cdef object restore_sent(tcb_t *tcb, Reader r, int64_t shift):
+    """Fill the scoreboard; the sums follow from the records, but for what duplicates stand for without SACK."""
+    cdef uint32_t n = r.number("<I"), k, at = tcb.snd_una, sacked = tcb.rec.sacked, sacked_out = tcb.rec.sacked_out
+    cdef sent_t *record
+    cdef int64_t delivered_ns = tcb.rec.delivered_ns, first_sent_ns = tcb.rec.first_sent_ns
+    tcb.rec.sacked = tcb.rec.sacked_out = 0
+    if n > MAX_RECORDS:
+        raise SnapshotError("an impossible number of segments in flight")
+    for k in range(n):
+        start, end, sent, delivered, delivered_at, first, lost, flight, flag = struct.unpack(
+            SENT_FORM, r.take(struct.calcsize(SENT_FORM)))
+        if start != at or not 0 < ((end - start) & 0xffffffff) <= MAX_DATA:
+            raise SnapshotError("segments in flight that do not join")
+        at = end
+        need(scoreboard_reserve(tcb))
+        record = scoreboard_append(tcb, start, end)
+        record.sent_ns = sent + shift
+        record.delivered = delivered
+        record.delivered_ns = delivered_at + shift
+        record.first_sent_ns = first + shift
+        record.lost = lost
+        record.in_flight = flight
+        record.flags = flag | SENT_LISTED
+    order = [r.number("<I") for _ in range(r.number("<I"))]
+    if any(i >= n for i in order) or len(set(order)) != len(order):
+        raise SnapshotError("an order of sending that names other segments")
+    scoreboard_restore(tcb, order)
+    tcb.rec.delivered_ns = delivered_ns
+    tcb.rec.first_sent_ns = first_sent_ns
+    if not tcb.flags & TF_SACK_OK:
+        tcb.rec.sacked = sacked
+        tcb.rec.sacked_out = sacked_out
+
+
+cdef object scoreboard_restore(tcb_t *tcb, list order):
+    cdef recovery_t *rec = &tcb.rec
+    cdef uint32_t i, k, last = NONE
+    cdef sent_t *record
+    rec.order_first = NONE
+    for i in range(rec.sent_count):
+        record = sent_at(tcb, i)
+        record.flags &= ~<uint8_t> SENT_LISTED
+        if record.flags & SENT_SACKED:
+            rec.sacked += record.end - record.start
+            rec.sacked_out += 1
+        if record.flags & SENT_LOST:
+            rec.lost += record.end - record.start
+            rec.lost_out += 1
+            if not record.flags & SENT_AGAIN:
+                rec.waiting += 1
+        if record.flags & SENT_AGAIN:
+            rec.again += record.end - record.start
+            rec.again_out += 1
+    rec.hint = rec.sent_first
+    for i in order:
+        k = (rec.sent_first + i) & (rec.sent_capacity - 1)
+        record = &rec.sent[k]
+        record.earlier = last
+        record.later = NONE
+        record.flags |= SENT_LISTED
+        if last == NONE:
+            rec.order_first = k
+        else:
+            rec.sent[last].later = k
+        last = k
+    rec.order_last = last
+
+
 cdef bytes tcp_record(const tcb_t *tcb):
     """One connection or listener: fields, congestion control, lists it heads, ranges, both buffers."""
     cdef list out = [pack(TABLES["tcp"], tcb)]
@@ -383,6 +515,7 @@ cdef bytes tcp_record(const tcb_t *tcb):
     out.append(ring_bytes(tcb.rcv_buf, tcb.rcv_cap, tcb.rcv_read, held))
     for k in range(tcb.range_count):
         out.append(ring_bytes(tcb.rcv_buf, tcb.rcv_cap, tcb.ranges[k].start, tcb.ranges[k].end - tcb.ranges[k].start))
+    out.append(sent_records(tcb))
     return b"".join(out)
 
 
@@ -544,6 +677,7 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict fam
     for k in range(3):
         tcb.sack_recent[k] = recent[k]
     tcb.duplicate = duplicate
+    restore_sent(tcb, r, shift)
     if tcb.flags & TF_IN_DEMUX:
         need(demux_insert(&c.demux, tcb) == 0)
     tcb.flags &= ~TF_OUTPUT

@@ -379,8 +379,8 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
             # The buffer's last corner holds no whole segment: filling it would cut one in two and send the next through
             # the buffer. What is under way makes room for whole ones (poll(2) says so at a third of the buffer).
             break
-        unsent = data_end(tcb) - tcb.rtx_nxt
-        if unsent < limit and tcb.rtx_nxt == tcb.snd_nxt and next_segment(tcb, fresh, &plan) and plan.fresh:
+        unsent = data_end(tcb) - tcb.snd_nxt
+        if unsent < limit and not tcb.rec.waiting and next_segment(tcb, fresh, &plan) and plan.fresh:
             taken = plan.length - unsent
             if send_reserve(tcb, taken) != 0:
                 no_memory = True

@@ -12,7 +12,7 @@ from netstack.tcp.accounting cimport LIMIT_BUSY, LIMIT_RWND, LIMIT_SNDBUF, limit
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT,
-    TF_FIN_RECEIVED, TF_FIN_SENT, TF_IN_RECOVERY, TF_PASSIVE, TF_PERSIST, TF_RTO_RECOVERY, TF_SACK_OK, TF_TS_OK,
+    TF_FIN_RECEIVED, TF_FIN_SENT, TF_PASSIVE, TF_PERSIST, TF_SACK_OK, TF_TS_OK,
     TF_WS_OK, data_end, send_segment_limit,
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
@@ -77,11 +77,7 @@ cdef inline uint32_t segments(uint64_t n_bytes, uint32_t mss) noexcept nogil:
 
 
 cdef uint8_t ca_state(const tcb_t *tcb) noexcept nogil:
-    if tcb.flags & TF_RTO_RECOVERY:
-        return CA_LOSS
-    if tcb.flags & TF_IN_RECOVERY:
-        return CA_RECOVERY
-    return CA_DISORDER if tcb.dupacks else CA_OPEN
+    return tcb.rec.state
 
 
 cdef void fill_sender(const tcb_t *tcb, tcp_info_t *info) noexcept nogil:
@@ -100,6 +96,11 @@ cdef void fill_sender(const tcb_t *tcb, tcp_info_t *info) noexcept nogil:
     info.snd_ssthresh = INFINITE_SSTHRESH
     if tcb.cc.ssthresh < <uint32_t> 1 << 30:
         info.snd_ssthresh = tcb.cc.ssthresh // (tcb.cc.mss if tcb.cc.mss else 1)
+    info.sacked = tcb.rec.sacked_out
+    info.lost = tcb.rec.lost_out
+    info.retrans = tcb.rec.again_out
+    info.dsack_dups = tcb.rec.dsack_seen
+    info.reord_seen = tcb.rec.reordering_seen
     info.total_retrans = clamp(tcb.retransmits)
     info.min_rtt = microseconds(tcb.cc.min_rtt_ns) if tcb.cc.min_rtt_ns else ~<uint32_t> 0
     if tcb.counts.rate_interval_ns > 0:
@@ -150,7 +151,7 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
     info.state = linux_state(tcb.state)
     info.pacing_rate = tcb.cc.pacing_rate if tcb.cc.pacing_rate else ~<uint64_t> 0
     info.max_pacing_rate = ~<uint64_t> 0
-    info.reordering = REORDERING
+    info.reordering = tcb.rec.reordering
     info.snd_cwnd = tcb.cc.cwnd // tcb.cc.mss if tcb.cc.mss else tcb.tcp.config.initial_cwnd_segments
     if tcb.state == LISTEN:                            # as Linux: the accept queue, and its limit
         info.unacked = tcb.listener.accept_count

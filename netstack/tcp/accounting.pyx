@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from netstack.tcp.recovery cimport flight_size
+from netstack.tcp.scoreboard cimport in_flight
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport ESTABLISHED, TF_WANT_WRITE, data_end, send_segment_limit
 
@@ -19,7 +19,7 @@ cdef inline uint8_t limit_of(const tcb_t *tcb) noexcept nogil:
         unsent = limit
     used = tcb.snd_nxt - tcb.snd_una
     room = tcb.snd_wnd - used if tcb.snd_wnd > used else 0
-    if room < unsent and flight_size(tcb) + unsent <= tcb.cc.cwnd:
+    if room < unsent and in_flight(tcb) + unsent <= tcb.cc.cwnd:
         return LIMIT_RWND
     return LIMIT_BUSY
 

@@ -25,4 +25,6 @@ cdef uint32_t receive_take(tcb_t *tcb, uint8_t *to, uint32_t n, bint peek) noexc
 cdef void receive_shrink(tcb_t *tcb) noexcept nogil                                             # when empty
 cdef void receive_tune(tcb_t *tcb) noexcept nogil                                               # the application took data
 cdef void buffers_free(tcb_t *tcb) noexcept nogil
+cdef uint8_t *pool_get(tcp_t *tcp, uint32_t capacity) noexcept nogil                            # a power of two from 4 KiB
+cdef void pool_put(tcp_t *tcp, uint8_t *p, uint32_t capacity) noexcept nogil
 cdef void pool_free(tcp_t *tcp) noexcept nogil

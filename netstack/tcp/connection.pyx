@@ -14,6 +14,8 @@ from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send
 from netstack.tcp.congestion.controller cimport congestion_start, congestion_stop
 from netstack.tcp.isn cimport choose_isn, timestamp_now
 from netstack.tcp.mtu cimport mtu_start
+from netstack.tcp.recovery cimport recovery_start
+from netstack.tcp.scoreboard cimport scoreboard_clear
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
@@ -45,7 +47,13 @@ cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
     tcb.retries = 0
     tcb.syn_retries = 0
     tcb.keepalive_probes = 0
-    tcb.dupacks = 0
+    scoreboard_clear(tcb)
+    memset(&tcb.rec, 0, sizeof(tcb.rec))
+    tcb.rec.reordering = tcb.tcp.config.reordering
+    tcb.rec.rack_steps = 1
+    tcb.cc.min_rtt_ns = 0
+    tcb.cc.srtt_ns = 0
+    tcb.cc.delivered = 0
     tcb.soft_error = 0
     tcb.peer_mss = 0
     tcb.srtt_ns = 0
@@ -70,7 +78,6 @@ cdef void connection_raise_isn(tcb_t *tcb, uint32_t last) noexcept nogil:
     tcb.snd_una = tcb.iss
     tcb.snd_nxt = tcb.iss
     tcb.rtx_nxt = tcb.iss
-    tcb.recover = tcb.iss
     tcb.snd_wl2 = tcb.iss
 
 
@@ -83,7 +90,6 @@ cdef void connection_open(tcb_t *tcb, uint32_t link_mss) noexcept nogil:
     tcb.snd_una = tcb.iss
     tcb.snd_nxt = tcb.iss
     tcb.rtx_nxt = tcb.iss
-    tcb.recover = tcb.iss
     tcb.rcv_wscale = window_shift(tcb) if tcp.config.window_scaling else 0
     tcb.mss = link_mss
     tcb.cc.mss = link_mss
@@ -101,7 +107,6 @@ cdef void connection_spawned(tcb_t *child, const segment_t *seg, uint32_t link_m
     child.snd_nxt = child.iss
     child.rtx_nxt = child.iss
     child.cc.mss = link_mss                # what our SYN,ACK says
-    child.recover = child.iss
     child.irs = seg.seq
     child.rcv_nxt = seg.seq + 1
     child.rcv_read = child.rcv_nxt
@@ -155,7 +160,8 @@ cdef void connection_established(tcb_t *tcb) noexcept nogil:
     congestion_start(tcb, tcb.cc.mss if tcb.syn_retries else tcp.config.initial_cwnd_segments * tcb.cc.mss)
     tcb.rtx_deadline = 0
     tcb.state_deadline = 0
-    tcb.recover = tcb.snd_una - 1
+    tcb.rtx_nxt = tcb.snd_nxt
+    recovery_start(tcb)
     tcb.snd_small = tcb.snd_una
     tcb.tune_seq = tcb.rcv_read
     tcb.tune_ns = tcp.now_ns

@@ -8,7 +8,6 @@ into private memory. Input never transmits: it sets flags and puts the connectio
 from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport malloc
-from libc.string cimport memset
 
 from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.counters cimport (
@@ -16,26 +15,24 @@ from netstack.counters cimport (
     DROP_TCP_NO_PORT, DROP_TCP_OOO_LIMIT, DROP_TCP_OUT_OF_MEMORY, DROP_TCP_PAWS, DROP_TCP_SEQUENCE,
 )
 from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event
-from netstack.tcp.accounting cimport account_limits, account_timeouts_over, count_segment_in
+from netstack.tcp.accounting cimport count_segment_in
+from netstack.tcp.ack cimport acknowledge
 from netstack.tcp.buffers cimport (
-    receive_reserve, receive_shrink, receive_store, receive_store_and_sum, send_acknowledged, send_tune, send_writable,
+    receive_reserve, receive_shrink, receive_store, receive_store_and_sum,
 )
-from netstack.tcp.congestion.controller cimport congestion_ack
 from netstack.tcp.connection cimport (
     connection_abort, connection_established, connection_finished, connection_options, connection_time_wait, lent_drain,
     listener_adopt, queue_bare,
 )
 from netstack.tcp.isn cimport timestamp_now
-from netstack.tcp.mtu cimport mtu_probe_arrived
 from netstack.tcp.ranges cimport range_absorb, range_insert
-from netstack.tcp.recovery cimport flight_size, recovery_on_ack, recovery_on_duplicate
-from netstack.tcp.rtt cimport rto_reset, rtt_sample
+from netstack.tcp.rtt cimport rtt_sample
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, PSH, RST,
     SCRATCH_BYTES, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
-    TF_IN_RECOVERY, TF_PASSIVE, TF_PERSIST, TF_RTT_TIMING, TF_RTX_HEAD, TF_SACK_OK, TF_SYN_SENT, TF_TS_OK,
-    TF_WANT_WRITE, TIME_WAIT, data_end, rate_sample_t, receive_end, want_output,
+    TF_PASSIVE, TF_RTT_TIMING, TF_SACK_OK, TF_SYN_SENT, TF_TS_OK,
+    TF_WANT_WRITE, TIME_WAIT, data_end, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold, checksum_partial
@@ -136,7 +133,7 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
         tcb.ts_recent_ns = tcp.now_ns
     if n and seg.tsecr != tcb.tune_tsecr and seg.has_ts:
         receiver_round_trip(tcb, seg)
-    if seg.ack != tcb.snd_una or seg.wnd << tcb.snd_wscale != tcb.snd_wnd or n == 0:
+    if seg.ack != tcb.snd_una or seg.wnd << tcb.snd_wscale != tcb.snd_wnd or n == 0 or seg.sack_count:
         acknowledge(tcb, seg)
     if n:
         tcb.rcv_nxt += n
@@ -276,6 +273,8 @@ cdef DropReason check_timestamps(tcb_t *tcb, segment_t *seg) noexcept nogil:
 
 cdef void report_duplicate(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
     """What came again is told in the next acknowledgement (RFC 2883), which leaves before another can need the place."""
+    if not tcb.tcp.config.dsack:
+        return
     tcb.duplicate.start = start
     tcb.duplicate.end = end
     tcb.tcp.ack_urgent = 1
@@ -437,78 +436,6 @@ cdef void after_ack(tcb_t *tcb) noexcept nogil:
         connection_time_wait(tcb)
     elif tcb.state == LAST_ACK:
         connection_finished(tcb)
-
-
-cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
-    """Window and acknowledgement of a segment with SND.UNA <= SEG.ACK <= SND.NXT whose sum is good."""
-    cdef tcp_t *tcp = tcb.tcp
-    cdef uint32_t acked = seg.ack - tcb.snd_una, data, window, flight
-    cdef int64_t rtt = 0
-    cdef bint window_changed = False
-    cdef rate_sample_t rs
-    tcb.last_ack_ns = tcp.now_ns
-    if seq_lt(tcb.snd_wl1, seg.seq) or (tcb.snd_wl1 == seg.seq and seq_le(tcb.snd_wl2, seg.ack)):
-        window = seg.wnd << tcb.snd_wscale
-        window_changed = window != tcb.snd_wnd
-        if window > tcb.snd_wnd:
-            want_output(tcb)
-            if tcb.flags & TF_PERSIST:
-                tcb.flags &= ~TF_PERSIST
-                tcb.rtx_deadline = 0
-                tcb.retries = 0
-                rto_reset(tcb)
-        tcb.snd_wnd = window
-        tcb.snd_wl1 = seg.seq
-        tcb.snd_wl2 = seg.ack
-        if window > tcb.max_snd_wnd:
-            tcb.max_snd_wnd = window
-    if acked == 0:
-        if tcb.flags & TF_PERSIST or tcb.snd_wnd == 0:
-            tcb.retries = 0                           # the peer lives, it only has no room
-        if seg.length == 0 and not window_changed and tcb.snd_nxt != tcb.snd_una and not seg.flags & (SYN | FIN):
-            recovery_on_duplicate(tcb)
-        return
-    flight = flight_size(tcb)
-    if tcb.flags & TF_RTT_TIMING and seq_gt(seg.ack, tcb.rtt_seq):
-        tcb.flags &= ~TF_RTT_TIMING
-        rtt = tcp.now_ns - tcb.rtt_time_ns
-        rtt_sample(tcb, rtt)
-    elif tcb.retries:
-        sample_from_timestamp(tcb, seg)               # without one the backed-off RTO stays (Karn; RFC 6298 section 5)
-    tcb.retries = 0
-    if tcb.timeouts_since_ns:
-        account_timeouts_over(tcb)
-    tcb.soft_error = 0
-    data = acked if acked < tcb.snd_len else tcb.snd_len
-    if data:
-        send_acknowledged(tcb, data)
-    tcb.snd_una = seg.ack
-    if tcb.snd_len == 0:
-        account_limits(tcb)
-    if seq_lt(tcb.rtx_nxt, tcb.snd_una):
-        tcb.rtx_nxt = tcb.snd_una
-    if tcb.mtu_probe_size:
-        mtu_probe_arrived(tcb)
-    memset(&rs, 0, sizeof(rs))
-    rs.now_ns = tcp.now_ns
-    rs.rtt_ns = rtt
-    rs.acked = acked
-    rs.prior_in_flight = flight
-    rs.in_recovery = (tcb.flags & TF_IN_RECOVERY) != 0
-    rs.cwnd_limited = 2 * flight >= tcb.cc.cwnd       # the window was what held us back (RFC 7661)
-    recovery_on_ack(tcb, acked)
-    rs.in_flight = flight_size(tcb)
-    tcb.cc.delivered += acked
-    tcb.cc.srtt_ns = tcb.srtt_ns
-    congestion_ack(tcb, &rs)
-    tcb.rtx_deadline = 0 if tcb.snd_una == tcb.snd_nxt else tcp.now_ns + tcb.rto_ns
-    if tcb.snd_len or tcb.flags & TF_FIN_QUEUED:
-        want_output(tcb)
-    if tcb.flags & TF_WANT_WRITE:
-        send_tune(tcb)
-        if send_writable(tcb):
-            tcb.flags &= ~TF_WANT_WRITE
-            sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
 
 
 cdef void receiver_round_trip(tcb_t *tcb, const segment_t *seg) noexcept nogil:

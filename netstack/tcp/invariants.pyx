@@ -10,11 +10,12 @@ from libc.stdlib cimport abort
 
 from netstack.clock cimport NEVER
 from netstack.sock cimport SF_QUEUED_EVENT, sock_t
+from netstack.tcp.scoreboard cimport NONE, sent_at
 from netstack.tcp.seq cimport seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    CLOSED, ESTABLISHED, LISTEN, MAX_RANGES, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED,
-    TF_FIN_RECEIVED, TF_FIN_SENT, TF_IN_ACCEPT, TF_IN_RECOVERY, TF_OUTPUT, TF_RTO_RECOVERY, TIME_WAIT, data_end,
-    listener_t, receive_end,
+    CLOSED, ESTABLISHED, LISTEN, MAX_RANGES, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED,
+    TF_FIN_RECEIVED, TF_FIN_SENT, TF_IN_ACCEPT, TF_OUTPUT, TF_SACK_OK, TIME_WAIT,
+    data_end, listener_t, receive_end, recovery_t, sent_t,
 )
 
 cdef enum:
@@ -34,6 +35,40 @@ cdef void broken(const tcb_t *t, const char *rule) noexcept nogil:
     abort()
 
 
+cdef void check_scoreboard(const tcb_t *t) noexcept nogil:
+    cdef const recovery_t *rec = &t.rec
+    cdef uint32_t i, at = t.snd_una, sacked = 0, lost = 0, again = 0, waiting = 0, listed = 0, order = rec.order_first
+    cdef const sent_t *r
+    for i in range(rec.sent_count):
+        r = sent_at(t, i)
+        if r.start != at or not seq_gt(r.end, r.start):
+            broken(t, b"records cover snd_una to snd_nxt without a gap")
+        at = r.end
+        if r.flags & SENT_SACKED:
+            sacked += r.end - r.start
+        if r.flags & SENT_LOST:
+            lost += r.end - r.start
+            if r.flags & SENT_SACKED:
+                broken(t, b"nothing is lost and arrived")
+            if not r.flags & SENT_AGAIN:
+                waiting += 1
+        if r.flags & SENT_AGAIN:
+            again += r.end - r.start
+        if r.flags & SENT_LISTED:
+            listed += 1
+    if at != t.snd_nxt:
+        broken(t, b"records end at snd_nxt")
+    if lost != rec.lost or again != rec.again or waiting != rec.waiting or (t.flags & TF_SACK_OK and sacked != rec.sacked):
+        broken(t, b"the scoreboard's sums are those of its records")
+    while rec.sent_count and order != NONE:
+        if listed == 0 or not rec.sent[order].flags & SENT_LISTED:
+            broken(t, b"the order of sending holds the listed records")
+        listed -= 1
+        order = rec.sent[order].later
+    if listed:
+        broken(t, b"every listed record is in the order of sending")
+
+
 cdef void check_sending(const tcb_t *t) noexcept nogil:
     cdef uint32_t fin = 1 if t.flags & TF_FIN_SENT else 0
     if not (seq_le(t.snd_una, t.rtx_nxt) and seq_le(t.rtx_nxt, t.snd_nxt)):
@@ -50,8 +85,8 @@ cdef void check_sending(const tcb_t *t) noexcept nogil:
         broken(t, b"snd_wnd <= max_snd_wnd")
     if t.state >= ESTABLISHED and (t.cc.cwnd < t.cc.mss or t.cc.mss == 0):
         broken(t, b"cwnd >= one segment")
-    if t.flags & TF_IN_RECOVERY and t.flags & TF_RTO_RECOVERY:
-        broken(t, b"one kind of recovery at a time")
+    if t.state >= ESTABLISHED:
+        check_scoreboard(t)
     if t.state >= ESTABLISHED and t.snd_una != t.snd_nxt and not t.rtx_deadline and not t.flags & TF_OUTPUT:
         broken(t, b"what is outstanding has a timer or waits for the link")
     if t.rto_ns < 1000000 or t.rto_ns > 121 * <int64_t> 1000000000:

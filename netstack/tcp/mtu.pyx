@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t
 from netstack.address cimport address_is_v4
 from netstack.clock cimport NS_PER_S
 from netstack.tcp.seq cimport seq_ge, seq_lt
-from netstack.tcp.tcb cimport TF_TS_OK
+from netstack.tcp.tcb cimport CA_OPEN, TF_TS_OK
 
 cdef enum:
     MTU_FLOOR_V4 = 552           # bytes; a smaller report is an attack or a toy (security row C11; Linux's min_pmtu)
@@ -96,7 +96,7 @@ cdef uint32_t mtu_probe_limit(tcb_t *tcb, uint32_t limit, uint32_t available, ui
     """
     cdef int64_t now = tcb.tcp.now_ns
     cdef uint32_t head = header_bytes(tcb), size, payload
-    if tcb.mtu_probe_size or tcb.range_count or tcb.dupacks or tcb.retries or tcb.cc.cwnd < PROBE_CWND * tcb.cc.mss:
+    if tcb.mtu_probe_size or tcb.range_count or tcb.rec.state != CA_OPEN or tcb.retries or tcb.cc.cwnd < PROBE_CWND * tcb.cc.mss:
         return limit
     if tcb.mtu_high < tcb.mtu_low + PROBE_STEP:
         if now - tcb.mtu_probe_ns >= <int64_t> PROBE_AGAIN_S * NS_PER_S:

@@ -13,15 +13,20 @@ from netstack.tcp.connection cimport connection_abort, receive_window_field
 from netstack.tcp.isn cimport timestamp_now
 from netstack.tcp.mtu cimport mtu_black_hole, mtu_probe_limit, mtu_probe_sent, mtu_refresh
 from netstack.tcp.pacing cimport pacing_holds, pacing_sent
-from netstack.tcp.recovery cimport flight_size, recovery_on_timeout
-from netstack.tcp.rtt cimport rto_backoff
+from netstack.tcp.rack cimport probe_schedule, rto_rearm
+from netstack.tcp.recovery cimport recovery_on_reorder_timer, recovery_on_timeout
 from netstack.tcp.ranges cimport sack_blocks
+from netstack.tcp.rtt cimport rto_backoff
+from netstack.tcp.scoreboard cimport (
+    in_flight, scoreboard_again, scoreboard_append, scoreboard_cut, scoreboard_find, scoreboard_next_lost,
+    scoreboard_reserve, sent_at,
+)
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN, FIN_WAIT_2, LISTEN, PSH, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_CORK,
-    TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_IN_RECOVERY, TF_MORE, TF_RTO_RECOVERY, TF_NODELAY, TF_PERSIST, TF_PROBE, TF_RTT_TIMING, TF_RTX_HEAD, TF_SACK_OK,
-    TF_SYN_SENT, TF_TS_OK, TF_WANT_WRITE, TF_WS_OK, TIME_WAIT, TM_URGENT, URG, data_end, range_t, send_segment_limit, tcp_t,
-    want_output,
+    ACK, CA_CWR, CA_RECOVERY, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN, FIN_WAIT_2, LISTEN, PSH, SYN, SYN_RCVD, SYN_SENT,
+    TF_ACK_NOW, TF_CORK, TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_MORE, TF_NODELAY, TF_PERSIST, TF_PROBE, TF_RTT_TIMING,
+    TF_RTX_HEAD, TF_SACK_OK, TF_SYN_SENT, TF_TAIL_PROBE, TF_TS_OK, TF_WANT_WRITE, TF_WS_OK, TIMER_PROBE, TIMER_REORDER,
+    TIMER_RTO, TIME_WAIT, TM_URGENT, URG, data_end, range_t, recovery_t, send_segment_limit, sent_t, tcp_t, want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport (
@@ -114,9 +119,69 @@ cdef bint may_send_small(tcb_t *tcb, uint32_t length, bint all_of_it) noexcept n
     return (tcb.flags & TF_NODELAY) != 0 or tcb.snd_nxt == tcb.snd_una or not seq_gt(tcb.snd_small, tcb.snd_una)
 
 
+cdef bint plan_again(tcb_t *tcb, sent_t *r, uint32_t limit, plan_t *plan) noexcept nogil:
+    """A segment once more, as it was; in pieces when segments have become smaller since."""
+    cdef uint32_t start = r.start, length = r.end - r.start
+    cdef bint fin = tcb.flags & TF_FIN_SENT and r.end == data_end(tcb) + 1
+    if fin:
+        length -= 1
+    if length > limit:
+        if not scoreboard_cut(tcb, limit):
+            return False
+        r = sent_at(tcb, scoreboard_find(tcb, start))
+        length = r.end - r.start
+        fin = tcb.flags & TF_FIN_SENT and r.end == data_end(tcb) + 1
+        if fin:
+            length -= 1
+    plan.seq = r.start
+    plan.length = length
+    plan.fresh = 0
+    plan.retransmit = 1
+    plan.flags = ACK
+    if start + length == data_end(tcb):
+        plan.flags |= PSH
+    if fin:
+        plan.flags |= FIN
+    options_plain(tcb, plan)
+    return True
+
+
+cdef bint may_send_again(const tcb_t *tcb, const sent_t *r) noexcept nogil:
+    """cwnd has room for it, and the peer's window still covers it; the first is asked for whatever the window says."""
+    cdef uint32_t used = in_flight(tcb)
+    if used and used + (r.end - r.start) > tcb.cc.cwnd:
+        return False
+    return r.start == tcb.snd_una or seq_lt(r.start, tcb.snd_una + tcb.snd_wnd)
+
+
+cdef bint plan_forced(tcb_t *tcb, plan_t *plan, uint32_t limit) noexcept nogil:
+    """The first segment in flight after a timeout; or a tail loss probe: new data if there is some, else the last segment."""
+    cdef uint32_t available, end
+    if tcb.rec.sent_count == 0:
+        tcb.flags &= ~(TF_RTX_HEAD | TF_TAIL_PROBE)
+        return False
+    if tcb.flags & TF_RTX_HEAD:
+        return plan_again(tcb, sent_at(tcb, 0), limit, plan)
+    end = tcb.snd_una + tcb.snd_wnd
+    available = data_end(tcb) - tcb.snd_nxt if seq_gt(data_end(tcb), tcb.snd_nxt) else 0
+    if available and seq_lt(tcb.snd_nxt, end) and scoreboard_reserve(tcb):
+        plan.seq = tcb.snd_nxt
+        plan.length = available if available < limit else limit
+        if plan.length > end - tcb.snd_nxt:
+            plan.length = end - tcb.snd_nxt
+        plan.fresh = 0
+        plan.retransmit = 0
+        plan.flags = ACK | PSH if plan.length == available else ACK
+        options_plain(tcb, plan)
+        return True
+    return plan_again(tcb, sent_at(tcb, tcb.rec.sent_count - 1), limit, plan)
+
+
 cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
-    cdef uint32_t limit, window, used, available, length, seq, room
+    cdef uint32_t limit, used, available, length, seq, room, offered
+    cdef recovery_t *rec = &tcb.rec
     cdef bint all_of_it
+    cdef sent_t *r
     if tcb.state < ESTABLISHED:
         if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
             return plan_syn(tcb, plan)
@@ -127,27 +192,22 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     if tcb.flags & TF_PROBE:
         plan_ack(tcb, plan, tcb.snd_una - 1)
         return True
-    if tcb.flags & TF_RTX_HEAD and tcb.snd_una != tcb.snd_nxt:
-        length = tcb.snd_len if tcb.snd_len < limit else limit
-        if length > tcb.snd_nxt - tcb.snd_una:
-            length = tcb.snd_nxt - tcb.snd_una
-        plan.seq = tcb.snd_una
-        plan.length = length
-        plan.fresh = 0
-        plan.retransmit = 1
-        plan.flags = ACK
-        if length == tcb.snd_len:
-            plan.flags |= PSH
-            if tcb.flags & TF_FIN_SENT and tcb.snd_nxt == tcb.snd_una + length + 1:
-                plan.flags |= FIN
-        options_plain(tcb, plan)
+    if tcb.flags & (TF_RTX_HEAD | TF_TAIL_PROBE) and plan_forced(tcb, plan, limit):
         return True
-    seq = tcb.rtx_nxt
-    available = data_end(tcb) - seq        # wraps when the FIN alone has been sent: seq is one beyond the data
+    if rec.waiting and not rec.new_first:
+        r = scoreboard_next_lost(tcb)
+        if r != NULL and may_send_again(tcb, r) and plan_again(tcb, r, limit, plan):
+            return True
+    seq = tcb.snd_nxt
+    available = data_end(tcb) - seq        # wraps when the FIN has been sent: seq is one beyond the data
     if seq_gt(seq, data_end(tcb)):
         available = 0
+    if available == 0 and fresh == 0 and rec.new_first:
+        rec.new_first = 0                  # F-RTO had hoped for new data
+        rec.frto = 0
+        if rec.waiting:
+            return next_segment(tcb, 0, plan)
     available += fresh
-    used = seq - tcb.snd_una
     if available and tcb.snd_una == tcb.snd_nxt and tcb.last_send_ns and tcb.tcp.config.slow_start_after_idle and \
             tcb.tcp.now_ns - tcb.last_send_ns > tcb.rto_ns:
         congestion_idle(tcb, tcb.tcp.now_ns - tcb.last_send_ns)
@@ -155,13 +215,16 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     if tcb.pmtu:
         mtu_refresh(tcb)
         limit = send_segment_limit(tcb)
-    window = tcb.cc.cwnd
-    if tcb.dupacks and seq == tcb.snd_nxt and not tcb.flags & (TF_IN_RECOVERY | TF_RTO_RECOVERY):
-        window += (tcb.dupacks if tcb.dupacks < 2 else 2) * tcb.cc.mss       # limited transmit (RFC 3042)
-    if window > tcb.snd_wnd:
-        window = tcb.snd_wnd
-    room = window - used if window > used else 0
-    if tcb.mtu_probing and seq == tcb.snd_nxt and available > limit:
+    used = in_flight(tcb)
+    room = tcb.cc.cwnd - used if tcb.cc.cwnd > used else 0
+    offered = tcb.snd_una + tcb.snd_wnd - seq
+    if seq_lt(tcb.snd_una + tcb.snd_wnd, seq):
+        offered = 0
+    if not available and room and not rec.waiting and not rec.app_limited:
+        rec.app_limited = tcb.cc.delivered + used if tcb.cc.delivered + used else 1
+    if offered < room:
+        room = offered
+    if tcb.mtu_probing and available > limit:
         limit = mtu_probe_limit(tcb, limit, available, room)
     if available and tcb.cc.pacing_rate and pacing_holds(tcb):
         available = 0                      # its timer goes on with it; an acknowledgement may still be owed
@@ -170,15 +233,15 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
         if length > room:
             # A whole segment does not fit: wait for room, unless the peer's window is what is small.
             length = room
-            if length and room < tcb.snd_wnd - used and used and not seq_lt(seq, tcb.snd_nxt):
+            if length and room < offered and tcb.snd_una != tcb.snd_nxt:
                 length = 0                 # cwnd's remainder: wait, rather than cut a segment short
-        if length:
+        if length and scoreboard_reserve(tcb):
             all_of_it = length == available
-            if length == limit or seq_lt(seq, tcb.snd_nxt) or may_send_small(tcb, length, all_of_it):
+            if length == limit or may_send_small(tcb, length, all_of_it):
                 plan.seq = seq
                 plan.length = length
                 plan.fresh = length > available - fresh
-                plan.retransmit = seq_lt(seq, tcb.snd_nxt)
+                plan.retransmit = 0
                 plan.flags = ACK
                 if all_of_it:
                     plan.flags |= PSH
@@ -191,12 +254,12 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
             tcb.flags |= TF_PERSIST
             tcb.rtx_deadline = tcb.tcp.now_ns + tcb.rto_ns
             timer_update(tcb)
-    elif tcb.flags & TF_FIN_QUEUED and (not tcb.flags & TF_FIN_SENT or seq == data_end(tcb) and seq_lt(seq, tcb.snd_nxt)):
-        if room:
+    elif tcb.flags & TF_FIN_QUEUED and not tcb.flags & TF_FIN_SENT:
+        if room and scoreboard_reserve(tcb):
             plan.seq = seq
             plan.length = 0
             plan.fresh = 0
-            plan.retransmit = (tcb.flags & TF_FIN_SENT) != 0
+            plan.retransmit = 0
             plan.flags = ACK | FIN
             options_plain(tcb, plan)
             return True
@@ -302,7 +365,7 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         tcb.flags &= ~TF_PROBE
         return
     if plan.length:
-        congestion_sent(tcb, plan.length, flight_size(tcb))
+        congestion_sent(tcb, plan.length, in_flight(tcb))
         if tcb.cc.pacing_rate:
             pacing_sent(tcb, plan.length)
         tcb.quickack = 0                   # a conversation: acknowledgements ride on data from here on
@@ -311,37 +374,107 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
     end = plan.seq + occupied
     tcb.flags &= ~TF_FORCE
     tcb.last_send_ns = tcp.now_ns
-    if tcb.flags & TF_RTX_HEAD and plan.seq == tcb.snd_una and plan.retransmit:
-        tcb.flags &= ~TF_RTX_HEAD
-        if seq_lt(tcb.rtx_nxt, end):
-            tcb.rtx_nxt = end
+    if plan.flags & SYN:
+        syn_sent(tcb, plan, end)
+        return
+    if plan.retransmit:
+        sent_again(tcb, plan, end)
     else:
-        tcb.rtx_nxt = end
+        sent_new(tcb, plan, end)
+
+
+cdef void syn_sent(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
+    """The handshake is timed on its own: once sent, once answered."""
+    cdef tcp_t *tcp = tcb.tcp
+    tcb.rtx_nxt = end
     if plan.retransmit:
         tcb.retransmits += 1
         tcp.counters.tcp_retransmits += 1
-        if tcb.flags & TF_RTT_TIMING and seq_ge(tcb.rtt_seq, plan.seq) and seq_lt(tcb.rtt_seq, end):
-            tcb.flags &= ~TF_RTT_TIMING    # Karn: what was sent twice is not timed
-    elif not tcb.flags & TF_RTT_TIMING:
+        tcb.flags &= ~TF_RTT_TIMING        # Karn: what was sent twice is not timed
+    else:
         tcb.flags |= TF_RTT_TIMING
         tcb.rtt_seq = plan.seq
         tcb.rtt_time_ns = tcp.now_ns
-    if tcb.mtu_probing and plan.length > send_segment_limit(tcb) and not plan.retransmit:
-        mtu_probe_sent(tcb, plan.seq, end)
     if seq_gt(end, tcb.snd_nxt):
-        occupied = plan.length             # of a segment sent again with new data behind, only that counts
-        if seq_lt(plan.seq, tcb.snd_nxt):
-            occupied = plan.seq + plan.length - tcb.snd_nxt if seq_gt(plan.seq + plan.length, tcb.snd_nxt) else 0
-        tcb.bytes_sent += occupied
-        tcp.counters.tcp_payload_out += occupied
         tcb.snd_nxt = end
-        if tcb.notsent_lowat and tcb.flags & TF_WANT_WRITE and send_writable(tcb):
-            tcb.flags &= ~TF_WANT_WRITE
-            sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
-    if not tcb.rtx_deadline or tcb.flags & TF_PERSIST:
-        tcb.flags &= ~TF_PERSIST
+    if not tcb.rtx_deadline:
         tcb.rtx_deadline = tcp.now_ns + tcb.rto_ns
         timer_update(tcb)
+
+
+cdef void sent_again(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
+    cdef recovery_t *rec = &tcb.rec
+    cdef uint32_t i = scoreboard_find(tcb, plan.seq)
+    cdef sent_t *r
+    tcb.retransmits += 1
+    tcb.tcp.counters.tcp_retransmits += 1
+    if i >= rec.sent_count:
+        return
+    r = sent_at(tcb, i)
+    if rec.again_ns == 0:
+        rec.again_ns = tcb.tcp.now_ns
+        rec.stamp = plan.options.tsval
+    if rec.undo:
+        if rec.undo_again < 0:
+            rec.undo_again = 0
+        rec.undo_again += 1
+    scoreboard_again(tcb, r)
+    r.in_flight = in_flight(tcb)
+    if rec.state == CA_CWR or rec.state == CA_RECOVERY:
+        rec.prr_out += (end - plan.seq + tcb.cc.mss - 1) // tcb.cc.mss * tcb.cc.mss
+    if tcb.flags & TF_TAIL_PROBE and not tcb.flags & TF_RTX_HEAD:
+        probe_is_out(tcb, 2)
+    elif i == 0 and rec.timer != TIMER_REORDER and not tcb.flags & TF_RTX_HEAD:
+        rec.timer = TIMER_RTO
+        tcb.rtx_deadline = tcb.tcp.now_ns + tcb.rto_ns
+        timer_update(tcb)
+    tcb.flags &= ~(TF_RTX_HEAD | TF_TAIL_PROBE)
+
+
+cdef void probe_is_out(tcb_t *tcb, uint8_t kind) noexcept nogil:
+    """kind: 1 new data, 2 a retransmission."""
+    tcb.rec.probing = kind
+    tcb.rec.probe_high = tcb.snd_nxt
+    rto_rearm(tcb)
+
+
+cdef void sent_new(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
+    cdef tcp_t *tcp = tcb.tcp
+    cdef recovery_t *rec = &tcb.rec
+    cdef uint32_t used
+    cdef bint first = rec.sent_count == 0
+    cdef sent_t *r = scoreboard_append(tcb, plan.seq, end)
+    if tcb.mtu_probing and plan.length > send_segment_limit(tcb):
+        mtu_probe_sent(tcb, plan.seq, end)
+    tcb.bytes_sent += plan.length
+    tcp.counters.tcp_payload_out += plan.length
+    tcb.snd_nxt = end
+    tcb.rtx_nxt = end
+    used = in_flight(tcb)
+    r.in_flight = used
+    if rec.state == CA_CWR or rec.state == CA_RECOVERY:
+        rec.prr_out += (end - plan.seq + tcb.cc.mss - 1) // tcb.cc.mss * tcb.cc.mss
+    # RFC 7661, as Linux has it: was cwnd what held us back in the window that ends at usage_seq?
+    if seq_ge(tcb.snd_una, rec.usage_seq) or used + tcb.cc.mss > tcb.cc.cwnd or \
+            (not rec.cwnd_limited and used > rec.largest_flight):
+        rec.cwnd_limited = used + tcb.cc.mss > tcb.cc.cwnd
+        rec.largest_flight = used
+        rec.usage_seq = end
+    if tcb.notsent_lowat and tcb.flags & TF_WANT_WRITE and send_writable(tcb):
+        tcb.flags &= ~TF_WANT_WRITE
+        sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
+    if tcb.flags & TF_TAIL_PROBE:
+        tcb.flags &= ~TF_TAIL_PROBE
+        probe_is_out(tcb, 1)
+        return
+    if first or not tcb.rtx_deadline or tcb.flags & TF_PERSIST:
+        tcb.flags &= ~TF_PERSIST
+        rec.timer = TIMER_RTO
+        tcb.rtx_deadline = tcp.now_ns + tcb.rto_ns
+    if rec.timer != TIMER_REORDER and not probe_schedule(tcb, False):
+        if rec.timer == TIMER_PROBE:
+            rto_rearm(tcb)
+    timer_update(tcb)
 
 
 # --- timers -----------------------------------------------------------------------------------------------------------
@@ -361,8 +494,23 @@ cdef uint32_t retry_limit(const tcb_t *tcb) noexcept nogil:
     return tcb.tcp.config.retries2
 
 
+cdef void on_tail_probe_timer(tcb_t *tcb) noexcept nogil:
+    """RFC 8985 section 7.3: one probe at a time; the RTO runs behind it."""
+    if not tcb.rec.probing and tcb.rec.sent_count:
+        tcb.flags |= TF_TAIL_PROBE
+        tcb.tcp.counters.tcp_tail_probes += 1
+        want_output(tcb)
+    rto_rearm(tcb)
+
+
 cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
     tcb.rtx_deadline = 0
+    if tcb.rec.timer == TIMER_PROBE:
+        on_tail_probe_timer(tcb)
+        return
+    if tcb.rec.timer == TIMER_REORDER:
+        recovery_on_reorder_timer(tcb)
+        return
     if tcb.retries >= retry_limit(tcb):
         give_up(tcb)
         return
@@ -392,8 +540,6 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
         if tcb.retries >= tcb.tcp.config.retries1:
             mtu_black_hole(tcb)
         recovery_on_timeout(tcb)
-        if tcb.snd_wnd == 0:
-            tcb.flags |= TF_RTX_HEAD       # the peer shrank its window: keep asking with the first segment
     else:
         return
     tcb.retries += 1

@@ -43,8 +43,7 @@ cdef enum:                       # tcb_t.flags: what happened to this connection
     TF_FIN_RECEIVED = 0x0040     # the peer's FIN is in order: end of file
     TF_FIN_AHEAD = 0x0080        # the peer's FIN was seen beyond a gap, at fin_seq
     TF_SHUT_RD = 0x0100          # the application reads no more
-    TF_IN_RECOVERY = 0x0200      # fast recovery (RFC 6582)
-    TF_RTO_RECOVERY = 0x0400     # going back over everything up to recover after a timeout
+    TF_TAIL_PROBE = 0x0200       # a tail loss probe is due
     TF_OUTPUT = 0x0800           # in the output list
     TF_PASSIVE = 0x1000          # came from a listener
     TF_RTT_TIMING = 0x4000       # rtt_seq is being timed
@@ -84,6 +83,99 @@ cdef struct range_t:
     uint32_t start
     uint32_t end
 
+
+cdef enum:                       # recovery_t.state: Linux's names, TCP_INFO's numbers
+    CA_OPEN = 0
+    CA_DISORDER = 1              # something is selectively acknowledged, or duplicates came
+    CA_CWR = 2                   # the window is being reduced, nothing is lost: ECN, or a loss that a probe found
+    CA_RECOVERY = 3              # fast recovery
+    CA_LOSS = 4                  # after a timeout
+
+cdef enum:                       # sent_t.flags
+    SENT_SACKED = 1
+    SENT_LOST = 2
+    SENT_AGAIN = 4               # a retransmission of it is in flight
+    SENT_TWICE = 8               # it was ever retransmitted
+    SENT_APP_LIMITED = 16
+    SENT_SAMPLED = 32            # its delivery has been counted for the rate
+    SENT_LISTED = 64             # in the order of sending
+
+cdef enum:                       # recovery_t.timer: what rtx_deadline stands for
+    TIMER_RTO = 0                # and persist
+    TIMER_PROBE = 1              # tail loss probe (RFC 8985 section 7)
+    TIMER_REORDER = 2            # the reordering window of RACK (RFC 8985 section 6.3)
+
+
+cdef struct sent_t:
+    # A segment in flight; times are of its last transmission.
+    uint32_t start
+    uint32_t end                 # a FIN counts
+    int64_t sent_ns
+    uint64_t delivered           # congestion_t.delivered then
+    int64_t delivered_ns         # when that was reached
+    int64_t first_sent_ns        # when the flight it was sent in began
+    uint64_t lost                # recovery_t.lost_ever then; the record has 64 bytes
+    uint32_t in_flight           # bytes, it included
+    uint32_t earlier             # neighbours in the order of sending: places in the array
+    uint32_t later
+    uint8_t flags                # SENT_*
+
+
+cdef struct recovery_t:
+    # What is in flight, what of it is believed to have left the network, and what is done about it (tcp/scoreboard,
+    # tcp/recovery, tcp/rack).
+    sent_t *sent                 # ring of records in the order of sequence numbers; NULL while nothing is in flight
+    uint32_t sent_capacity       # power of two
+    uint32_t sent_first          # place of the first is sent_first & (sent_capacity - 1)
+    uint32_t sent_count
+    uint32_t order_first         # order of sending: of all but the selectively acknowledged and the lost
+    uint32_t order_last
+    uint32_t sacked              # bytes; without SACK, what duplicates stand for
+    uint32_t lost
+    uint32_t again               # bytes of retransmissions in flight
+    uint32_t sacked_out          # the same in segments
+    uint32_t lost_out
+    uint32_t again_out
+    uint32_t waiting             # records lost and not sent again yet
+    uint32_t hint                # none of them lies before the record of this number (sent_first counts up)
+    uint32_t highest_sack        # one past the highest byte selectively acknowledged
+    uint32_t high_seq            # snd_nxt when the present state began: acknowledged, the state is over
+    uint32_t undo_marker         # snd_una when the window was reduced
+    int32_t undo_again           # retransmissions since that D-SACK has not shown to be needless; -1: none can tell
+    uint32_t stamp               # timestamp of the first retransmission of the episode
+    int64_t again_ns             # when that was; 0: none
+    uint32_t prior_cwnd
+    uint32_t prior_ssthresh      # 0: the reduction cannot be undone
+    uint32_t prr_delivered
+    uint32_t prr_out
+    uint32_t probe_high          # snd_nxt when a tail loss probe went out
+    uint32_t reordering          # segments a duplicate may be early by
+    uint32_t reordering_seen
+    uint32_t dsack_seen          # segments the peer says it got twice
+    uint32_t largest_flight      # bytes, in the window that ends at usage_seq
+    uint32_t usage_seq
+    range_t seen[4]              # the last blocks: what lies in them has been looked at
+    uint64_t lost_ever           # bytes
+    uint64_t app_limited         # congestion_t.delivered up to which samples are limited by the application; 0: none
+    uint64_t rack_delivered      # when the reordering window was last widened
+    int64_t rack_sent_ns         # of the segment sent last among those that have arrived
+    int64_t rack_rtt_ns
+    int64_t delivered_ns
+    int64_t first_sent_ns
+    int64_t min_rtt_at_ns
+    uint32_t rack_end
+    uint8_t rack_steps
+    uint8_t rack_persist
+    uint8_t rack_advanced
+    uint8_t rack_dsack
+    uint8_t state                # CA_*
+    uint8_t timer                # TIMER_*
+    uint8_t probing              # 1: a probe is out, 2: and it was a retransmission
+    uint8_t frto
+    uint8_t new_first            # F-RTO: new data goes before retransmissions
+    uint8_t undo                 # undo_marker stands
+    uint8_t cwnd_limited
+    uint8_t reneging
 
 cdef enum:                       # congestion_ops_t.flags
     CC_OWNS_CWND = 1             # the algorithm sets cwnd in recovery too: no proportional rate reduction over it (BBR)
@@ -184,10 +276,9 @@ cdef struct tcb_t:
     uint8_t state
     uint8_t snd_wscale           # the peer's shift: its window field << snd_wscale
     uint8_t rcv_wscale           # ours
-    uint8_t dupacks
     uint32_t snd_una
     uint32_t snd_nxt             # one past the highest sequence number ever sent
-    uint32_t rtx_nxt             # where sending goes on: below snd_nxt while something is sent again, else equal to it
+    uint32_t rtx_nxt             # of a SYN: iss, it is to be sent (again); else snd_nxt
     uint32_t snd_wnd             # bytes, scaled
     uint32_t snd_wl1
     uint32_t snd_wl2
@@ -240,7 +331,7 @@ cdef struct tcb_t:
     uint32_t cc_prior_cwnd       # before the last reduction; 0: nothing to undo
     uint32_t cc_prior_ssthresh
     uint64_t max_pacing_rate     # SO_MAX_PACING_RATE, bytes per second; 0: none
-    uint32_t recover
+    recovery_t rec
     uint32_t snd_small           # end of the last segment sent that was not full: what Nagle waits for
     uint32_t iss
     uint32_t irs
@@ -348,6 +439,12 @@ cdef struct tcp_config_t:
     uint8_t syn_retries
     uint8_t synack_retries
     uint8_t retries2
+    uint8_t dsack
+    uint8_t early_retrans        # 3, 4: tail loss probes
+    uint8_t recovery             # bits: 1 RACK, 2 fixed reordering window, 4 no threshold of duplicates
+    uint8_t frto
+    uint8_t reordering
+    uint32_t max_reordering
     uint8_t orphan_retries
     uint8_t quickack_segments
     uint8_t moderate_rcvbuf

@@ -28,6 +28,12 @@ cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
     config.pacing_ss_ratio = 200
     config.pacing_ca_ratio = 120
     config.retries1 = 3
+    config.dsack = 1
+    config.early_retrans = 3
+    config.recovery = 1
+    config.frto = 2
+    config.reordering = 3                  # RFC 5681 section 3.2's three duplicates
+    config.max_reordering = 300
     config.rmem_default = 1 << 20          # bytes
     config.rmem_max = 6 << 20
     config.wmem_default = 1 << 20
@@ -67,6 +73,8 @@ cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
     tcb.keepalive_interval_s = <unsigned short> tcp.config.keepalive_intvl_s
     tcb.keepalive_count = <unsigned char> tcp.config.keepalive_probes
     tcb.route_interface = 255
+    tcb.rec.reordering = tcp.config.reordering
+    tcb.rec.rack_steps = 1
     tcb.notsent_lowat = tcp.config.notsent_lowat
     tcb.fin_timeout_ms = tcp.config.fin_timeout_ms
     tcp.tcb_count += 1
