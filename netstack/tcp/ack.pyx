@@ -329,12 +329,12 @@ cdef void control(tcb_t *tcb, ack_t *a) noexcept nogil:
                 tcb.counts.rate_delivered = rs.delivered
                 tcb.counts.rate_interval_ns = interval
                 tcb.counts.rate_app_limited = a.rate_app_limited
-    rs.acked = a.acked
+    rs.acked = <uint32_t> newly if a.flags & ACK_ADVANCED else 0   # what was selectively acknowledged before was paid then
     rs.sacked = a.sacked
     rs.lost = <uint32_t> (rec.lost_ever - a.prior_lost)
     rs.prior_in_flight = a.prior_in_flight
     rs.in_flight = in_flight(tcb)
-    rs.ce_bytes = a.acked if a.flags & ACK_ECE else 0
+    rs.ce_bytes = rs.acked if a.flags & ACK_ECE else 0
     rs.app_limited = a.rate_app_limited
     rs.ece = (a.flags & ACK_ECE) != 0
     rs.in_recovery = rec.state == CA_CWR or rec.state == CA_RECOVERY

@@ -138,7 +138,7 @@ cdef bint plan_again(tcb_t *tcb, sent_t *r, uint32_t limit, plan_t *plan) noexce
     plan.fresh = 0
     plan.retransmit = 1
     plan.flags = ACK
-    if start + length == data_end(tcb):
+    if length and start + length == data_end(tcb):
         plan.flags |= PSH
     if fin:
         plan.flags |= FIN
@@ -202,11 +202,6 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     available = data_end(tcb) - seq        # wraps when the FIN has been sent: seq is one beyond the data
     if seq_gt(seq, data_end(tcb)):
         available = 0
-    if available == 0 and fresh == 0 and rec.new_first:
-        rec.new_first = 0                  # F-RTO had hoped for new data
-        rec.frto = 0
-        if rec.waiting:
-            return next_segment(tcb, 0, plan)
     available += fresh
     if available and tcb.snd_una == tcb.snd_nxt and tcb.last_send_ns and tcb.tcp.config.slow_start_after_idle and \
             tcb.tcp.now_ns - tcb.last_send_ns > tcb.rto_ns:
@@ -237,7 +232,7 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
                 length = 0                 # cwnd's remainder: wait, rather than cut a segment short
         if length and scoreboard_reserve(tcb):
             all_of_it = length == available
-            if length == limit or may_send_small(tcb, length, all_of_it):
+            if length == limit or rec.new_first or may_send_small(tcb, length, all_of_it):
                 plan.seq = seq
                 plan.length = length
                 plan.fresh = length > available - fresh
@@ -267,6 +262,10 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
             tcb.flags |= TF_PERSIST
             tcb.rtx_deadline = tcb.tcp.now_ns + tcb.rto_ns
             timer_update(tcb)
+    if rec.new_first and rec.waiting and tcb.snd_nxt == rec.high_seq and not fresh:
+        rec.new_first = 0                  # F-RTO had hoped for new data
+        rec.frto = 0
+        return next_segment(tcb, 0, plan)
     if tcb.flags & TF_ACK_NOW:
         plan_ack(tcb, plan, tcb.snd_nxt)
         return True

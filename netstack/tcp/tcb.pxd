@@ -207,7 +207,7 @@ cdef struct rate_sample_t:
     int64_t interval_ns          # over which `delivered` was delivered; 0: no valid sample
     uint64_t prior_delivered     # congestion_t.delivered when the newest segment it covers was sent
     uint32_t delivered           # bytes delivered in the interval: delivery rate = delivered / interval_ns
-    uint32_t acked               # bytes newly acknowledged, cumulatively
+    uint32_t acked               # bytes newly delivered, when snd_una moved
     uint32_t sacked              # bytes newly acknowledged, selectively
     uint32_t lost                # bytes newly found lost
     uint32_t prior_in_flight     # bytes in flight before it

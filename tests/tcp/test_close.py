@@ -91,13 +91,16 @@ def test_a_lost_fin_is_sent_again():
     assert again and {(p.flags, p.seq, p.ack) for p in again} == {("FA", 1, 1)}
 
 
-def test_a_lost_fin_behind_data_is_sent_again_with_the_data():
+def test_a_lost_fin_behind_data_is_sent_again_after_the_data():
     s = passive()
     s.sock.send(b"data")
     s.sock.close()
     s.flow.receive_all()
+    s.peer.advance("300ms")
+    s.flow.expect(is_tcp(flags="PA", seq=1, payload=b"data"))
+    s.pure_ack(5)
     s.peer.advance("1s")
-    s.flow.expect(is_tcp(flags="FPA", seq=1, payload=b"data"))
+    s.flow.expect(is_tcp(flags="FA", seq=5, payload=b""))
 
 
 def test_a_fin_whose_data_arrived_is_sent_again_alone():

@@ -102,6 +102,35 @@ def test_what_was_believed_is_forgotten_after_ten_minutes():
     assert max(s.lengths()) == 1460
 
 
+def test_probes_find_the_largest_size_that_passes():
+    """A wire that swallows what is larger than 1300 bytes and says nothing."""
+    s = passive(new_peer(mtu_probing=2), mss=1460)
+    assert s.sock.getsockopt(SOL_TCP, TCP_MAXSEG) == 1024
+    seen = 0
+    expected, held = 1, []
+    for _ in range(400):
+        try:
+            s.sock.send(bytes(40_000))
+        except BlockingIOError:
+            pass
+        for p in s.flow.receive_all():
+            if len(p.payload) + 40 > 1300:
+                seen += 1
+                continue
+            if p.seq <= expected:
+                expected = max(expected, p.seq + len(p.payload))
+                while held and held[0][0] <= expected:
+                    expected = max(expected, sum(held.pop(0)))
+            elif p.seq > expected:
+                held = sorted({*held, (p.seq, len(p.payload))})
+            s.pure_ack(expected)
+        s.peer.advance("10ms")
+    mss = s.sock.getsockopt(SOL_TCP, TCP_MAXSEG)
+    assert 1300 - 40 - 8 <= mss <= 1260
+    assert counters(s)["tcp_mtu_probes"] - counters(s)["tcp_mtu_probes_arrived"] == seen >= 1
+    assert counters(s)["tcp_timeouts"] == 0
+
+
 @pytest.mark.parametrize("probing", [0, 1])
 def test_a_black_hole_is_noticed_when_probing_is_on(probing):
     s = passive(new_peer(mtu_probing=probing))
