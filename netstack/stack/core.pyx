@@ -38,6 +38,7 @@ from netstack.tcp.output cimport (
     bare_length, next_segment, on_sent, on_timer, plan_t, write_bare, write_fresh_segment, write_segment,
 )
 from netstack.tcp.recovery cimport recovery_resend
+from netstack.tcp.scoreboard cimport recovery_free_spares
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
     ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TF_PERSIST, TM_CC_CHOSEN,
@@ -98,6 +99,7 @@ cdef void stack_destroy(stack_t *stack) noexcept nogil:
     free(stack.socks)
     demux_free(&stack.demux)
     timers_free(&stack.tcp)
+    recovery_free_spares(&stack.tcp)
     pool_free(&stack.tcp)
     free(stack.tcp.scratch)
     free(stack.tcp.bare)

@@ -35,7 +35,7 @@ from netstack.stack.core cimport (
 from netstack.tcp.buffers cimport receive_reserve, receive_store, send_append, send_reserve
 from netstack.tcp.congestion.controller cimport congestion_default, congestion_find, congestion_reload
 from netstack.tcp.ranges cimport range_insert
-from netstack.tcp.scoreboard cimport NONE, scoreboard_append, scoreboard_reserve, sent_at
+from netstack.tcp.scoreboard cimport NONE, recovery_reserve, scoreboard_append, scoreboard_reserve, sent_at
 from netstack.tcp.tcb cimport (
     CLOSED, LISTEN, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TF_SACK_OK, TIME_WAIT,
     TM_ORPHAN, congestion_ops_t, listener_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
@@ -119,46 +119,15 @@ cdef list tcb_fields():
         ("last_receive_ns", <char *> &s.last_receive_ns - base, sizeof(s.last_receive_ns), True),
         ("state_deadline", <char *> &s.state_deadline - base, sizeof(s.state_deadline), True),
         ("keepalive_deadline", <char *> &s.keepalive_deadline - base, sizeof(s.keepalive_deadline), True),
-        ("rec.highest_sack", <char *> &s.rec.highest_sack - base, sizeof(s.rec.highest_sack), False),
-        ("rec.high_seq", <char *> &s.rec.high_seq - base, sizeof(s.rec.high_seq), False),
-        ("rec.undo_marker", <char *> &s.rec.undo_marker - base, sizeof(s.rec.undo_marker), False),
-        ("rec.undo_again", <char *> &s.rec.undo_again - base, sizeof(s.rec.undo_again), False),
-        ("rec.stamp", <char *> &s.rec.stamp - base, sizeof(s.rec.stamp), False),
-        ("rec.again_ns", <char *> &s.rec.again_ns - base, sizeof(s.rec.again_ns), True),
-        ("rec.prior_cwnd", <char *> &s.rec.prior_cwnd - base, sizeof(s.rec.prior_cwnd), False),
-        ("rec.prior_ssthresh", <char *> &s.rec.prior_ssthresh - base, sizeof(s.rec.prior_ssthresh), False),
-        ("rec.prr_delivered", <char *> &s.rec.prr_delivered - base, sizeof(s.rec.prr_delivered), False),
-        ("rec.prr_out", <char *> &s.rec.prr_out - base, sizeof(s.rec.prr_out), False),
-        ("rec.probe_high", <char *> &s.rec.probe_high - base, sizeof(s.rec.probe_high), False),
-        ("rec.reordering", <char *> &s.rec.reordering - base, sizeof(s.rec.reordering), False),
-        ("rec.reordering_seen", <char *> &s.rec.reordering_seen - base, sizeof(s.rec.reordering_seen), False),
-        ("rec.dsack_seen", <char *> &s.rec.dsack_seen - base, sizeof(s.rec.dsack_seen), False),
-        ("rec.largest_flight", <char *> &s.rec.largest_flight - base, sizeof(s.rec.largest_flight), False),
-        ("rec.usage_seq", <char *> &s.rec.usage_seq - base, sizeof(s.rec.usage_seq), False),
-        ("rec.seen", <char *> &s.rec.seen - base, sizeof(s.rec.seen), False),
-        ("rec.lost_ever", <char *> &s.rec.lost_ever - base, sizeof(s.rec.lost_ever), False),
-        ("rec.app_limited", <char *> &s.rec.app_limited - base, sizeof(s.rec.app_limited), False),
-        ("rec.rack_delivered", <char *> &s.rec.rack_delivered - base, sizeof(s.rec.rack_delivered), False),
-        ("rec.rack_sent_ns", <char *> &s.rec.rack_sent_ns - base, sizeof(s.rec.rack_sent_ns), True),
-        ("rec.rack_rtt_ns", <char *> &s.rec.rack_rtt_ns - base, sizeof(s.rec.rack_rtt_ns), False),
-        ("rec.delivered_ns", <char *> &s.rec.delivered_ns - base, sizeof(s.rec.delivered_ns), True),
-        ("rec.first_sent_ns", <char *> &s.rec.first_sent_ns - base, sizeof(s.rec.first_sent_ns), True),
-        ("rec.min_rtt_at_ns", <char *> &s.rec.min_rtt_at_ns - base, sizeof(s.rec.min_rtt_at_ns), True),
-        ("rec.rack_end", <char *> &s.rec.rack_end - base, sizeof(s.rec.rack_end), False),
-        ("rec.rack_steps", <char *> &s.rec.rack_steps - base, sizeof(s.rec.rack_steps), False),
-        ("rec.rack_persist", <char *> &s.rec.rack_persist - base, sizeof(s.rec.rack_persist), False),
-        ("rec.rack_advanced", <char *> &s.rec.rack_advanced - base, sizeof(s.rec.rack_advanced), False),
-        ("rec.rack_dsack", <char *> &s.rec.rack_dsack - base, sizeof(s.rec.rack_dsack), False),
-        ("rec.state", <char *> &s.rec.state - base, sizeof(s.rec.state), False),
-        ("rec.timer", <char *> &s.rec.timer - base, sizeof(s.rec.timer), False),
-        ("rec.probing", <char *> &s.rec.probing - base, sizeof(s.rec.probing), False),
-        ("rec.frto", <char *> &s.rec.frto - base, sizeof(s.rec.frto), False),
-        ("rec.new_first", <char *> &s.rec.new_first - base, sizeof(s.rec.new_first), False),
-        ("rec.undo", <char *> &s.rec.undo - base, sizeof(s.rec.undo), False),
-        ("rec.cwnd_limited", <char *> &s.rec.cwnd_limited - base, sizeof(s.rec.cwnd_limited), False),
-        ("rec.reneging", <char *> &s.rec.reneging - base, sizeof(s.rec.reneging), False),
-        ("rec.sacked", <char *> &s.rec.sacked - base, sizeof(s.rec.sacked), False),
-        ("rec.sacked_out", <char *> &s.rec.sacked_out - base, sizeof(s.rec.sacked_out), False),
+        ("hist.reordering", <char *> &s.hist.reordering - base, sizeof(s.hist.reordering), False),
+        ("hist.reordering_seen", <char *> &s.hist.reordering_seen - base, sizeof(s.hist.reordering_seen), False),
+        ("hist.dsack_seen", <char *> &s.hist.dsack_seen - base, sizeof(s.hist.dsack_seen), False),
+        ("hist.lost_ever", <char *> &s.hist.lost_ever - base, sizeof(s.hist.lost_ever), False),
+        ("hist.app_limited", <char *> &s.hist.app_limited - base, sizeof(s.hist.app_limited), False),
+        ("hist.rack_delivered", <char *> &s.hist.rack_delivered - base, sizeof(s.hist.rack_delivered), False),
+        ("hist.min_rtt_at_ns", <char *> &s.hist.min_rtt_at_ns - base, sizeof(s.hist.min_rtt_at_ns), True),
+        ("hist.rack_steps", <char *> &s.hist.rack_steps - base, sizeof(s.hist.rack_steps), False),
+        ("hist.rack_persist", <char *> &s.hist.rack_persist - base, sizeof(s.hist.rack_persist), False),
         ("snd_small", <char *> &s.snd_small - base, sizeof(s.snd_small), False),
         ("iss", <char *> &s.iss - base, sizeof(s.iss), False),
         ("irs", <char *> &s.irs - base, sizeof(s.irs), False),
@@ -219,6 +188,43 @@ cdef list tcb_fields():
         ("limited_since_ns", <char *> &s.limited_since_ns - base, sizeof(s.limited_since_ns), True),
         ("timeouts_since_ns", <char *> &s.timeouts_since_ns - base, sizeof(s.timeouts_since_ns), True),
         ("counts", <char *> &s.counts - base, sizeof(s.counts), False),
+    ]
+
+
+cdef list recovery_fields():
+    cdef recovery_t s
+    cdef char *base = <char *> &s
+    return [
+        ("highest_sack", <char *> &s.highest_sack - base, sizeof(s.highest_sack), False),
+        ("high_seq", <char *> &s.high_seq - base, sizeof(s.high_seq), False),
+        ("undo_marker", <char *> &s.undo_marker - base, sizeof(s.undo_marker), False),
+        ("undo_again", <char *> &s.undo_again - base, sizeof(s.undo_again), False),
+        ("stamp", <char *> &s.stamp - base, sizeof(s.stamp), False),
+        ("again_ns", <char *> &s.again_ns - base, sizeof(s.again_ns), True),
+        ("prior_cwnd", <char *> &s.prior_cwnd - base, sizeof(s.prior_cwnd), False),
+        ("prior_ssthresh", <char *> &s.prior_ssthresh - base, sizeof(s.prior_ssthresh), False),
+        ("prr_delivered", <char *> &s.prr_delivered - base, sizeof(s.prr_delivered), False),
+        ("prr_out", <char *> &s.prr_out - base, sizeof(s.prr_out), False),
+        ("probe_high", <char *> &s.probe_high - base, sizeof(s.probe_high), False),
+        ("largest_flight", <char *> &s.largest_flight - base, sizeof(s.largest_flight), False),
+        ("usage_seq", <char *> &s.usage_seq - base, sizeof(s.usage_seq), False),
+        ("seen", <char *> &s.seen - base, sizeof(s.seen), False),
+        ("rack_sent_ns", <char *> &s.rack_sent_ns - base, sizeof(s.rack_sent_ns), True),
+        ("rack_rtt_ns", <char *> &s.rack_rtt_ns - base, sizeof(s.rack_rtt_ns), False),
+        ("delivered_ns", <char *> &s.delivered_ns - base, sizeof(s.delivered_ns), True),
+        ("first_sent_ns", <char *> &s.first_sent_ns - base, sizeof(s.first_sent_ns), True),
+        ("rack_end", <char *> &s.rack_end - base, sizeof(s.rack_end), False),
+        ("rack_advanced", <char *> &s.rack_advanced - base, sizeof(s.rack_advanced), False),
+        ("rack_dsack", <char *> &s.rack_dsack - base, sizeof(s.rack_dsack), False),
+        ("state", <char *> &s.state - base, sizeof(s.state), False),
+        ("timer", <char *> &s.timer - base, sizeof(s.timer), False),
+        ("probing", <char *> &s.probing - base, sizeof(s.probing), False),
+        ("frto", <char *> &s.frto - base, sizeof(s.frto), False),
+        ("new_first", <char *> &s.new_first - base, sizeof(s.new_first), False),
+        ("undo", <char *> &s.undo - base, sizeof(s.undo), False),
+        ("cwnd_limited", <char *> &s.cwnd_limited - base, sizeof(s.cwnd_limited), False),
+        ("sacked", <char *> &s.sacked - base, sizeof(s.sacked), False),
+        ("sacked_out", <char *> &s.sacked_out - base, sizeof(s.sacked_out), False),
     ]
 
 
@@ -317,7 +323,7 @@ cdef list datagram_fields():
 
 
 cdef dict TABLES = {
-    "tcp": tcb_fields(), "config": config_fields(), "time_wait": time_wait_fields(), "datagram": datagram_fields(),
+    "tcp": tcb_fields(), "recovery": recovery_fields(), "config": config_fields(), "time_wait": time_wait_fields(), "datagram": datagram_fields(),
 }
 
 
@@ -451,7 +457,7 @@ cdef object restore_sent(tcb_t *tcb, Reader r, int64_t shift):
 
 
 cdef object scoreboard_restore(tcb_t *tcb, list order):
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t i, k, last = NONE
     cdef sent_t *record
     rec.order_first = NONE
@@ -515,7 +521,12 @@ cdef bytes tcp_record(const tcb_t *tcb):
     out.append(ring_bytes(tcb.rcv_buf, tcb.rcv_cap, tcb.rcv_read, held))
     for k in range(tcb.range_count):
         out.append(ring_bytes(tcb.rcv_buf, tcb.rcv_cap, tcb.ranges[k].start, tcb.ranges[k].end - tcb.ranges[k].start))
-    out.append(sent_records(tcb))
+    if tcb.rec == &tcb.tcp.idle:
+        out.append(b"\0")
+    else:
+        out.append(b"\1")
+        out.append(pack(TABLES["recovery"], tcb.rec))
+        out.append(sent_records(tcb))
     return b"".join(out)
 
 
@@ -621,14 +632,14 @@ cdef object restore_interface(stack_t *c, Link link, dict state, int64_t now_ns)
     interface_restore(ifc, bytes.fromhex(state["state"]), now_ns)
 
 
-cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict families) except NULL:
+cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict families) except NULL:
     cdef tcb_t *tcb = stack_new_tcb(c)
     cdef uint32_t i, n, length, held
     cdef bytes raw, extended
     cdef range_t duplicate
     cdef const congestion_ops_t *ops
     need(tcb != NULL)
-    unpack(r, plan, tcb, shift)
+    unpack(r, plans["tcp"], tcb, shift)
     if tcb.route_interface != 255 and tcb.route_interface > c.interface_count or tcb.state > TIME_WAIT:
         raise SnapshotError("a connection with an impossible interface or state")
     tcb.sock.kind = SOCK_TCP
@@ -677,7 +688,10 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, list plan, int64_t shift, dict fam
     for k in range(3):
         tcb.sack_recent[k] = recent[k]
     tcb.duplicate = duplicate
-    restore_sent(tcb, r, shift)
+    if r.number("<B"):
+        need(recovery_reserve(tcb))
+        unpack(r, plans["recovery"], tcb.rec, shift)
+        restore_sent(tcb, r, shift)
     if tcb.flags & TF_IN_DEMUX:
         need(demux_insert(&c.demux, tcb) == 0)
     tcb.flags &= ~TF_OUTPUT
@@ -823,7 +837,7 @@ cdef Stack restore_stack(object cls, object data, object now_ns, object links):
         length = r.number("<I")
         one = Reader(r.take(length))
         if kind == RECORD_TCP:
-            restore_tcp(c, one, plans["tcp"], shift, families)
+            restore_tcp(c, one, plans, shift, families)
         elif kind == RECORD_DATAGRAM:
             restore_datagram(c, one, plans["datagram"], shift)
         elif kind == RECORD_TIME_WAIT:

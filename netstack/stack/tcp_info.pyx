@@ -99,8 +99,8 @@ cdef void fill_sender(const tcb_t *tcb, tcp_info_t *info) noexcept nogil:
     info.sacked = tcb.rec.sacked_out
     info.lost = tcb.rec.lost_out
     info.retrans = tcb.rec.again_out
-    info.dsack_dups = tcb.rec.dsack_seen
-    info.reord_seen = tcb.rec.reordering_seen
+    info.dsack_dups = tcb.hist.dsack_seen
+    info.reord_seen = tcb.hist.reordering_seen
     info.total_retrans = clamp(tcb.retransmits)
     info.min_rtt = microseconds(tcb.cc.min_rtt_ns) if tcb.cc.min_rtt_ns else ~<uint32_t> 0
     if tcb.counts.rate_interval_ns > 0:
@@ -151,7 +151,7 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
     info.state = linux_state(tcb.state)
     info.pacing_rate = tcb.cc.pacing_rate if tcb.cc.pacing_rate else ~<uint64_t> 0
     info.max_pacing_rate = ~<uint64_t> 0
-    info.reordering = tcb.rec.reordering
+    info.reordering = tcb.hist.reordering
     info.snd_cwnd = tcb.cc.cwnd // tcb.cc.mss if tcb.cc.mss else tcb.tcp.config.initial_cwnd_segments
     if tcb.state == LISTEN:                            # as Linux: the accept queue, and its limit
         info.unacked = tcb.listener.accept_count

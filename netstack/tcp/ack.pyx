@@ -22,7 +22,7 @@ from netstack.tcp.recovery cimport (
 )
 from netstack.tcp.rtt cimport rto_reset, rtt_sample
 from netstack.tcp.scoreboard cimport (
-    forget_again, in_flight, mark_sacked, scoreboard_find, scoreboard_pop, scoreboard_trim, sent_at,
+    forget_again, in_flight, mark_sacked, recovery_release, scoreboard_find, scoreboard_pop, scoreboard_trim, sent_at,
 )
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
@@ -37,7 +37,7 @@ cdef enum:
 
 cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef tcp_t *tcp = tcb.tcp
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t acked = seg.ack - tcb.snd_una
     cdef ack_t a
     memset(&a, 0, sizeof(a))
@@ -45,7 +45,7 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     a.prior_in_flight = in_flight(tcb)
     a.prior_highest = rec.highest_sack
     a.prior_delivered = tcb.cc.delivered
-    a.prior_lost = rec.lost_ever
+    a.prior_lost = tcb.hist.lost_ever
     a.has_ts = seg.has_ts
     a.tsecr = seg.tsecr
     tcb.last_ack_ns = tcp.now_ns
@@ -61,7 +61,7 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
             account_timeouts_over(tcb)
     elif tcb.flags & TF_PERSIST or tcb.snd_wnd == 0:
         tcb.retries = 0                               # the peer lives, it only has no room
-    if rec.sent_count == 0 and not acked:
+    if rec.sent_count == 0:
         return
     if seg.sack_count and tcb.flags & TF_SACK_OK:
         take_blocks(tcb, seg, &a)
@@ -77,9 +77,12 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
         rec.timer = TIMER_RTO
         rto_rearm(tcb)
     control(tcb, &a)
-    if rec.sent_count == 0 and not tcb.flags & TF_PERSIST:
-        tcb.rtx_deadline = 0
+    if rec.sent_count == 0:
+        if not tcb.flags & TF_PERSIST:
+            tcb.rtx_deadline = 0
         rec.timer = TIMER_RTO
+        if rec.state == CA_OPEN:
+            recovery_release(tcb)
     if tcb.snd_len or tcb.flags & TF_FIN_QUEUED:
         want_output(tcb)
     if tcb.flags & TF_WANT_WRITE:
@@ -116,7 +119,7 @@ cdef void update_window(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nog
 
 cdef bint take_dsack(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nogil:
     """RFC 2883: a first block below the acknowledgement, or within the second, tells of what arrived twice."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t start = seg.sack[0].start, end = seg.sack[0].end, segments = 1
     if not seq_lt(start, end):
         return False
@@ -127,8 +130,8 @@ cdef bint take_dsack(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nogil:
         return True                                   # not of anything we sent: no block either
     if tcb.cc.mss and end - start > tcb.cc.mss:
         segments = (end - start + tcb.cc.mss - 1) // tcb.cc.mss
-    rec.dsack_seen += segments
-    if rec.dsack_seen > tcb.retransmits:
+    tcb.hist.dsack_seen += segments
+    if tcb.hist.dsack_seen > tcb.retransmits:
         return True                                   # more than we ever sent twice: the network's duplicates
     a.flags |= ACK_DSACK
     if rec.probing == 2 and end == rec.probe_high:
@@ -144,7 +147,7 @@ cdef bint take_dsack(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nogil:
 
 cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
     """Blocks within SND.UNA .. SND.NXT (security row D9), each record once. A record counts when all of it is covered."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t i, k, start, end
     cdef bint duplicate = take_dsack(tcb, seg, a)
     for k in range(seg.sack_count):
@@ -180,7 +183,7 @@ cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
 
 
 cdef void take_block(tcb_t *tcb, uint32_t start, uint32_t end, bint duplicate, ack_t *a) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef sent_t *r
     cdef uint32_t i
     if not seq_lt(start, end):
@@ -203,7 +206,7 @@ cdef void take_block(tcb_t *tcb, uint32_t start, uint32_t end, bint duplicate, a
 
 
 cdef void sacked(tcb_t *tcb, sent_t *r, ack_t *a) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t length = r.end - r.start
     rack_delivered(tcb, r)
     note_delivery(tcb, r, a)
@@ -227,7 +230,7 @@ cdef void sacked(tcb_t *tcb, sent_t *r, ack_t *a) noexcept nogil:
 # --- cumulative -------------------------------------------------------------------------------------------------------
 
 cdef void take_cumulative(tcb_t *tcb, uint32_t ack, ack_t *a) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef bint sack = (tcb.flags & TF_SACK_OK) != 0
     cdef uint32_t data = a.acked if a.acked < tcb.snd_len else tcb.snd_len, late = ack
     cdef bint any_late = False
@@ -291,9 +294,9 @@ cdef void round_trip(tcb_t *tcb, const ack_t *a) noexcept nogil:
         return
     if rtt < 1:
         rtt = 1
-    if tcb.cc.min_rtt_ns == 0 or rtt <= tcb.cc.min_rtt_ns or now - tcb.rec.min_rtt_at_ns > <int64_t> MIN_RTT_S * NS_PER_S:
+    if tcb.cc.min_rtt_ns == 0 or rtt <= tcb.cc.min_rtt_ns or now - tcb.hist.min_rtt_at_ns > <int64_t> MIN_RTT_S * NS_PER_S:
         tcb.cc.min_rtt_ns = rtt
-        tcb.rec.min_rtt_at_ns = now
+        tcb.hist.min_rtt_at_ns = now
     rtt_sample(tcb, rtt)
     tcb.cc.srtt_ns = tcb.srtt_ns
 
@@ -302,7 +305,7 @@ cdef void round_trip(tcb_t *tcb, const ack_t *a) noexcept nogil:
 
 cdef void control(tcb_t *tcb, ack_t *a) noexcept nogil:
     """The sample, and either the core reduces the window or the algorithm sets it."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef rate_sample_t rs
     cdef int64_t now = tcb.tcp.now_ns, interval
     cdef uint64_t newly = tcb.cc.delivered - a.prior_delivered
@@ -315,8 +318,8 @@ cdef void control(tcb_t *tcb, ack_t *a) noexcept nogil:
     rs.tx_in_flight = a.rate_in_flight
     if newly:
         rec.delivered_ns = now
-        if rec.app_limited and tcb.cc.delivered > rec.app_limited:
-            rec.app_limited = 0
+        if tcb.hist.app_limited and tcb.cc.delivered > tcb.hist.app_limited:
+            tcb.hist.app_limited = 0
     if a.rate_ns:
         rs.prior_delivered = a.rate_delivered
         rs.delivered = <uint32_t> (tcb.cc.delivered - a.rate_delivered)
@@ -331,7 +334,7 @@ cdef void control(tcb_t *tcb, ack_t *a) noexcept nogil:
                 tcb.counts.rate_app_limited = a.rate_app_limited
     rs.acked = <uint32_t> newly if a.flags & ACK_ADVANCED else 0   # what was selectively acknowledged before was paid then
     rs.sacked = a.sacked
-    rs.lost = <uint32_t> (rec.lost_ever - a.prior_lost)
+    rs.lost = <uint32_t> (tcb.hist.lost_ever - a.prior_lost)
     rs.prior_in_flight = a.prior_in_flight
     rs.in_flight = in_flight(tcb)
     rs.ce_bytes = rs.acked if a.flags & ACK_ECE else 0

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from netstack.tcp.seq cimport seq_gt
-from netstack.tcp.tcb cimport TM_RCVBUF_SET, TM_SNDBUF_SET, data_end, receive_end, sent_t
+from netstack.tcp.tcb cimport TM_RCVBUF_SET, TM_SNDBUF_SET, data_end, receive_end
 from netstack.wire.checksum cimport (
     checksum_and_copy, checksum_and_copy2, checksum_and_copy2_nt, checksum_and_copy_nt, checksum_combine, copy_bytes,
 )
@@ -300,10 +300,6 @@ cdef void buffers_free(tcb_t *tcb) noexcept nogil:
     tcb.snd_cap = 0
     tcb.rcv_cap = 0
     tcb.snd_len = 0
-    pool_put(tcb.tcp, <uint8_t *> tcb.rec.sent, tcb.rec.sent_capacity * <uint32_t> sizeof(sent_t))
-    tcb.rec.sent = NULL
-    tcb.rec.sent_capacity = 0
-    tcb.rec.sent_count = 0
     free(tcb.ranges)
     tcb.ranges = NULL
     tcb.range_count = 0

@@ -14,8 +14,7 @@ from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send
 from netstack.tcp.congestion.controller cimport congestion_start, congestion_stop
 from netstack.tcp.isn cimport choose_isn, timestamp_now
 from netstack.tcp.mtu cimport mtu_start
-from netstack.tcp.recovery cimport recovery_start
-from netstack.tcp.scoreboard cimport scoreboard_clear
+from netstack.tcp.scoreboard cimport recovery_release
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
@@ -47,10 +46,10 @@ cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
     tcb.retries = 0
     tcb.syn_retries = 0
     tcb.keepalive_probes = 0
-    scoreboard_clear(tcb)
-    memset(&tcb.rec, 0, sizeof(tcb.rec))
-    tcb.rec.reordering = tcb.tcp.config.reordering
-    tcb.rec.rack_steps = 1
+    recovery_release(tcb)
+    memset(&tcb.hist, 0, sizeof(tcb.hist))
+    tcb.hist.reordering = tcb.tcp.config.reordering
+    tcb.hist.rack_steps = 1
     tcb.cc.min_rtt_ns = 0
     tcb.cc.srtt_ns = 0
     tcb.cc.delivered = 0
@@ -161,7 +160,6 @@ cdef void connection_established(tcb_t *tcb) noexcept nogil:
     tcb.rtx_deadline = 0
     tcb.state_deadline = 0
     tcb.rtx_nxt = tcb.snd_nxt
-    recovery_start(tcb)
     tcb.snd_small = tcb.snd_una
     tcb.tune_seq = tcb.rcv_read
     tcb.tune_ns = tcp.now_ns

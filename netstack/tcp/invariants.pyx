@@ -36,7 +36,7 @@ cdef void broken(const tcb_t *t, const char *rule) noexcept nogil:
 
 
 cdef void check_scoreboard(const tcb_t *t) noexcept nogil:
-    cdef const recovery_t *rec = &t.rec
+    cdef const recovery_t *rec = t.rec
     cdef uint32_t i, at = t.snd_una, sacked = 0, lost = 0, again = 0, waiting = 0, listed = 0, order = rec.order_first
     cdef const sent_t *r
     for i in range(rec.sent_count):

@@ -179,7 +179,7 @@ cdef bint plan_forced(tcb_t *tcb, plan_t *plan, uint32_t limit) noexcept nogil:
 
 cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     cdef uint32_t limit, used, available, length, seq, room, offered
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef bint all_of_it
     cdef sent_t *r
     if tcb.state < ESTABLISHED:
@@ -215,8 +215,8 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     offered = tcb.snd_una + tcb.snd_wnd - seq
     if seq_lt(tcb.snd_una + tcb.snd_wnd, seq):
         offered = 0
-    if not available and room and not rec.waiting and not rec.app_limited:
-        rec.app_limited = tcb.cc.delivered + used if tcb.cc.delivered + used else 1
+    if not available and room and not rec.waiting and not tcb.hist.app_limited:
+        tcb.hist.app_limited = tcb.cc.delivered + used if tcb.cc.delivered + used else 1
     if offered < room:
         room = offered
     if tcb.mtu_probing and available > limit:
@@ -402,7 +402,7 @@ cdef void syn_sent(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
 
 
 cdef void sent_again(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t i = scoreboard_find(tcb, plan.seq)
     cdef sent_t *r
     tcb.retransmits += 1
@@ -439,7 +439,7 @@ cdef void probe_is_out(tcb_t *tcb, uint8_t kind) noexcept nogil:
 
 cdef void sent_new(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
     cdef tcp_t *tcp = tcb.tcp
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t used
     cdef bint first = rec.sent_count == 0
     cdef sent_t *r = scoreboard_append(tcb, plan.seq, end)

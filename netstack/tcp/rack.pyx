@@ -41,12 +41,12 @@ cdef void rack_delivered(tcb_t *tcb, const sent_t *r) noexcept nogil:
 cdef int64_t reorder_window(const tcb_t *tcb) noexcept nogil:
     """Section 6.2 step 4."""
     cdef int64_t window, most = tcb.srtt_ns
-    if not tcb.rec.reordering_seen:
+    if not tcb.hist.reordering_seen:
         if tcb.rec.state >= CA_RECOVERY:
             return 0
-        if tcb.rec.sacked_out >= tcb.rec.reordering and not tcb.tcp.config.recovery & RACK_NO_THRESHOLD:
+        if tcb.rec.sacked_out >= tcb.hist.reordering and not tcb.tcp.config.recovery & RACK_NO_THRESHOLD:
             return 0
-    window = tcb.cc.min_rtt_ns // 4 * tcb.rec.rack_steps
+    window = tcb.cc.min_rtt_ns // 4 * tcb.hist.rack_steps
     return window if window < most else most
 
 
@@ -56,7 +56,7 @@ cdef int64_t rack_remaining(const tcb_t *tcb, const sent_t *r, int64_t reorder_w
 
 cdef int64_t rack_detect_loss(tcb_t *tcb) noexcept nogil:
     """Section 6.2 step 5."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef int64_t window = reorder_window(tcb), remaining, wait = 0
     cdef uint32_t at = rec.order_first, later
     cdef sent_t *r
@@ -90,26 +90,26 @@ cdef bint rack_mark_lost(tcb_t *tcb) noexcept nogil:
 
 cdef void rack_adapt(tcb_t *tcb, uint64_t prior_delivered) noexcept nogil:
     """Section 6.2 step 4: a step wider for a round with D-SACK, narrow again after 16 recoveries without."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if tcb.tcp.config.recovery & RACK_FIXED_WINDOW or prior_delivered == 0:
         return
-    if prior_delivered < rec.rack_delivered:
+    if prior_delivered < tcb.hist.rack_delivered:
         rec.rack_dsack = 0                   # not yet a round since the last step
     if rec.rack_dsack:
-        if rec.rack_steps < STEPS_MAX:
-            rec.rack_steps += 1
+        if tcb.hist.rack_steps < STEPS_MAX:
+            tcb.hist.rack_steps += 1
         rec.rack_dsack = 0
-        rec.rack_delivered = tcb.cc.delivered
-        rec.rack_persist = ROUNDS_WIDE
-    elif rec.rack_persist == 0:
-        rec.rack_steps = 1
+        tcb.hist.rack_delivered = tcb.cc.delivered
+        tcb.hist.rack_persist = ROUNDS_WIDE
+    elif tcb.hist.rack_persist == 0:
+        tcb.hist.rack_steps = 1
 
 
 # --- the tail ---------------------------------------------------------------------------------------------------------
 
 cdef bint probe_schedule(tcb_t *tcb, bint advancing) noexcept nogil:
     """Section 7.2: the probe timeout, never beyond the RTO."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef int64_t wait, rto
     if rec.sent_count == 0 or not tcb.flags & TF_SACK_OK or (rec.state != CA_OPEN and rec.state != CA_CWR) or \
             tcb.tcp.config.early_retrans < 3:
@@ -135,11 +135,10 @@ cdef bint probe_schedule(tcb_t *tcb, bint advancing) noexcept nogil:
 
 cdef void rto_rearm(tcb_t *tcb) noexcept nogil:
     """RFC 6298 section 5.3; instead of another timer, what is left since the first segment in flight was sent."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef int64_t wait = tcb.rto_ns
     if rec.sent_count == 0:
         tcb.rtx_deadline = 0
-        rec.timer = TIMER_RTO
         return
     if rec.timer != TIMER_RTO:
         wait += sent_at(tcb, 0).sent_ns - tcb.tcp.now_ns

@@ -56,4 +56,3 @@ cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil                       #
 cdef void recovery_on_reorder_timer(tcb_t *tcb) noexcept nogil
 cdef void recovery_on_ecn(tcb_t *tcb) noexcept nogil                           # ECE: a window's reduction, once per window
 cdef void recovery_resend(tcb_t *tcb) noexcept nogil                           # segments in flight are too large for the path
-cdef void recovery_start(tcb_t *tcb) noexcept nogil                            # ESTABLISHED

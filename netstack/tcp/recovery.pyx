@@ -44,20 +44,11 @@ cdef inline bint uses_rack(const tcb_t *tcb) noexcept nogil:
     return has_sack(tcb) and tcb.tcp.config.recovery & RACK
 
 
-cdef void recovery_start(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
-    rec.state = CA_OPEN
-    rec.high_seq = tcb.snd_una
-    rec.usage_seq = tcb.snd_una
-    rec.delivered_ns = tcb.tcp.now_ns
-    rec.first_sent_ns = tcb.tcp.now_ns
-
-
 # --- what arrived -----------------------------------------------------------------------------------------------------
 
 cdef void note_delivery(tcb_t *tcb, sent_t *r, ack_t *a) noexcept nogil:
     """Delivery rate (draft-ietf-ccwg-bbr section 4.1.2.3): the sample is that of the segment sent last."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if r.flags & SENT_SAMPLED:
         return
     r.flags |= SENT_SAMPLED
@@ -75,20 +66,20 @@ cdef void note_delivery(tcb_t *tcb, sent_t *r, ack_t *a) noexcept nogil:
 
 cdef void check_reordering(tcb_t *tcb, uint32_t low) noexcept nogil:
     """Something below the highest selectively acknowledged byte arrived without having been sent twice."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t metric = rec.highest_sack - low, most = tcb.tcp.config.max_reordering, mss = tcb.cc.mss
     if not seq_lt(low, rec.highest_sack) or mss == 0:
         return
-    if metric > rec.reordering * mss:
+    if metric > tcb.hist.reordering * mss:
         metric = (metric + mss - 1) // mss
-        rec.reordering = metric if metric < most else most
-    rec.reordering_seen += 1
+        tcb.hist.reordering = metric if metric < most else most
+    tcb.hist.reordering_seen += 1
 
 
 # --- without SACK: duplicates stand for segments ----------------------------------------------------------------------
 
 cdef void set_emulated(tcb_t *tcb, uint32_t segments) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t room = tcb.snd_nxt - tcb.snd_una - rec.lost
     rec.sacked_out = segments
     rec.sacked = segments * tcb.cc.mss
@@ -98,7 +89,7 @@ cdef void set_emulated(tcb_t *tcb, uint32_t segments) noexcept nogil:
 
 cdef void add_duplicate(tcb_t *tcb) noexcept nogil:
     """One more duplicate; never so many that no hole is left."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t holes = rec.lost_out if rec.lost_out else 1
     if holes > rec.sent_count:
         holes = rec.sent_count
@@ -129,7 +120,7 @@ cdef void reset_duplicates(tcb_t *tcb) noexcept nogil:
 # --- reducing ---------------------------------------------------------------------------------------------------------
 
 cdef void start_undo(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     rec.undo_marker = tcb.snd_una
     rec.undo = 1
     rec.undo_again = <int32_t> rec.again_out if rec.again_out else NO_HISTORY
@@ -137,7 +128,7 @@ cdef void start_undo(tcb_t *tcb) noexcept nogil:
 
 cdef void start_reduction(tcb_t *tcb, bint ecn) noexcept nogil:
     """The algorithm says how far (ssthresh); how fast is PRR's."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t flight = tcb.snd_nxt - tcb.snd_una
     rec.high_seq = tcb.snd_nxt
     rec.probing = 0
@@ -163,7 +154,7 @@ cdef uint32_t current_ssthresh(const tcb_t *tcb) noexcept nogil:
 
 
 cdef void enter_recovery(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     rec.prior_ssthresh = 0
     start_undo(tcb)
     rec.high_seq = tcb.snd_nxt
@@ -177,7 +168,7 @@ cdef void enter_recovery(tcb_t *tcb) noexcept nogil:
 cdef void recovery_reduce(tcb_t *tcb, uint32_t delivered, uint32_t lost, uint32_t flags) noexcept nogil:
     """Proportional rate reduction (RFC 9937 section 6) in whole segments: while more is in flight than ssthresh, send in
     proportion to what is delivered; below it, slow start back to it, unless more was lost."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t pipe = in_flight(tcb), mss = tcb.cc.mss, most
     cdef int64_t count, allowed
     if delivered == 0 or rec.prior_cwnd == 0:
@@ -206,14 +197,14 @@ cdef void recovery_reduce(tcb_t *tcb, uint32_t delivered, uint32_t lost, uint32_
 
 
 cdef void end_reduction(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if not tcb.cc_ops.flags & CC_OWNS_CWND and tcb.cc.ssthresh < CWND_INFINITE and (rec.state == CA_CWR or rec.undo):
         tcb.cc.cwnd = tcb.cc.ssthresh if tcb.cc.ssthresh > tcb.cc.mss else tcb.cc.mss
     congestion_recovered(tcb)
 
 
 cdef void keep_open(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint8_t state = CA_OPEN
     if rec.sacked_out or rec.lost_out or rec.again_out:
         state = CA_DISORDER
@@ -233,7 +224,9 @@ cdef void try_to_open(tcb_t *tcb, uint32_t flags) noexcept nogil:
 
 cdef void recovery_on_ecn(tcb_t *tcb) noexcept nogil:
     """RFC 3168 section 6.1.2: as for a loss, once per window, nothing sent again."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
+    if rec.sent_count == 0:
+        return                               # the window it was about is over
     rec.prior_ssthresh = 0
     if rec.state < CA_CWR:
         rec.undo = 0
@@ -255,7 +248,7 @@ cdef bint may_undo(const tcb_t *tcb, const ack_t *a) noexcept nogil:
 
 
 cdef void undo_reduction(tcb_t *tcb, bint unmark) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t before = tcb.cc.cwnd
     if unmark:
         unmark_all_lost(tcb)
@@ -281,29 +274,28 @@ cdef bint not_yet_above(tcb_t *tcb) noexcept nogil:
 
 cdef bint undo_recovery(tcb_t *tcb, const ack_t *a) noexcept nogil:
     """Everything of the episode is acknowledged. True: the state stays."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if may_undo(tcb, a):
         undo_reduction(tcb, False)
-    elif rec.rack_persist:
-        rec.rack_persist -= 1
+    elif tcb.hist.rack_persist:
+        tcb.hist.rack_persist -= 1
     if not_yet_above(tcb):
         return True
     rec.state = CA_OPEN
-    rec.reneging = 0
     return False
 
 
 cdef bint undo_by_dsack(tcb_t *tcb) noexcept nogil:
     if tcb.rec.undo and tcb.rec.undo_again == 0:
-        if tcb.rec.rack_persist < ROUNDS_WIDE:
-            tcb.rec.rack_persist += 1
+        if tcb.hist.rack_persist < ROUNDS_WIDE:
+            tcb.hist.rack_persist += 1
         undo_reduction(tcb, False)
         return True
     return False
 
 
 cdef bint undo_loss(tcb_t *tcb, const ack_t *a, bint by_frto) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if not by_frto and not may_undo(tcb, a):
         return False
     undo_reduction(tcb, True)
@@ -312,13 +304,12 @@ cdef bint undo_loss(tcb_t *tcb, const ack_t *a, bint by_frto) noexcept nogil:
         return True
     if by_frto or has_sack(tcb):
         rec.state = CA_OPEN
-        rec.reneging = 0
     return True
 
 
 cdef bint undo_partial(tcb_t *tcb, const ack_t *a) noexcept nogil:
     """The hole was filled by the late original. True: wait for the retransmissions in flight."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if rec.undo and answered_first(tcb, a):
         check_reordering(tcb, a.prior_una)
         if rec.again_out:
@@ -332,14 +323,14 @@ cdef bint undo_partial(tcb_t *tcb, const ack_t *a) noexcept nogil:
 # --- an acknowledgement out of the ordinary ---------------------------------------------------------------------------
 
 cdef void identify_losses(tcb_t *tcb, ack_t *a) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t again = rec.again_out
     cdef bint advanced = (a.flags & ACK_ADVANCED) != 0
     if rec.sent_count == 0:
         return
     if not has_sack(tcb):
         # RFC 6582: the threshold of duplicates, and each partial acknowledgement, say that the first is lost.
-        if (rec.state < CA_RECOVERY and rec.sacked_out >= rec.reordering) or (rec.state >= CA_RECOVERY and advanced):
+        if (rec.state < CA_RECOVERY and rec.sacked_out >= tcb.hist.reordering) or (rec.state >= CA_RECOVERY and advanced):
             if not sent_at(tcb, 0).flags & SENT_LOST:
                 mark_lost(tcb, sent_at(tcb, 0))
                 set_emulated(tcb, rec.sacked_out)
@@ -355,14 +346,14 @@ cdef void identify_losses(tcb_t *tcb, ack_t *a) noexcept nogil:
 cdef void mark_by_duplicates(tcb_t *tcb) noexcept nogil:
     """RFC 6675 section 4, IsLost by segments: more than DupThresh of them above it have arrived. The walk stops at the first
     record that has not enough above it, and begins where the last one stopped marking: the front."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t i, above = rec.sacked_out
     cdef sent_t *r
-    if rec.sacked_out < rec.reordering:
+    if rec.sacked_out < tcb.hist.reordering:
         return
     for i in range(rec.sent_count):
         r = sent_at(tcb, i)
-        if above < rec.reordering:
+        if above < tcb.hist.reordering:
             break
         if r.flags & SENT_SACKED:
             above -= 1
@@ -372,7 +363,7 @@ cdef void mark_by_duplicates(tcb_t *tcb) noexcept nogil:
 
 cdef void process_loss(tcb_t *tcb, ack_t *a, bint duplicate) noexcept nogil:
     """In Loss: F-RTO (RFC 5682 section 3.1, with SACK) finds out whether the timeout was needless."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef bint recovered = seq_ge(tcb.snd_una, rec.high_seq), advanced = (a.flags & ACK_ADVANCED) != 0
     if advanced and undo_loss(tcb, a, False):
         return
@@ -415,7 +406,7 @@ cdef bint reneged(tcb_t *tcb, ack_t *a) noexcept nogil:
 
 
 cdef void recovery_alert(tcb_t *tcb, ack_t *a) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef bint advanced = (a.flags & ACK_ADVANCED) != 0
     cdef bint duplicate = not a.flags & (ACK_ADVANCED | ACK_DATA | ACK_WINDOW) and rec.sent_count != 0
     rec.new_first = 0
@@ -470,7 +461,7 @@ cdef bint time_to_recover(const tcb_t *tcb) noexcept nogil:
 
 cdef void decide(tcb_t *tcb, ack_t *a, bint duplicate) noexcept nogil:
     """In Open, Disorder and CWR: is something lost?"""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if not has_sack(tcb):
         if a.flags & ACK_ADVANCED:
             reset_duplicates(tcb)
@@ -491,7 +482,7 @@ cdef void decide(tcb_t *tcb, ack_t *a, bint duplicate) noexcept nogil:
 
 cdef void recovery_probe_answered(tcb_t *tcb, const ack_t *a, uint32_t ack) noexcept nogil:
     """RFC 8985 section 7.4: a loss that the probe repaired, and nobody saw, still shrinks the window."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if seq_lt(ack, rec.probe_high):
         return
     if rec.probing == 1 or a.flags & ACK_DSACK_PROBE:
@@ -510,7 +501,7 @@ cdef void recovery_probe_answered(tcb_t *tcb, const ack_t *a, uint32_t ack) noex
 
 cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
     """RFC 6298 sections 5.4 to 5.6. What was sent only just now is not lost yet (RFC 8985 section 6.3)."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef bint new_recovery = rec.state < CA_RECOVERY, renege
     cdef uint32_t i, flight
     cdef sent_t *r
@@ -527,7 +518,6 @@ cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
             continue
         mark_lost(tcb, r)
     rec.hint = rec.sent_first
-    rec.reneging = renege
     if renege:
         for i in range(4):
             rec.seen[i].start = rec.seen[i].end = 0
@@ -540,8 +530,8 @@ cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
     if not tcb.cc_ops.flags & CC_OWNS_CWND:
         tcb.cc.cwnd = in_flight(tcb) + tcb.cc.mss
     if rec.state <= CA_DISORDER and rec.sacked_out >= tcb.tcp.config.reordering and \
-            rec.reordering > tcb.tcp.config.reordering:
-        rec.reordering = tcb.tcp.config.reordering
+            tcb.hist.reordering > tcb.tcp.config.reordering:
+        tcb.hist.reordering = tcb.tcp.config.reordering
     rec.frto = tcb.tcp.config.frto and (new_recovery or tcb.retries) and not tcb.mtu_probe_size
     rec.new_first = 0
     rec.state = CA_LOSS
@@ -559,7 +549,7 @@ cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
 
 cdef void recovery_on_reorder_timer(tcb_t *tcb) noexcept nogil:
     """The reordering window is over: what it kept from being lost is lost now."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t before = in_flight(tcb)
     rack_detect_loss(tcb)
     if in_flight(tcb) != before:
@@ -573,7 +563,7 @@ cdef void recovery_on_reorder_timer(tcb_t *tcb) noexcept nogil:
 
 cdef void recovery_resend(tcb_t *tcb) noexcept nogil:
     """What is in flight was too large for the path: it goes again in smaller segments, and nothing says congestion."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t limit = send_segment_limit(tcb), i, before
     cdef sent_t *r
     for i in range(rec.sent_count):

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint8_t
 
-from netstack.tcp.tcb cimport SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, recovery_t, sent_t, tcb_t
+from netstack.tcp.tcb cimport SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, recovery_t, sent_t, tcb_t, tcp_t
 
 
 cdef enum:
@@ -24,7 +24,9 @@ cdef sent_t *scoreboard_append(tcb_t *tcb, uint32_t start, uint32_t end) noexcep
 cdef void scoreboard_again(tcb_t *tcb, sent_t *r) noexcept nogil         # it is sent again now
 cdef void scoreboard_pop(tcb_t *tcb) noexcept nogil                      # the first was acknowledged
 cdef void scoreboard_trim(tcb_t *tcb, uint32_t una) noexcept nogil       # a part of the first was
-cdef void scoreboard_clear(tcb_t *tcb) noexcept nogil
+cdef bint recovery_reserve(tcb_t *tcb) noexcept nogil                    # False: no memory
+cdef void recovery_release(tcb_t *tcb) noexcept nogil
+cdef void recovery_free_spares(tcp_t *tcp) noexcept nogil
 cdef uint32_t scoreboard_find(const tcb_t *tcb, uint32_t seq) noexcept nogil    # the first whose end lies beyond seq; or the count
 cdef sent_t *scoreboard_next_lost(tcb_t *tcb) noexcept nogil             # the first that waits to be sent again, or NULL
 cdef void mark_lost(tcb_t *tcb, sent_t *r) noexcept nogil

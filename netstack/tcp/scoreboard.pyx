@@ -9,15 +9,17 @@ A block that covers a segment in part says nothing here: the segment waits until
 """
 
 
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from netstack.tcp.buffers cimport pool_get, pool_put
 from netstack.tcp.seq cimport seq_gt
-from netstack.tcp.tcb cimport SENT_APP_LIMITED, SENT_TWICE
+from netstack.tcp.tcb cimport SENT_APP_LIMITED, SENT_TWICE, tcp_t
 
 cdef enum:
     SMALLEST = 64                # records: a page
     RECORDS_MAX = 1 << 17
+    SPARES = 64
 
 
 cdef inline uint32_t place_of(const recovery_t *rec, const sent_t *r) noexcept nogil:
@@ -74,7 +76,7 @@ cdef void order_insert(recovery_t *rec, sent_t *r) noexcept nogil:
 
 cdef bint resize(tcb_t *tcb, uint32_t capacity) noexcept nogil:
     """Move the records into an array of another capacity, at the places their numbers have there."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef sent_t *new
     cdef uint32_t i, n, place
     if capacity > RECORDS_MAX:
@@ -104,8 +106,58 @@ cdef inline uint32_t moved(const recovery_t *rec, uint32_t place, uint32_t capac
     return (rec.sent_first + ((place - rec.sent_first) & (rec.sent_capacity - 1))) & (capacity - 1)
 
 
+cdef bint recovery_reserve(tcb_t *tcb) noexcept nogil:
+    """What recovery needs while something is in flight; a stock of them waits, so that each small exchange costs no malloc."""
+    cdef tcp_t *tcp = tcb.tcp
+    cdef recovery_t *rec = tcp.spare
+    if tcb.rec != &tcp.idle:
+        return True
+    if rec != NULL:
+        tcp.spare = rec.spare
+        tcp.spare_count -= 1
+    else:
+        rec = <recovery_t *> malloc(sizeof(recovery_t))
+        if rec == NULL:
+            return False
+    memset(rec, 0, sizeof(recovery_t))
+    rec.order_first = NONE
+    rec.order_last = NONE
+    rec.high_seq = tcb.snd_una
+    rec.usage_seq = tcb.snd_una
+    tcb.rec = rec
+    return True
+
+
+cdef void recovery_release(tcb_t *tcb) noexcept nogil:
+    """Nothing is in flight: it goes back."""
+    cdef tcp_t *tcp = tcb.tcp
+    if tcb.rec == &tcp.idle or tcb.rec == NULL:
+        return
+    if tcb.rec.sent != NULL:
+        pool_put(tcp, <uint8_t *> tcb.rec.sent, tcb.rec.sent_capacity * <uint32_t> sizeof(sent_t))
+    if tcp.spare_count < SPARES:
+        tcb.rec.spare = tcp.spare
+        tcp.spare = tcb.rec
+        tcp.spare_count += 1
+    else:
+        free(tcb.rec)
+    tcb.rec = &tcp.idle
+
+
+cdef void recovery_free_spares(tcp_t *tcp) noexcept nogil:
+    cdef recovery_t *rec
+    while tcp.spare != NULL:
+        rec = tcp.spare
+        tcp.spare = rec.spare
+        free(rec)
+    tcp.spare_count = 0
+
+
 cdef bint scoreboard_reserve(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec
+    if not recovery_reserve(tcb):
+        return False
+    rec = tcb.rec
     if rec.sent_count < rec.sent_capacity:
         return True
     if rec.sent == NULL:
@@ -120,7 +172,7 @@ cdef bint scoreboard_reserve(tcb_t *tcb) noexcept nogil:
 
 
 cdef sent_t *scoreboard_append(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef sent_t *r = sent_at(tcb, rec.sent_count)
     if rec.sent_count == 0:                  # a flight begins
         rec.first_sent_ns = tcb.tcp.now_ns
@@ -141,14 +193,14 @@ cdef inline void stamp(tcb_t *tcb, sent_t *r) noexcept nogil:
     r.delivered = tcb.cc.delivered
     r.delivered_ns = tcb.rec.delivered_ns
     r.first_sent_ns = tcb.rec.first_sent_ns
-    r.lost = tcb.rec.lost_ever
+    r.lost = tcb.hist.lost_ever
     r.flags &= ~<uint8_t> (SENT_APP_LIMITED)
-    if tcb.rec.app_limited:
+    if tcb.hist.app_limited:
         r.flags |= SENT_APP_LIMITED
 
 
 cdef void scoreboard_again(tcb_t *tcb, sent_t *r) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if not r.flags & SENT_AGAIN:
         r.flags |= SENT_AGAIN
         rec.again += r.end - r.start
@@ -180,7 +232,7 @@ cdef inline void forget_lost(tcb_t *tcb, sent_t *r) noexcept nogil:
 
 
 cdef void scoreboard_pop(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef sent_t *r = sent_at(tcb, 0)
     forget_lost(tcb, r)
     forget_again(tcb, r)
@@ -199,7 +251,7 @@ cdef void scoreboard_pop(tcb_t *tcb) noexcept nogil:
 
 
 cdef void scoreboard_trim(tcb_t *tcb, uint32_t una) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef sent_t *r = sent_at(tcb, 0)
     cdef uint32_t n = una - r.start
     if r.flags & SENT_LOST:
@@ -209,24 +261,6 @@ cdef void scoreboard_trim(tcb_t *tcb, uint32_t una) noexcept nogil:
     if r.flags & SENT_SACKED:
         rec.sacked -= n
     r.start = una
-
-
-cdef void scoreboard_clear(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
-    if rec.sent != NULL:
-        pool_put(tcb.tcp, <uint8_t *> rec.sent, rec.sent_capacity * <uint32_t> sizeof(sent_t))
-    rec.sent = NULL
-    rec.sent_capacity = 0
-    rec.sent_count = 0
-    rec.sacked = 0
-    rec.lost = 0
-    rec.again = 0
-    rec.sacked_out = 0
-    rec.lost_out = 0
-    rec.again_out = 0
-    rec.waiting = 0
-    rec.order_first = NONE
-    rec.order_last = NONE
 
 
 cdef uint32_t scoreboard_find(const tcb_t *tcb, uint32_t seq) noexcept nogil:
@@ -241,7 +275,7 @@ cdef uint32_t scoreboard_find(const tcb_t *tcb, uint32_t seq) noexcept nogil:
 
 
 cdef sent_t *scoreboard_next_lost(tcb_t *tcb) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef sent_t *r
     if rec.waiting == 0:
         return NULL
@@ -255,7 +289,7 @@ cdef sent_t *scoreboard_next_lost(tcb_t *tcb) noexcept nogil:
 
 cdef void mark_lost(tcb_t *tcb, sent_t *r) noexcept nogil:
     """Neither it nor its retransmission, if there was one, is in the network any more."""
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     cdef uint32_t number
     if r.flags & SENT_SACKED:
         return
@@ -263,14 +297,14 @@ cdef void mark_lost(tcb_t *tcb, sent_t *r) noexcept nogil:
         r.flags |= SENT_LOST
         rec.lost += r.end - r.start
         rec.lost_out += 1
-        rec.lost_ever += r.end - r.start
+        tcb.hist.lost_ever += r.end - r.start
         if r.flags & SENT_AGAIN:
             rec.again -= r.end - r.start
             rec.again_out -= 1
             r.flags &= ~<uint8_t> SENT_AGAIN
         rec.waiting += 1
     elif r.flags & SENT_AGAIN:
-        rec.lost_ever += r.end - r.start
+        tcb.hist.lost_ever += r.end - r.start
         forget_again(tcb, r)
     order_remove(rec, r)
     number = rec.sent_first + ((place_of(rec, r) - rec.sent_first) & (rec.sent_capacity - 1))
@@ -279,7 +313,7 @@ cdef void mark_lost(tcb_t *tcb, sent_t *r) noexcept nogil:
 
 
 cdef void mark_sacked(tcb_t *tcb, sent_t *r) noexcept nogil:
-    cdef recovery_t *rec = &tcb.rec
+    cdef recovery_t *rec = tcb.rec
     if r.flags & SENT_LOST:                   # else a retransmission of it may still be in flight
         forget_again(tcb, r)
     forget_lost(tcb, r)
@@ -294,7 +328,7 @@ cdef void unmark_sacked(tcb_t *tcb, sent_t *r) noexcept nogil:
         r.flags &= ~<uint8_t> SENT_SACKED
         tcb.rec.sacked -= r.end - r.start
         tcb.rec.sacked_out -= 1
-        order_insert(&tcb.rec, r)
+        order_insert(tcb.rec, r)
 
 
 cdef void unmark_all_lost(tcb_t *tcb) noexcept nogil:
@@ -306,13 +340,13 @@ cdef void unmark_all_lost(tcb_t *tcb) noexcept nogil:
         r = sent_at(tcb, i)
         if r.flags & SENT_LOST:
             forget_lost(tcb, r)
-            order_insert(&tcb.rec, r)
+            order_insert(tcb.rec, r)
 
 
 cdef bint scoreboard_cut(tcb_t *tcb, uint32_t limit) noexcept nogil:
     """Segments became smaller: what is longer falls into pieces, each with the fate of the whole. Once, not per record."""
-    cdef recovery_t *rec = &tcb.rec
-    cdef recovery_t old = tcb.rec
+    cdef recovery_t *rec = tcb.rec
+    cdef recovery_t old = tcb.rec[0]
     cdef uint32_t i, pieces = 0, length, capacity, n = 0, start
     cdef sent_t *r
     cdef sent_t *new

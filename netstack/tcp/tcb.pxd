@@ -121,6 +121,19 @@ cdef struct sent_t:
     uint8_t flags                # SENT_*
 
 
+cdef struct history_t:
+    # What a connection has learnt about its path: all that is left of recovery while nothing is in flight.
+    uint32_t reordering          # segments a duplicate may be early by
+    uint32_t reordering_seen
+    uint32_t dsack_seen          # segments the peer says it got twice
+    uint64_t lost_ever           # bytes
+    uint64_t app_limited         # congestion_t.delivered up to which samples are limited by the application; 0: none
+    uint64_t rack_delivered      # when the reordering window was last widened
+    int64_t min_rtt_at_ns
+    uint8_t rack_steps
+    uint8_t rack_persist
+
+
 cdef struct recovery_t:
     # What is in flight, what of it is believed to have left the network, and what is done about it (tcp/scoreboard,
     # tcp/recovery, tcp/rack).
@@ -149,23 +162,14 @@ cdef struct recovery_t:
     uint32_t prr_delivered
     uint32_t prr_out
     uint32_t probe_high          # snd_nxt when a tail loss probe went out
-    uint32_t reordering          # segments a duplicate may be early by
-    uint32_t reordering_seen
-    uint32_t dsack_seen          # segments the peer says it got twice
     uint32_t largest_flight      # bytes, in the window that ends at usage_seq
     uint32_t usage_seq
     range_t seen[4]              # the last blocks: what lies in them has been looked at
-    uint64_t lost_ever           # bytes
-    uint64_t app_limited         # congestion_t.delivered up to which samples are limited by the application; 0: none
-    uint64_t rack_delivered      # when the reordering window was last widened
     int64_t rack_sent_ns         # of the segment sent last among those that have arrived
     int64_t rack_rtt_ns
     int64_t delivered_ns
     int64_t first_sent_ns
-    int64_t min_rtt_at_ns
     uint32_t rack_end
-    uint8_t rack_steps
-    uint8_t rack_persist
     uint8_t rack_advanced
     uint8_t rack_dsack
     uint8_t state                # CA_*
@@ -175,7 +179,8 @@ cdef struct recovery_t:
     uint8_t new_first            # F-RTO: new data goes before retransmissions
     uint8_t undo                 # undo_marker stands
     uint8_t cwnd_limited
-    uint8_t reneging
+    recovery_t *spare            # next of those that wait to be used again
+
 
 cdef enum:                       # congestion_ops_t.flags
     CC_OWNS_CWND = 1             # the algorithm sets cwnd in recovery too: no proportional rate reduction over it (BBR)
@@ -331,7 +336,8 @@ cdef struct tcb_t:
     uint32_t cc_prior_cwnd       # before the last reduction; 0: nothing to undo
     uint32_t cc_prior_ssthresh
     uint64_t max_pacing_rate     # SO_MAX_PACING_RATE, bytes per second; 0: none
-    recovery_t rec
+    recovery_t *rec              # tcp_t.idle while nothing is in flight and nothing to be remembered
+    history_t hist
     uint32_t snd_small           # end of the last segment sent that was not full: what Nagle waits for
     uint32_t iss
     uint32_t irs
@@ -493,6 +499,9 @@ cdef struct tcp_t:
     uint64_t secret[2]           # SipHash key: hash tables, ISNs, ports, timestamp offsets
     uint64_t random[2]           # state of the generator
     uint32_t tcb_count
+    recovery_t idle              # of connections with nothing in flight; never written
+    recovery_t *spare
+    uint32_t spare_count
     uint32_t orphans             # closed by the application, finishing alone
     uint64_t buffer_bytes        # in buffers of connections
     int64_t relieved_ns          # when memory was last looked for

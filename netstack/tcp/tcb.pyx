@@ -6,6 +6,7 @@ from libc.string cimport memset
 from netstack.sock cimport SOCK_TCP
 from netstack.tcp.buffers cimport buffers_free
 from netstack.tcp.congestion.controller cimport congestion_stop
+from netstack.tcp.scoreboard cimport recovery_release
 from netstack.tcp.timers cimport timer_remove
 
 
@@ -73,8 +74,9 @@ cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
     tcb.keepalive_interval_s = <unsigned short> tcp.config.keepalive_intvl_s
     tcb.keepalive_count = <unsigned char> tcp.config.keepalive_probes
     tcb.route_interface = 255
-    tcb.rec.reordering = tcp.config.reordering
-    tcb.rec.rack_steps = 1
+    tcb.rec = &tcp.idle
+    tcb.hist.reordering = tcp.config.reordering
+    tcb.hist.rack_steps = 1
     tcb.notsent_lowat = tcp.config.notsent_lowat
     tcb.fin_timeout_ms = tcp.config.fin_timeout_ms
     tcp.tcb_count += 1
@@ -84,6 +86,7 @@ cdef void tcb_clear(tcb_t *tcb) noexcept nogil:
     """Give back everything the connection holds; lists it may still be in are the caller's to leave."""
     congestion_stop(tcb)
     timer_remove(tcb)
+    recovery_release(tcb)
     buffers_free(tcb)
     tcb.rtx_deadline = 0
     tcb.ack_deadline = 0
