@@ -698,6 +698,24 @@ cdef class Driver:
             stop(d)
         reporting_close(&d.reporting)
 
+    def start_trace(self, records=65536):
+        """As `netstack.stack.Stack.start_trace`, under the lock."""
+        with nogil:
+            park_lock(&self.d.lock)
+        try:
+            self.stack.start_trace(records)
+        finally:
+            driver_unlock(&self.d)
+
+    def stop_trace(self):
+        """As `netstack.stack.Stack.stop_trace`, under the lock."""
+        with nogil:
+            park_lock(&self.d.lock)
+        try:
+            return self.stack.stop_trace()
+        finally:
+            driver_unlock(&self.d)
+
     def close_sockets(self):
         """Close every socket that programs still hold: threads that wait on one get EBADF."""
         cdef driver_t *d = &self.d

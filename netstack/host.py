@@ -7,6 +7,7 @@ import ipaddress
 import socket as _kernel
 import weakref
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from netstack.config import StackConfig
 from netstack.driver import Driver
@@ -15,6 +16,9 @@ from netstack.resolver import Resolver
 from netstack.socket import socket
 from netstack.stack import Stack
 from netstack.stacks import close_report, open_report
+
+if TYPE_CHECKING:
+    from netstack.trace import Trace
 
 _Socket = socket   # in annotations of Host, whose method has the name
 
@@ -167,6 +171,14 @@ class Host:
     def counters(self) -> dict[str, int]:
         """What happened so far: the stack's counts, and who drove it (``segments_by_caller``, ...)."""
         return {**self.stack.counters(), **self.driver.counters()}
+
+    def start_trace(self, records: int = 65536) -> None:
+        """Record what connections do, with cwnd and the rest; see `netstack.stack.Stack.start_trace`."""
+        self.driver.start_trace(records)
+
+    def stop_trace(self) -> Trace:
+        """End the trace and give it: ``host.stop_trace().save("x.trace")``, which ``netstack plot`` draws."""
+        return self.driver.stop_trace()
 
     @property
     def closed(self) -> bool:

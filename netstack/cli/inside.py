@@ -13,29 +13,31 @@ VARIABLE = "NETSTACK_RUN"        # settings for the Python programs below, JSON
 def begin() -> None:
     """Patch ``socket``; the process joins the router when it makes its first IP socket.
 
-    The address asked for, and the names of the capture and counter files, are for the first process: those that it
-    starts get addresses of the router's choice and files of their own.
+    The address asked for, and the names of the capture, counter and trace files, are for the first process: those
+    that it starts get addresses of the router's choice and files of their own.
     """
     from netstack.patching import patch
 
     settings = json.loads(os.environ[VARIABLE])
     address = settings.pop("address", None)
-    pcap, stats = settings.get("pcap"), settings.get("stats")
+    pcap, stats, trace = settings.get("pcap"), settings.get("stats"), settings.get("trace")
     if settings.pop("first", False) is False:
-        pcap, stats = pcap and f"{pcap}.{os.getpid()}", stats and f"{stats}.{os.getpid()}"
+        pcap, stats, trace = (name and f"{name}.{os.getpid()}" for name in (pcap, stats, trace))
     os.environ[VARIABLE] = json.dumps(settings)
-    patch(_Chooser(address, settings.get("mtu"), pcap, stats))
+    patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace))
 
 
 class _Chooser:
     """Gives the host of this process, made on first use; a forked child gets its own."""
 
-    def __init__(self, address: str | None, mtu: int | None, pcap: str | None, stats: str | None) -> None:
+    def __init__(self, address: str | None, mtu: int | None, pcap: str | None, stats: str | None,
+                 trace: str | None = None) -> None:
         self._wanted = (address, pcap)
         self._mtu = mtu
         self._host = None
         self._lock = threading.Lock()
         self._stats = stats
+        self._trace = trace
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
@@ -45,6 +47,7 @@ class _Chooser:
             address, pcap = self._wanted
             self._wanted = (None, pcap and f"{pcap}.{os.getpid()}")
             self._stats = self._stats and f"{self._stats}.{os.getpid()}"
+            self._trace = self._trace and f"{self._trace}.{os.getpid()}"
 
     def __call__(self):
         host = self._host
@@ -68,7 +71,14 @@ class _Chooser:
         host = attach(address=address, mtu=self._mtu, wrap=wrap)
         if self._stats:
             atexit.register(self._write_stats)         # before the host closes: it was made later
+        if self._trace:
+            host.start_trace()
+            atexit.register(self._write_trace)
         return host
+
+    def _write_trace(self) -> None:
+        if self._host is not None and self._trace:
+            self._host.stop_trace().save(self._trace)
 
     def _write_stats(self) -> None:
         if self._host is not None and self._stats:

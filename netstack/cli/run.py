@@ -50,12 +50,13 @@ def _failure(text: str, code: int) -> click.ClickException:
 
 
 def environment(router: dict[str, str], address: str | None, mtu: int | None,
-                pcap: str | None, stats: str | None) -> dict[str, str]:
+                pcap: str | None, stats: str | None, trace: str | None = None) -> dict[str, str]:
     """The program's environment: every Python below it finds its router (``router``) and the startup
     module."""
     pcap = os.path.abspath(pcap) if pcap else None
     stats = os.path.abspath(stats) if stats else None
-    settings = {"first": True, "address": address, "mtu": mtu, "pcap": pcap, "stats": stats}
+    trace = os.path.abspath(trace) if trace else None
+    settings = {"first": True, "address": address, "mtu": mtu, "pcap": pcap, "stats": stats, "trace": trace}
     out = dict(os.environ)
     out[VARIABLE] = json.dumps({k: v for k, v in settings.items() if v is not None})
     out.update(router)
@@ -86,8 +87,10 @@ def run_beside(command: list[str], env: dict[str, str]) -> int:
 @click.option("--mtu", type=click.IntRange(68, 65535), metavar="N", help="Largest packet in bytes.")
 @click.option("--pcap", type=click.Path(dir_okay=False), metavar="FILE", help="Write a capture (pcapng).")
 @click.option("--stats", type=click.Path(dir_okay=False), metavar="FILE", help="At the end, write the counters (JSON).")
+@click.option("--trace", type=click.Path(dir_okay=False), metavar="FILE",
+              help="At the end, write what connections did, for netstack plot.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(name, address, mtu, pcap, stats, program) -> None:
+def command(name, address, mtu, pcap, stats, trace, program) -> None:
     """Run PROGRAM with a TCP/IP stack of its own.
 
     PROGRAM is a Python script, -m MODULE, -c CODE, or any program that is written in Python. It needs no
@@ -106,7 +109,7 @@ def command(name, address, mtu, pcap, stats, program) -> None:
     except NoRouterError:
         pass
     else:
-        env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats)
+        env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats, trace)
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(command[0], command, env)
@@ -116,7 +119,7 @@ def command(name, address, mtu, pcap, stats, program) -> None:
     with Router() as router:
         print(f"netstack run: no router named {name!r} is running: this program has a private one",
               file=sys.stderr, flush=True)
-        code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats))
+        code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats, trace))
     if code < 0:
         # End as the program did, for whoever waits for us.
         signal.signal(-code, signal.SIG_DFL)

@@ -9,6 +9,7 @@ from netstack.ip.interface cimport interface_t
 from netstack.ip.route cimport route_table_t
 from netstack.link.link cimport Link, link_t
 from netstack.sock cimport event_list_t, sock_t
+from netstack.stack.tracing cimport trace_t
 from netstack.tcp.output cimport plan_t
 from netstack.tcp.tcb cimport tcb_t, tcp_t
 
@@ -31,6 +32,7 @@ cdef struct stack_t:
     uint32_t sock_count
     uint32_t sock_capacity
     uint32_t next_sock_id
+    trace_t *trace               # what connections do is recorded there; NULL: it is not
 
 
 # One pass: input from every link (at most budget frames each), timers due, output, flush. 1 when input is left.

@@ -27,6 +27,7 @@ from netstack.sock cimport (
     EVENT_ERR, EVENT_IN, EVENT_OUT, SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SOCK_PING, SOCK_TCP,
     SOCK_UDP, sock_event,
 )
+from netstack.stack.tracing cimport trace_received, trace_sent
 from netstack.tcp.accounting cimport account_limits
 from netstack.tcp.buffers cimport pool_free, send_forget
 from netstack.tcp.congestion.controller cimport congestion_default
@@ -101,6 +102,7 @@ cdef void stack_destroy(stack_t *stack) noexcept nogil:
     timers_free(&stack.tcp)
     recovery_free_spares(&stack.tcp)
     pool_free(&stack.tcp)
+    free(stack.trace)
     free(stack.tcp.scratch)
     free(stack.tcp.bare)
     for i in range(stack.interface_count):
@@ -358,6 +360,8 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     if tcb != NULL and tcb.rport == seg.sport and tcb.lport == seg.dport and \
             address_equal(&tcb.remote, &seg.src) and address_equal(&tcb.local, &seg.dst):
         reason = segment_arrives(tcb, &seg)
+        if stack.trace != NULL:
+            trace_received(stack.trace, tcb, &seg)
         if NETSTACK_CHECKED:
             check_invariants(tcb)
         return reason
@@ -366,6 +370,8 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     if p != NULL and not is_tw(p):
         stack.last_tcb = <tcb_t *> p
         reason = segment_arrives(<tcb_t *> p, &seg)
+        if stack.trace != NULL:
+            trace_received(stack.trace, <tcb_t *> p, &seg)
         if NETSTACK_CHECKED:
             check_invariants(<tcb_t *> p)
         return reason
@@ -596,6 +602,8 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
         memcpy(out.ip, header, header_length)
     interface_commit(&out, stack.tcp.now_ns)
     on_sent(tcb, plan)
+    if stack.trace != NULL:
+        trace_sent(stack.trace, tcb, plan)
     return CLAIM_OK
 
 

@@ -30,6 +30,7 @@ from netstack.stack.sockets cimport (
     sock_accept, sock_bind, sock_close, sock_connect, sock_getsockopt, sock_listen, sock_local, sock_open, sock_poll,
     sock_recv, sock_recvfrom, sock_remote, sock_send, sock_sendto, sock_setsockopt, sock_shutdown, stack_lingering,
 )
+from netstack.stack.tracing cimport trace_bytes, trace_new, trace_t
 from netstack.tcp.tcb cimport tcb_t
 
 from netstack.config import StackConfig
@@ -302,6 +303,36 @@ cdef class Stack:
             out.append(SocketInfo.parse((<const char *> &r)[:sizeof(r)]))
             tw = tw.next
         return out
+
+    def start_trace(self, records=65536):
+        """Record from here on what connections send and receive, with their cwnd, ssthresh and round-trip time.
+
+        Parameters
+        ----------
+        records : int
+            How many events to keep, 112 bytes each; the oldest go first.
+        """
+        cdef trace_t *trace
+        if not 0 < records < 1 << 31:
+            raise ValueError(f"records {records}: keep at least one")
+        trace = trace_new(records)
+        if trace == NULL:
+            raise MemoryError(f"no memory for {records} trace records")
+        free(self.c.trace)
+        self.c.trace = trace
+
+    def stop_trace(self):
+        """End the trace: a `netstack.trace.Trace`, empty when none was begun."""
+        from netstack.trace import Trace
+
+        cdef trace_t *trace = self.c.trace
+        self.c.trace = NULL
+        if trace == NULL:
+            return Trace(b"")
+        try:
+            return Trace(trace_bytes(trace), trace.count - trace.capacity if trace.count > trace.capacity else 0)
+        finally:
+            free(trace)
 
     @property
     def socket_count(self):

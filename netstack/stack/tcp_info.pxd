@@ -85,6 +85,7 @@ cdef struct tcp_info_t:
 
 
 cdef uint8_t linux_state(uint8_t state) noexcept nogil   # numbers of include/net/tcp_states.h
+cdef uint8_t ca_state(const tcb_t *tcb) noexcept nogil    # TCP_CA_*
 cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info) noexcept nogil
 cdef uint32_t cc_info_fill(const tcb_t *tcb, uint8_t *out) noexcept nogil        # bytes of CC_INFO_BYTES; 0: nothing to say
 cdef void meminfo_fill(const sock_t *sock, uint32_t *words) noexcept nogil

@@ -17,13 +17,6 @@ from netstack.tcp.tcb cimport (
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
 
-cdef enum:                       # ca_state
-    CA_OPEN = 0
-    CA_DISORDER = 1
-    CA_CWR = 2
-    CA_RECOVERY = 3
-    CA_LOSS = 4
-
 cdef enum:                       # options
     OPT_TIMESTAMPS = 1
     OPT_SACK = 2
@@ -32,7 +25,6 @@ cdef enum:                       # options
 cdef enum:
     INFINITE_SSTHRESH = 0x7fffffff
     MSS_DEFAULT = 536            # RFC 9293 section 3.7.1
-    REORDERING = 3               # segments: RFC 5681's threshold
 
 
 cdef uint8_t linux_state(uint8_t state) noexcept nogil:
@@ -72,10 +64,6 @@ cdef inline uint32_t milliseconds_since(int64_t then, int64_t now) noexcept nogi
     return clamp(<uint64_t> ((now - then) // NS_PER_MS)) if then and now > then else 0
 
 
-cdef inline uint32_t segments(uint64_t n_bytes, uint32_t mss) noexcept nogil:
-    return clamp((n_bytes + mss - 1) // mss) if mss else 0
-
-
 cdef uint8_t ca_state(const tcb_t *tcb) noexcept nogil:
     return tcb.rec.state
 
@@ -92,7 +80,7 @@ cdef void fill_sender(const tcb_t *tcb, tcp_info_t *info) noexcept nogil:
         info.retransmits = tcb.retries
         info.probes = tcb.keepalive_probes
     info.snd_mss = mss
-    info.unacked = segments(flight, mss)
+    info.unacked = tcb.rec.sent_count if tcb.state >= ESTABLISHED else flight
     info.snd_ssthresh = INFINITE_SSTHRESH
     if tcb.cc.ssthresh < <uint32_t> 1 << 30:
         info.snd_ssthresh = tcb.cc.ssthresh // (tcb.cc.mss if tcb.cc.mss else 1)
@@ -118,7 +106,7 @@ cdef void fill_sender(const tcb_t *tcb, tcp_info_t *info) noexcept nogil:
     info.data_segs_out = tcb.counts.data_segments_out
     if tcb.snd_len and seq_gt(data_end(tcb), tcb.snd_nxt):
         info.notsent_bytes = data_end(tcb) - tcb.snd_nxt
-    info.delivered = segments(tcb.cc.delivered, mss) + (0 if tcb.state == SYN_SENT else 1) + (1 if fin_acked else 0)
+    info.delivered = tcb.counts.segments_acked + tcb.rec.sacked_out + (0 if tcb.state == SYN_SENT else 1)
     info.rwnd_limited = limited_ns(tcb, LIMIT_RWND) // 1000
     info.sndbuf_limited = limited_ns(tcb, LIMIT_SNDBUF) // 1000
     info.busy_time = limited_ns(tcb, LIMIT_BUSY) // 1000 + info.rwnd_limited + info.sndbuf_limited
@@ -150,7 +138,7 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
     memset(info, 0, sizeof(tcp_info_t))
     info.state = linux_state(tcb.state)
     info.pacing_rate = tcb.cc.pacing_rate if tcb.cc.pacing_rate else ~<uint64_t> 0
-    info.max_pacing_rate = ~<uint64_t> 0
+    info.max_pacing_rate = tcb.max_pacing_rate if tcb.max_pacing_rate else ~<uint64_t> 0
     info.reordering = tcb.hist.reordering
     info.snd_cwnd = tcb.cc.cwnd // tcb.cc.mss if tcb.cc.mss else tcb.tcp.config.initial_cwnd_segments
     if tcb.state == LISTEN:                            # as Linux: the accept queue, and its limit

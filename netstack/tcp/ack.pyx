@@ -262,6 +262,7 @@ cdef void take_cumulative(tcb_t *tcb, uint32_t ack, ack_t *a) noexcept nogil:
             rack_delivered(tcb, r)
         note_delivery(tcb, r, a)
         scoreboard_pop(tcb)
+    tcb.counts.segments_acked += a.segments
     if data:
         send_acknowledged(tcb, data)
     tcb.snd_una = ack

@@ -262,6 +262,7 @@ cdef struct counts_t:
     uint32_t data_segments_in
     uint32_t data_segments_out
     uint32_t largest_in          # payload of the largest segment received
+    uint32_t segments_acked      # of ours, cumulatively
     uint32_t out_of_order        # segments received beyond a gap
     uint32_t timeouts
     uint32_t timeout_episodes    # runs of them

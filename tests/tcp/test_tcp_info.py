@@ -218,6 +218,50 @@ def test_retransmissions_and_timeouts_are_counted():
     assert s.sock.tcp_info().total_rto_time == info.total_rto_time
 
 
+def test_the_scoreboard_is_told_in_segments():
+    """Ten out, the fourth to the sixth selectively acknowledged: three before them are lost, and sent again."""
+    s = active(mss=1000, sack_permitted=True)
+    s.sock.send(bytes(10_000))
+    s.flow.receive_all()
+    info = s.sock.tcp_info()
+    assert (info.unacked, info.sacked, info.lost, info.retrans, info.ca_state) == (10, 0, 0, 0, 0)
+    for end in (4001, 5001, 6001):
+        s.pure_ack(1, sack=((3001, end),))
+    again = [p for p in s.flow.receive_all() if p.payload]
+    info = s.sock.tcp_info()
+    assert info.unacked == 10 and info.sacked == 3 and info.lost == 3 and info.ca_state == 3
+    assert info.retrans == info.total_retrans == len(again) >= 1
+    assert info.delivered == 4                           # the SYN and what was selectively acknowledged
+    s.pure_ack(10_001)
+    info = s.sock.tcp_info()
+    assert (info.unacked, info.sacked, info.lost, info.retrans, info.delivered) == (0, 0, 0, 0, 11)
+
+
+def test_the_scoreboard_adds_up_all_the_way():
+    """At every step of a lossy transfer; and every segment is delivered once."""
+    pair = Pair(seed=21, loss=0.05, reorder=0.02, delay="10ms")
+    sockets = pair.connect()
+    sender = sockets[0]
+    sender.send(bytes(200_000))
+    seen = set()
+
+    def done():
+        info = sender.tcp_info()
+        assert info.sacked + info.lost <= info.unacked and info.retrans <= info.unacked
+        assert info.delivered <= info.data_segs_out + 1 and info.bytes_acked <= 200_001
+        seen.add(info.ca_state)
+        with contextlib.suppress(BlockingIOError):
+            while sockets[1].recv(1 << 16):
+                pass
+        return info.bytes_acked == 200_001
+
+    pair.run("10min", condition=done)
+    info = sender.tcp_info()
+    assert (info.unacked, info.sacked, info.lost, info.retrans) == (0, 0, 0, 0)
+    assert info.delivered == 1 + info.data_segs_out - info.total_retrans and info.total_retrans > 0
+    assert info.delivery_rate > 0 and 20_000 <= info.min_rtt < 40_000 and 3 in seen
+
+
 def test_the_persist_timer_counts_probes_and_not_retransmissions():
     s = active(window=0)
     s.sock.send(bytes(10))
