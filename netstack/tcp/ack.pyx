@@ -148,7 +148,7 @@ cdef bint take_dsack(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nogil:
 cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
     """Blocks within SND.UNA .. SND.NXT (security row D9), each record once. A record counts when all of it is covered."""
     cdef recovery_t *rec = tcb.rec
-    cdef uint32_t i, k, start, end
+    cdef uint32_t i, k, start, end, first
     cdef bint duplicate = take_dsack(tcb, seg, a)
     for k in range(seg.sack_count):
         start = seg.sack[k].start
@@ -168,8 +168,9 @@ cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
         for i in range(4):                            # blocks mostly grow: what the last acknowledgement told is known
             if rec.seen[i].start != rec.seen[i].end and seq_ge(rec.seen[i].start, start) and \
                     seq_le(rec.seen[i].end, end):
-                take_block(tcb, start, rec.seen[i].start, False, a)
-                start = rec.seen[i].end
+                first = whole(tcb, rec.seen[i].start, True)
+                take_block(tcb, start, first if seq_lt(first, end) else end, False, a)
+                start = whole(tcb, rec.seen[i].end, False)
                 break
         take_block(tcb, start, end, False, a)
     for k in range(4):
@@ -182,6 +183,14 @@ cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
         check_reordering(tcb, a.reordered)
 
 
+cdef uint32_t whole(const tcb_t *tcb, uint32_t seq, bint up) noexcept nogil:
+    """The end (up) or start of the record that *seq* cuts in two; itself when it cuts none."""
+    cdef uint32_t i = scoreboard_find(tcb, seq)
+    if i >= tcb.rec.sent_count or not seq_lt(sent_at(tcb, i).start, seq):
+        return seq
+    return sent_at(tcb, i).end if up else sent_at(tcb, i).start
+
+
 cdef void take_block(tcb_t *tcb, uint32_t start, uint32_t end, bint duplicate, ack_t *a) noexcept nogil:
     cdef recovery_t *rec = tcb.rec
     cdef sent_t *r
@@ -192,6 +201,7 @@ cdef void take_block(tcb_t *tcb, uint32_t start, uint32_t end, bint duplicate, a
     while i < rec.sent_count:
         r = sent_at(tcb, i)
         i += 1
+        tcb.tcp.counters.tcp_sack_steps += 1
         if seq_gt(r.end, end):
             break
         if seq_lt(r.start, start):

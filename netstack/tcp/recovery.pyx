@@ -18,7 +18,7 @@ from netstack.tcp.rack cimport (
 )
 from netstack.tcp.rtt cimport rto_backoff
 from netstack.tcp.scoreboard cimport (
-    in_flight, mark_lost, scoreboard_cut, sent_at, unmark_all_lost, unmark_sacked,
+    in_flight, mark_lost, scoreboard_cut, scoreboard_find, sent_at, unmark_all_lost, unmark_sacked,
 )
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
@@ -88,12 +88,12 @@ cdef void set_emulated(tcb_t *tcb, uint32_t segments) noexcept nogil:
 
 
 cdef void add_duplicate(tcb_t *tcb) noexcept nogil:
-    """One more duplicate; never so many that no hole is left."""
+    """One more duplicate; never so many that no hole is left, nor, in recovery, more than were out when the loss was seen:
+    invented ones must not keep us sending (RFC 5681 section 5, security row D11)."""
     cdef recovery_t *rec = tcb.rec
     cdef uint32_t holes = rec.lost_out if rec.lost_out else 1
-    if holes > rec.sent_count:
-        holes = rec.sent_count
-    if rec.sacked_out + 1 + holes > rec.sent_count:
+    cdef uint32_t most = scoreboard_find(tcb, rec.high_seq) if rec.state >= CA_RECOVERY else rec.sent_count
+    if rec.sacked_out + 1 + holes > most:
         return
     set_emulated(tcb, rec.sacked_out + 1)
     tcb.cc.delivered += tcb.cc.mss

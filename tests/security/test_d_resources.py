@@ -79,7 +79,7 @@ def listening_with(peer):
     ("FIN_WAIT_2", 60), ("TIME_WAIT", 60), ("FIN_WAIT_1", None), ("CLOSING", None), ("LAST_ACK", None), ("SYN_RCVD", 63),
 ])
 def test_d5_what_a_vanished_peer_leaves_is_freed_at_the_set_time(state, seconds):
-    """60 s for FIN-WAIT-2 and TIME-WAIT; where something is unacknowledged, R2 of an orphan (RFC 9293 3.8.3)."""
+    """60 s for FIN-WAIT-2 and TIME-WAIT; where data is outstanding, R2 of an orphan (RFC 9293, 3.8.3)."""
     s = reach(state)
     begin = s.peer.clock.now_ns
     s.sock.close()
@@ -185,7 +185,7 @@ def weak_hash(sport, dport):
 
 
 def test_d13_names_chosen_to_collide_do_not():
-    """Names that fall into one bucket of an unkeyed hash: the keyed table's probe lengths stay those of random names."""
+    """Names that share a bucket of an unkeyed hash: the keyed table's probe lengths stay those of random names."""
     n = scale(100_000, 10_000)
     stack = Stack(addresses=A, seed=13)
     chosen, plain = [], []
