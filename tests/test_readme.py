@@ -34,7 +34,7 @@ def test_shell_commands_of_use_it_run(tmp_path):
     env = {**os.environ, "NETSTACK_ROUTER": f"readme-{os.getpid()}", "PYTHONPATH": str(ROOT),
            "NETSTACK_RUNTIME_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     netstack = [sys.executable, "-m", "netstack"]
-    router_line, server_line, client_line, ping_line, ps_line = blocks("sh")[2].strip().splitlines()
+    router_line, server_line, client_line, ping_line, ps_line, ss_line = blocks("sh")[2].strip().splitlines()
     assert router_line.startswith("netstack router &") and server_line.startswith("netstack run ")
     (tmp_path / "netstack").write_text(f"#!/bin/sh\nexec {' '.join(netstack)} \"$@\"\n")
     (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} \"$@\"\n")
@@ -58,6 +58,7 @@ def test_shell_commands_of_use_it_run(tmp_path):
         wait_until(ps_line, "10.77.0.2")
         wait_until(client_line, "200")
         wait_until(ping_line, "4 answered, 0 % lost")
+        assert "LISTEN" in wait_until(ss_line, ":8000")
     finally:
         for process in reversed(running):
             process.terminate()
