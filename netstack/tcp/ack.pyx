@@ -170,7 +170,9 @@ cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
                     seq_le(rec.seen[i].end, end):
                 first = whole(tcb, rec.seen[i].start, True)
                 take_block(tcb, start, first if seq_lt(first, end) else end, False, a)
-                start = whole(tcb, rec.seen[i].end, False)
+                first = whole(tcb, rec.seen[i].end, False)
+                if seq_gt(first, start):
+                    start = first
                 break
         take_block(tcb, start, end, False, a)
     for k in range(4):

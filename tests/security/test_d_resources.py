@@ -76,7 +76,8 @@ def listening_with(peer):
 
 
 @pytest.mark.parametrize("state, seconds", [
-    ("FIN_WAIT_2", 60), ("TIME_WAIT", 60), ("FIN_WAIT_1", None), ("CLOSING", None), ("LAST_ACK", None), ("SYN_RCVD", 63),
+    ("FIN_WAIT_2", 60), ("TIME_WAIT", 60), ("FIN_WAIT_1", None), ("CLOSING", None), ("LAST_ACK", None),
+    ("SYN_RCVD", 63),
 ])
 def test_d5_what_a_vanished_peer_leaves_is_freed_at_the_set_time(state, seconds):
     """60 s for FIN-WAIT-2 and TIME-WAIT; where data is outstanding, R2 of an orphan (RFC 9293, 3.8.3)."""

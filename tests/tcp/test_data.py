@@ -101,7 +101,7 @@ def quiet_passive(**options):
 
 
 def test_each_gap_is_reported_though_segments_come_in_one_pass():
-    """RFC 5681 section 4.2, RFC 2018 section 4: an acknowledgement hides nothing that the one before would have said."""
+    """RFC 5681 section 4.2, RFC 2018 section 4: an acknowledgement hides nothing the one before would have said."""
     s = quiet_passive(sack_permitted=True)
     acks = in_one_pass(s, 11, 31, 51, 71, 91)
     assert [ack for ack, _ in acks] == [1] * 5
