@@ -493,6 +493,24 @@ cdef uint32_t retry_limit(const tcb_t *tcb) noexcept nogil:
     return tcb.tcp.config.retries2
 
 
+cdef inline int64_t unanswered_since(const tcb_t *tcb) noexcept nogil:
+    """As Linux: the first retransmission of what is not acknowledged; of a closed window, the peer's last word."""
+    if tcb.flags & TF_PERSIST or tcb.state < ESTABLISHED:
+        return tcb.last_receive_ns
+    return tcb.rec.again_ns if tcb.rec.again_ns else tcb.tcp.now_ns
+
+
+cdef void clamp_to_user_timeout(tcb_t *tcb) noexcept nogil:
+    """RFC 5482: the connection ends when the time is over, not at the RTO after it."""
+    cdef int64_t end
+    if tcb.user_timeout_ms == 0:
+        return
+    end = unanswered_since(tcb) + <int64_t> tcb.user_timeout_ms * NS_PER_MS
+    if tcb.rtx_deadline > end:
+        tcb.rtx_deadline = end if end > tcb.tcp.now_ns else tcb.tcp.now_ns + NS_PER_MS
+        timer_update(tcb)
+
+
 cdef void on_tail_probe_timer(tcb_t *tcb) noexcept nogil:
     """RFC 8985 section 7.3: one probe at a time; the RTO runs behind it."""
     if not tcb.rec.probing and tcb.rec.sent_count:
@@ -513,8 +531,8 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
     if tcb.retries >= retry_limit(tcb):
         give_up(tcb)
         return
-    if tcb.user_timeout_ms and tcb.retries and \
-            tcb.tcp.now_ns - tcb.last_receive_ns >= <int64_t> tcb.user_timeout_ms * NS_PER_MS:
+    if tcb.user_timeout_ms and tcb.retries and tcb.tcp.now_ns - unanswered_since(tcb) >= \
+            <int64_t> tcb.user_timeout_ms * NS_PER_MS:
         give_up(tcb)
         return
     if tcb.flags & TF_PERSIST and tcb.snd_wnd:
@@ -539,6 +557,7 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
         if tcb.retries >= tcb.tcp.config.retries1:
             mtu_black_hole(tcb)
         recovery_on_timeout(tcb)
+        clamp_to_user_timeout(tcb)
     else:
         return
     tcb.retries += 1

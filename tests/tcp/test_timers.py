@@ -264,6 +264,22 @@ def test_unacknowledged_data_is_judged_by_its_own_timer():
     assert all(p.payload for p in s.flow.receive_all())
 
 
+@pytest.mark.parametrize("milliseconds", [500, 3000, 10_000])
+def test_user_timeout_ends_the_connection_when_it_is_over(milliseconds):
+    """RFC 5482, counted as Linux does: from the first retransmission, and not rounded up to the next RTO."""
+    s = reach("ESTABLISHED")
+    s.sock.setsockopt(SOL_TCP, TCP_USER_TIMEOUT, milliseconds)
+    s.sock.send(b"x")
+    s.flow.receive_all()
+    begin = s.peer.clock.now_ns
+    while s.state == "ESTABLISHED":
+        s.peer.advance("10ms")
+        assert s.peer.clock.now_ns - begin < 60 * S
+    first = s.flow.receive_all()[0].t_ns
+    assert abs(s.peer.clock.now_ns - first - milliseconds * MS) <= 20 * MS
+    assert s.sock.getsockopt(SOL_SOCKET, SO_ERROR) == errno.ETIMEDOUT
+
+
 def test_user_timeout_gives_up_early():
     """RFC 5482."""
     s = passive()
