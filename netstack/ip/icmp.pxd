@@ -30,6 +30,8 @@ cdef struct icmp_message_t:
 # dropped, which the caller counts; icmp_in and icmp_out are counted here. What comes out is an echo reply (type 0), or
 # an error (is_error) whose embedded packet has one of the interface's addresses as source.
 cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *out) noexcept nogil
+# The same for ICMPv6 (RFC 4443): errors only, named by ICMP's numbers (type 3; code 4 is "packet too big").
+cdef DropReason icmp6_input(packet_in_t *packet, icmp_message_t *out) noexcept nogil
 # Destination unreachable (type 3) about a received packet; keeps silent where RFC 1122 says so; rate limited.
 cdef void icmp_send_unreachable(packet_in_t *about, uint8_t code, int64_t now_ns) noexcept nogil
 # Echo request from a ping socket; 0 or a CLAIM_* number.

@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from netstack.address cimport address_from_v4, address_v4
+from netstack.address cimport address_from_v4, address_is_v4, address_v4
 from netstack.counters cimport (
     DROP_ICMP_CHECKSUM, DROP_ICMP_EMBEDDED, DROP_ICMP_LENGTH, DROP_ICMP_RATE, DROP_ICMP_TYPE, DROP_IP_NO_ROUTE,
     DROP_LINK_MALFORMED, DROP_NEIGHBOR_UNREACHABLE, DROP_NO_MEMORY, DROP_NONE, DROP_TX_FULL, drop,
@@ -16,11 +16,12 @@ from netstack.ip.interface cimport (
 )
 from netstack.link.link cimport frame_t
 from netstack.wire.byte_order cimport load_be16, load_be32, load_native32
-from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold
+from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold, checksum_pseudo_ipv6
 from netstack.wire.icmp cimport (
     ICMP_CODES_UNREACHABLE, ICMP_CODE_FRAGMENTATION, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HEADER,
     ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, icmp_t, parse_icmp, write_icmp,
 )
+from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, ipv6_t, parse_ipv6
 from netstack.wire.ipv4 cimport (
     IPV4_HEADER, IPV4_OFFSET_MASK, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, ipv4_source_is_martian, write_ipv4,
 )
@@ -96,7 +97,7 @@ cdef bint take_token(interface_t *ifc, int64_t now_ns) noexcept nogil:
 cdef bint may_answer(const packet_in_t *packet) noexcept nogil:
     """RFC 1122 section 3.2.2: no error about ICMP errors, broadcasts, or packets whose source is no single host."""
     cdef uint8_t type
-    if packet.broadcast:
+    if packet.broadcast or not address_is_v4(&packet.src):
         return False
     if not packet.interface.loopback and ipv4_source_is_martian(address_v4(&packet.src)):
         return False
@@ -181,8 +182,8 @@ cdef DropReason answer_echo(packet_in_t *packet, const icmp_t *icmp, const uint8
 
 
 cdef DropReason private_copy(packet_in_t *packet, const icmp_t *icmp, const uint8_t *payload,
-                             uint32_t length) noexcept nogil:
-    """The message in the interface's own memory, its sum verified over exactly those bytes."""
+                             uint32_t length, uint32_t pseudo_sum) noexcept nogil:
+    """The message in the interface's own memory, its sum verified over exactly those bytes (and ICMPv6's pseudo header)."""
     cdef interface_t *ifc = packet.interface
     cdef uint32_t need = ICMP_HEADER + length
     cdef uint32_t payload_sum
@@ -195,7 +196,7 @@ cdef DropReason private_copy(packet_in_t *packet, const icmp_t *icmp, const uint
         ifc.scratch_size = (need + SCRATCH_STEP - 1) // SCRATCH_STEP * SCRATCH_STEP
     checksum_and_copy(ifc.scratch, packet.header + packet.header_length, ICMP_HEADER)
     payload_sum = checksum_and_copy(ifc.scratch + ICMP_HEADER, payload, length)
-    if checksum_fold(<uint64_t> icmp.header_sum + payload_sum) != 0xffff:
+    if checksum_fold(<uint64_t> icmp.header_sum + payload_sum + pseudo_sum) != 0xffff:
         return DROP_ICMP_CHECKSUM
     return DROP_NONE
 
@@ -260,7 +261,7 @@ cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *
         return DROP_ICMP_TYPE
     if packet.broadcast:
         return DROP_ICMP_TYPE
-    reason = private_copy(packet, &icmp, payload, length)
+    reason = private_copy(packet, &icmp, payload, length, 0)
     if reason != DROP_NONE:
         return reason
     out.payload = packet.interface.scratch + ICMP_HEADER
@@ -273,3 +274,62 @@ cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *
     if icmp.type == ICMP_UNREACHABLE and icmp.code == ICMP_CODE_FRAGMENTATION:
         out.mtu = icmp.sequence
     return read_embedded(packet, out)
+
+
+# ---- ICMPv6 ----------------------------------------------------------------
+
+cdef DropReason read_embedded6(packet_in_t *packet, icmp_message_t *out) noexcept nogil:
+    """As `read_embedded`: an IPv6 header of ours and 8 bytes of TCP or UDP behind it."""
+    cdef ipv6_t ip
+    cdef const uint8_t *p = out.payload
+    if out.payload_length < IPV6_HEADER + EMBEDDED_TRANSPORT:
+        return DROP_ICMP_LENGTH
+    if parse_ipv6(p, IPV6_HEADER + 65535, &ip) != DROP_NONE or ip.total_length < IPV6_HEADER + EMBEDDED_TRANSPORT:
+        return DROP_ICMP_EMBEDDED
+    if not interface_has_address(packet.interface, &ip.src) and not packet.interface.loopback:
+        return DROP_ICMP_EMBEDDED
+    if ip.next_header != PROTOCOL_TCP and ip.next_header != PROTOCOL_UDP:
+        return DROP_ICMP_EMBEDDED
+    out.embedded_src = ip.src
+    out.embedded_dst = ip.dst
+    out.embedded_protocol = ip.next_header
+    p += IPV6_HEADER
+    out.embedded_sport = load_be16(p)
+    out.embedded_dport = load_be16(p + 2)
+    if ip.next_header == PROTOCOL_TCP:
+        out.embedded_seq = load_be32(p + 4)
+    return DROP_NONE
+
+
+cdef DropReason icmp6_input(packet_in_t *packet, icmp_message_t *out) noexcept nogil:
+    cdef const uint8_t *payload
+    cdef uint32_t length
+    cdef icmp_t icmp
+    cdef DropReason reason
+    packet.interface.counters.icmp_in += 1
+    memset(out, 0, sizeof(icmp_message_t))
+    if packet.length - packet.header_length < ICMP_HEADER:
+        return DROP_ICMP_LENGTH
+    if not packet_payload(packet, ICMP_HEADER, &payload, &length):
+        return DROP_LINK_MALFORMED
+    parse_icmp(packet.header + packet.header_length, ICMP_HEADER, &icmp)
+    if icmp.type < 1 or icmp.type > 4 or packet.broadcast:
+        return DROP_ICMP_TYPE
+    reason = private_copy(
+        packet, &icmp, payload, length,
+        checksum_pseudo_ipv6(<const uint8_t *> &packet.src, <const uint8_t *> &packet.dst, PROTOCOL_ICMPV6,
+                             packet.length - packet.header_length))
+    if reason != DROP_NONE:
+        return reason
+    out.payload = packet.interface.scratch + ICMP_HEADER
+    out.payload_length = length
+    out.is_error = 1
+    out.type = ICMP_UNREACHABLE
+    if icmp.type == 1:                   # destination unreachable: 4 is the port, the others are ways
+        out.code = 3 if icmp.code == 4 else (0 if icmp.code == 0 else 1)
+    elif icmp.type == 2:
+        out.code = ICMP_CODE_FRAGMENTATION
+        out.mtu = load_be32(packet.interface.scratch + 4)
+    else:
+        out.type = ICMP_TIME_EXCEEDED if icmp.type == 3 else ICMP_PARAMETER_PROBLEM
+    return read_embedded6(packet, out)

@@ -25,6 +25,7 @@ from netstack.wire.ethernet cimport (
     ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV4, ethernet_is_group, ethernet_t, parse_ethernet, write_ethernet,
 )
 from netstack.wire.ipv4 cimport IPV4_HEADER, ipv4_source_is_martian, ipv4_t, parse_ipv4_header
+from netstack.wire.ipv6 cimport IPV6_HEADER, ipv6_t, parse_ipv6
 
 cdef enum:
     CONSUMED = 255               # packet_in_t.protocol of a frame that is nothing for a transport
@@ -186,6 +187,37 @@ cdef DropReason check_addresses(interface_t *ifc, const ipv4_t *ip, packet_in_t 
     return DROP_IP_DESTINATION
 
 
+cdef DropReason ipv6_input(interface_t *ifc, const frame_t *frame, uint32_t n, uint32_t available,
+                           packet_in_t *out) noexcept nogil:
+    """An IPv6 packet of n copied bytes. The source is a host's, and not ours; the destination is ours, or multicast."""
+    cdef ipv6_t ip
+    cdef DropReason reason
+    if frame.body_length and n < IPV6_HEADER:
+        return DROP_LINK_MALFORMED
+    reason = parse_ipv6(out.header, available, &ip)
+    if reason != DROP_NONE:
+        return reason
+    if ifc.loopback:
+        out.broadcast |= (<const uint8_t *> &ip.dst)[0] == 0xff
+    else:
+        if (<const uint8_t *> &ip.src)[0] == 0xff or ip.src.hi == 0 or index_of(ifc, &ip.src) >= 0:
+            return DROP_IP_SOURCE        # multicast, unspecified, loopback or IPv4 in disguise, or our own
+        if (<const uint8_t *> &ip.dst)[0] == 0xff:
+            out.broadcast = 1
+        elif address_is_v4(&ip.dst) or index_of(ifc, &ip.dst) < 0:
+            return DROP_IP_DESTINATION
+    out.header_bytes = n if n < ip.total_length else ip.total_length
+    out.header_length = IPV6_HEADER
+    out.length = ip.total_length
+    out.protocol = ip.next_header
+    out.ttl = ip.hop_limit
+    out.tos = ip.traffic_class
+    out.src = ip.src
+    out.dst = ip.dst
+    ifc.counters.ip_delivered += 1
+    return DROP_NONE
+
+
 cdef inline void copy_header(uint8_t *to, const uint8_t *p, uint32_t n) noexcept nogil:
     """At most HEADER_COPY bytes as moves of fixed size; where they overlap the later one wins, and only `to` is read."""
     if n >= 64:
@@ -228,6 +260,8 @@ cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t 
     copy_header(out.header, p, n)
     if n < IPV4_HEADER:
         return DROP_LINK_MALFORMED if frame.body_length else DROP_IP_HEADER_LENGTH
+    if out.header[0] >> 4 == 6 and ifc.media != MEDIA_ETHERNET:
+        return ipv6_input(ifc, frame, n, available, out)
     if out.header[0] >> 4 != 4:
         return classify(out.header, n)
     if frame.body_length and <uint32_t> (out.header[0] & 15) << 2 > n:
@@ -289,6 +323,8 @@ cdef int ethernet_claim(interface_t *ifc, const address_t *next_hop, uint32_t he
     cdef neighbor_t *n = NULL
     cdef uint8_t *head
     cdef int found
+    if not address_is_v4(next_hop):
+        return CLAIM_UNREACHABLE         # no neighbour discovery on this link
     if b[0] >> 4 == 14:          # RFC 1112 section 6.4
         mac[0] = 0x01
         mac[1] = 0x00

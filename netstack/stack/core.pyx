@@ -15,7 +15,7 @@ from netstack.demux cimport (
     as_tw, demux_datagram, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove,
     demux_time_wait, demux_tw_remove, demux_tw_restart, demux_unbind, is_tw, tw_t,
 )
-from netstack.ip.icmp cimport icmp_input, icmp_message_t, icmp_send_unreachable
+from netstack.ip.icmp cimport icmp6_input, icmp_input, icmp_message_t, icmp_send_unreachable
 from netstack.ip.interface cimport (
     CLAIM_DROPPED, CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_advance, interface_claim, interface_commit,
     interface_flush, interface_free, interface_has_address, interface_init, interface_input, interface_next_deadline,
@@ -24,7 +24,7 @@ from netstack.ip.interface cimport (
 from netstack.ip.route cimport route_free, route_init, route_lookup
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, frame_t
 from netstack.sock cimport (
-    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SOCK_PING, SOCK_TCP,
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_PING, SOCK_TCP,
     SOCK_UDP, sock_event,
 )
 from netstack.stack.tracing cimport trace_received, trace_sent
@@ -51,7 +51,8 @@ from netstack.udp.endpoint cimport udp_deliver, udp_endpoint_free, udp_endpoint_
 from netstack.wire.checksum cimport (
     checksum_combine, checksum_fold, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
 )
-from netstack.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
+from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
+from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
 from netstack.wire.tcp cimport parse_tcp, tcp_header_t
 from netstack.wire.udp cimport parse_udp, udp_partial, udp_t
 
@@ -59,7 +60,7 @@ cdef enum:
     BATCH = 32                   # frames taken from a link at a time
     PROTOCOL_CONSUMED = 255      # what interface_input says of a frame it answered itself
     OUTPUT_BURST = 64            # segments of one connection before the next has its turn
-    HEADERS_MAX = 80             # IPv4 header and the longest TCP header
+    HEADERS_MAX = 100            # IPv6 header and the longest TCP header
 
 
 # --- life -------------------------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ cdef tcb_t *on_spawn(void *context, tcb_t *listener, const segment_t *seg) noexc
     child.lport = seg.dport
     child.rport = seg.sport
     child.hash = demux_hash(&stack.tcp, &child.local, &child.remote, child.lport, child.rport)
-    child.sock.flags = (listener.sock.flags & (SF_KEEPALIVE | SF_REUSEADDR)) | SF_ORPHAN
+    child.sock.flags = (listener.sock.flags & (SF_KEEPALIVE | SF_REUSEADDR | SF_V6)) | SF_ORPHAN
     child.flags = listener.flags & INHERITED_FLAGS
     child.snd_wanted = listener.snd_wanted
     child.rcv_wanted = listener.rcv_wanted
@@ -214,7 +215,7 @@ cdef tcb_t *on_spawn(void *context, tcb_t *listener, const segment_t *seg) noexc
     child.ttl = listener.ttl
     child.tos = listener.tos
     child.user_mss = listener.user_mss
-    child.modes = listener.modes & (TM_SNDBUF_SET | TM_RCVBUF_SET)
+    child.modes |= listener.modes & (TM_SNDBUF_SET | TM_RCVBUF_SET)
     child.notsent_lowat = listener.notsent_lowat
     child.fin_timeout_ms = listener.fin_timeout_ms
     child.window_clamp = listener.window_clamp
@@ -399,6 +400,8 @@ cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexce
             listener = demux_listener(&stack.demux, &seg.dst, seg.dport)
             if listener != NULL:
                 return reincarnate(stack, listener, tw, seg)
+    if not seg.flags & (ACK | SYN):
+        return DROP_TCP_FLAGS                          # fifth: "if the ACK bit is off, drop the segment"
     if seg.flags & FIN and seg.seq + seg.length + 1 == tw.rcv_nxt:
         demux_tw_restart(&stack.demux, tw, tcp.now_ns + <int64_t> tcp.config.time_wait_ms * NS_PER_MS)
     if (seg.length or seg.flags & (SYN | FIN) or seg.seq != tw.rcv_nxt) and tcp.bare_count < MAX_BARE:
@@ -439,6 +442,8 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     cdef udp_endpoint_t *ep
     cdef int64_t partial
     cdef DropReason reason
+    if not address_is_v4(&packet.dst):
+        return DROP_IP_PROTOCOL                        # datagrams are IPv4's
     stack.tcp.counters.udp_in += 1
     if packet.header_bytes < packet.header_length + 8 or not packet_payload(packet, 8, &payload, &length):
         return DROP_LINK_MALFORMED
@@ -469,7 +474,11 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
 cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil:
     cdef icmp_message_t m
     cdef udp_endpoint_t *ep
-    cdef DropReason reason = icmp_input(packet, stack.tcp.now_ns, &m)
+    cdef DropReason reason
+    if packet.protocol == PROTOCOL_ICMPV6:
+        reason = icmp6_input(packet, &m)
+    else:
+        reason = icmp_input(packet, stack.tcp.now_ns, &m)
     if reason != DROP_NONE:
         return reason
     if m.type == 0 and not m.is_error:
@@ -547,7 +556,7 @@ cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) no
             reason = tcp_input(stack, &packet)
         elif packet.protocol == PROTOCOL_UDP:
             reason = udp_input(stack, &packet)
-        elif packet.protocol == PROTOCOL_ICMP:
+        elif packet.protocol == (PROTOCOL_ICMP if address_is_v4(&packet.dst) else PROTOCOL_ICMPV6):
             reason = icmp_arrives(stack, &packet)
         elif packet.protocol != PROTOCOL_CONSUMED:
             icmp_send_unreachable(&packet, 2, stack.tcp.now_ns)
@@ -586,16 +595,21 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
     # Headers are made and summed here and then stored in one go: reading them back out of a line that the other core
     # still owns would wait for it, segment after segment.
     cdef uint8_t header[HEADERS_MAX]
-    cdef uint32_t header_length = 20 + plan.header_length
+    cdef bint v4 = address_is_v4(&tcb.remote)
+    cdef uint32_t ip_length = IPV4_HEADER if v4 else IPV6_HEADER
+    cdef uint32_t header_length = ip_length + plan.header_length
     cdef int r = interface_claim(ifc, &tcb.next_hop, header_length, plan.length, stack.tcp.now_ns, &out)
     if r != CLAIM_OK:
         return r
     if plan.fresh and data != NULL:
-        write_fresh_segment(tcb, plan, header + 20, out.body, data, ifc.link.stream)
+        write_fresh_segment(tcb, plan, header + ip_length, out.body, data, ifc.link.stream)
     else:
-        write_segment(tcb, plan, header + 20, out.body, ifc.link.stream)
-    write_ipv4(header, address_v4(&tcb.local), address_v4(&tcb.remote), 6, header_length + plan.length,
-               tcb.tos, tcb.ttl, 0, True)
+        write_segment(tcb, plan, header + ip_length, out.body, ifc.link.stream)
+    if v4:
+        write_ipv4(header, address_v4(&tcb.local), address_v4(&tcb.remote), PROTOCOL_TCP, header_length + plan.length,
+                   tcb.tos, tcb.ttl, 0, True)
+    else:
+        write_ipv6(header, &tcb.local, &tcb.remote, PROTOCOL_TCP, plan.header_length + plan.length, tcb.tos, tcb.ttl)
     if header_length == 52:
         memcpy(out.ip, header, 52)                     # the usual one: a length the compiler knows
     else:
@@ -640,16 +654,22 @@ cdef void send_bare(stack_t *stack, const bare_t *b) noexcept nogil:
     cdef address_t next_hop
     cdef int i = stack_route(stack, &b.dst, &next_hop), r
     cdef uint32_t n = bare_length(b)
+    cdef bint v4 = address_is_v4(&b.dst)
     if i < 0:
         drop(&stack.tcp.counters, DROP_IP_NO_ROUTE)
         return
-    r = interface_claim(stack.interfaces[i], &next_hop, 20 + n, 0, stack.tcp.now_ns, &out)
+    r = interface_claim(stack.interfaces[i], &next_hop, (IPV4_HEADER if v4 else IPV6_HEADER) + n, 0, stack.tcp.now_ns,
+                        &out)
     if r == CLAIM_FULL:
         drop(&stack.tcp.counters, DROP_TX_FULL)
     if r != CLAIM_OK:
         return
-    write_bare(b, out.ip + 20)
-    write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), 6, 20 + n, 0, 64, 0, True)
+    if v4:
+        write_bare(b, out.ip + IPV4_HEADER)
+        write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), PROTOCOL_TCP, IPV4_HEADER + n, 0, 64, 0, True)
+    else:
+        write_bare(b, out.ip + IPV6_HEADER)
+        write_ipv6(out.ip, &b.src, &b.dst, PROTOCOL_TCP, n, 0, 64)
     interface_commit(&out, stack.tcp.now_ns)
     stack.tcp.counters.tcp_segments_out += 1
 

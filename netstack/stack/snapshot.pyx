@@ -128,6 +128,7 @@ cdef list tcb_fields():
         ("hist.min_rtt_at_ns", <char *> &s.hist.min_rtt_at_ns - base, sizeof(s.hist.min_rtt_at_ns), True),
         ("hist.rack_steps", <char *> &s.hist.rack_steps - base, sizeof(s.hist.rack_steps), False),
         ("hist.rack_persist", <char *> &s.hist.rack_persist - base, sizeof(s.hist.rack_persist), False),
+        ("burst_seq", <char *> &s.burst_seq - base, sizeof(s.burst_seq), False),
         ("snd_small", <char *> &s.snd_small - base, sizeof(s.snd_small), False),
         ("iss", <char *> &s.iss - base, sizeof(s.iss), False),
         ("irs", <char *> &s.irs - base, sizeof(s.irs), False),

@@ -426,6 +426,8 @@ cdef ssize_t sock_sendto(stack_t *stack, sock_t *sock, const uint8_t *data, size
         return -r
     if ep.shutdown & 2:
         return -EPIPE
+    if not address_is_v4(&to.address):
+        return -ENETUNREACH                            # datagrams are IPv4's
     if n > 65507:
         return -EMSGSIZE
     if to.port == 0 and sock.kind == SOCK_UDP:

@@ -31,7 +31,7 @@ from netstack.stack.sockets cimport (
     sock_recv, sock_recvfrom, sock_remote, sock_send, sock_sendto, sock_setsockopt, sock_shutdown, stack_lingering,
 )
 from netstack.stack.tracing cimport trace_bytes, trace_new, trace_t
-from netstack.tcp.tcb cimport tcb_t
+from netstack.tcp.tcb cimport receive_end, tcb_t
 
 from netstack.config import StackConfig
 from netstack.errors import ConfigError
@@ -40,6 +40,8 @@ STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1
           "LAST_ACK", "TIME_WAIT")
 
 cdef enum:
+    SIOCINQ = 0x541b             # linux/sockios.h
+    SIOCOUTQ = 0x5411
     BUDGET = 1024                # frames of one link in one pass
 
 
@@ -184,8 +186,9 @@ cdef class Stack:
             address_parse("0.0.0.0" if "." in settings.gateway else "::", &a)
             route_add(&self.c.routes, &a, 96 if "." in settings.gateway else 0, &gateway, index)
         elif link.link.media != MEDIA_ETHERNET:
-            address_parse("0.0.0.0", &a)               # a point-to-point IP link: everything goes in
-            route_add(&self.c.routes, &a, 96, &a, index)
+            for text in ("0.0.0.0", "::"):             # a point-to-point IP link: everything goes in
+                address_parse(text, &a)
+                route_add(&self.c.routes, &a, 96 if text == "0.0.0.0" else 0, &a, index)
 
     def add_loopback(self):
         """127.0.0.0/8 and our own addresses are delivered inside (called last while the stack is made)."""
@@ -525,6 +528,20 @@ cdef class StackSocket:
         self.sock = NULL
         sock_close(self.stack.c, s)
         drain_events(self.stack)
+
+    def ioctl(self, request):
+        """The number that SIOCINQ (0x541b: bytes to read) or SIOCOUTQ (0x5411: bytes not yet acknowledged) asks for."""
+        cdef sock_t *s = self.live()
+        cdef tcb_t *t = <tcb_t *> s
+        if s.kind != SOCK_TCP:
+            raise OSError(errno.ENOTTY, "only of a TCP socket")
+        if STATES[t.state] == "LISTEN":
+            raise OSError(errno.EINVAL, "not of a listener")
+        if request == SIOCINQ:
+            return receive_end(t) - t.rcv_read
+        if request == SIOCOUTQ:
+            return t.snd_len
+        raise OSError(errno.ENOTTY, "no such request")
 
     def poll(self):
         """Which of poll(2)'s events hold: POLLIN 1, POLLOUT 4, POLLERR 8, POLLHUP 16, POLLRDHUP 0x2000."""

@@ -160,7 +160,11 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
     info.last_ack_recv = milliseconds_since(tcb.last_ack_ns, now)
     if tcb.route_interface < stack.interface_count:
         info.pmtu = tcb.pmtu if tcb.pmtu else stack.interfaces[tcb.route_interface].mtu
-        info.advmss = stack_link_mss(stack, tcb) - (12 if tcb.flags & TF_TS_OK else 0)
+        info.advmss = stack_link_mss(stack, tcb)
+        if tcb.user_mss and tcb.user_mss < info.advmss:
+            info.advmss = tcb.user_mss
+        if tcb.flags & TF_TS_OK:
+            info.advmss -= 12
     fill_sender(tcb, info)
     fill_receiver(tcb, info)
 

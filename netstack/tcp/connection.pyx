@@ -19,7 +19,7 @@ from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
     SYN_SENT, TF_ACCEPTED, TF_ACK_NOW, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_LINGER, TF_OUTPUT,
-    TF_PASSIVE, TF_SACK_OK, TF_SHUT_RD, TF_TS_OK, TF_WS_OK, TIME_WAIT, TM_ORPHAN, TM_URGENT, bare_t, receive_end, want_output,
+    TF_PASSIVE, TF_SACK_OK, TF_SHUT_RD, TF_TS_OK, TF_WS_OK, TIME_WAIT, TM_ORPHAN, TM_RCVBUF_SET, TM_URGENT, bare_t, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_remove, timer_update
 
@@ -32,7 +32,9 @@ cdef uint8_t window_shift(const tcb_t *tcb) noexcept nogil:
     """The smallest shift that lets the 16-bit field say the largest receive buffer (RFC 7323 section 2.3)."""
     cdef uint32_t space = tcb.tcp.config.rmem_max
     cdef uint8_t shift = 0
-    if tcb.rcv_wanted > space:
+    if tcb.modes & TM_RCVBUF_SET:
+        space = tcb.rcv_wanted // 2        # it stays as it was set: twice what was asked for
+    elif tcb.rcv_wanted > space:
         space = tcb.rcv_wanted
     while shift < 14 and (space >> shift) > 65535:
         shift += 1
@@ -161,6 +163,7 @@ cdef void connection_established(tcb_t *tcb) noexcept nogil:
     tcb.state_deadline = 0
     tcb.rtx_nxt = tcb.snd_nxt
     tcb.snd_small = tcb.snd_una
+    tcb.burst_seq = tcb.snd_una
     tcb.tune_seq = tcb.rcv_read
     tcb.tune_ns = tcp.now_ns
     if tcb.sock.flags & SF_KEEPALIVE:
@@ -215,7 +218,9 @@ cdef void connection_abort(tcb_t *tcb, int32_t error, bint reset) noexcept nogil
         b.ack = tcb.rcv_nxt
         b.flags = RST | ACK
         b.wnd = 0
-        b.has_ts = 0
+        b.has_ts = (tcb.flags & TF_TS_OK) != 0
+        b.tsval = timestamp_now(tcb)
+        b.tsecr = tcb.ts_recent
         b.interface = tcb.route_interface
         tcp.counters.tcp_resets_out += 1
     if tcb.state in (SYN_SENT, SYN_RCVD):
@@ -464,10 +469,11 @@ cdef tcb_t *listener_accept(tcb_t *tcb) noexcept nogil:
 
 
 cdef void listener_close(tcb_t *tcb) noexcept nogil:
-    """Children nobody accepted are reset, then the listener is gone."""
+    """Children nobody accepted are reset, then the listener is gone. Handshakes not finished are forgotten, as Linux
+    does: their last ACK meets a closed port."""
     cdef listener_t *listener = tcb.listener
     while listener.children != NULL:
-        connection_abort(listener.children, ECONNRESET, True)
+        connection_abort(listener.children, ECONNRESET, False)
     while listener.accept_first != NULL:
         connection_abort(listener.accept_first, ECONNRESET, True)
     free(listener)

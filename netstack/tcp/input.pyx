@@ -32,7 +32,7 @@ from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, PSH, RST,
     SCRATCH_BYTES, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
     TF_PASSIVE, TF_RTT_TIMING, TF_SACK_OK, TF_SYN_SENT, TF_TS_OK,
-    TF_WANT_WRITE, TIME_WAIT, data_end, receive_end, want_output,
+    TF_WANT_WRITE, TIME_WAIT, TM_RCVBUF_SET, data_end, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold, checksum_partial
@@ -347,10 +347,8 @@ cdef DropReason check_rst(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcb.tcp.counters.tcp_resets_in += 1
     if tcb.state == SYN_RCVD:
         connection_abort(tcb, ECONNREFUSED, False)
-    elif tcb.state == CLOSING or tcb.state == LAST_ACK:
-        connection_finished(tcb)
     else:
-        # As Linux: whoever has read to the end hears of it when it writes.
+        # As Linux: whoever has read to the end hears of it when it writes. A FIN that is not acknowledged may be lost.
         connection_abort(tcb, EPIPE if tcb.state == CLOSE_WAIT else ECONNRESET, False)
     return DROP_NONE
 
@@ -475,6 +473,13 @@ cdef void schedule_ack(tcb_t *tcb, uint32_t n) noexcept nogil:
         tcb.ack_deadline = tcb.tcp.now_ns + <int64_t> tcb.tcp.config.delayed_ack_ms * NS_PER_MS
 
 
+cdef inline void make_room_beyond_gap(tcb_t *tcb, uint32_t held) noexcept nogil:
+    """What waits beyond a gap takes window from what fills it: the buffer grows to twice that, within tcp_rmem."""
+    cdef uint32_t most = tcb.tcp.config.rmem_max
+    if held > tcb.rcv_wanted // 2 and tcb.rcv_wanted < most:
+        tcb.rcv_wanted = 2 * held if 2 * held < most else most
+
+
 cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
     """Seventh: the payload, already verified and private. Trimmed to the window, stored at its place."""
     cdef uint32_t start = seg.seq, end = seg.seq + seg.length, before = tcb.rcv_nxt, edge, last
@@ -517,6 +522,8 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
         if range_insert(tcb, start, end) != 0:
             return DROP_TCP_OOO_LIMIT
         receive_store(tcb, start, data, end - start)
+        if tcb.parent == NULL and tcb.tcp.config.moderate_rcvbuf and not tcb.modes & TM_RCVBUF_SET:
+            make_room_beyond_gap(tcb, last - tcb.rcv_nxt)
         tcb.flags |= TF_ACK_NOW                       # a duplicate ACK, at once (RFC 5681 section 4.2)
         want_output(tcb)
         # One for each such segment as long as the sender may be counting them, and whenever one would hide another;
@@ -555,10 +562,17 @@ cdef void check_fin(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if not tcb.flags & TF_FIN_AHEAD or tcb.rcv_nxt != tcb.fin_seq:
         return
     tcb.flags &= ~TF_FIN_AHEAD
-    tcb.flags |= TF_FIN_RECEIVED | TF_ACK_NOW
+    tcb.flags |= TF_FIN_RECEIVED
     tcb.rcv_nxt += 1
+    tcb.duplicate.start = tcb.duplicate.end           # the end of the stream is here: no need to say what came twice
     sock_event(&tcb.tcp.events, &tcb.sock, EVENT_IN | EVENT_RDHUP)
-    want_output(tcb)
+    if tcb.state == ESTABLISHED and tcb.counts.data_segments_out and not tcb.flags & TF_ACK_NOW:
+        # In a conversation our own FIN is likely to follow, and to carry the acknowledgement.
+        if not tcb.ack_deadline:
+            tcb.ack_deadline = tcb.tcp.now_ns + <int64_t> tcb.tcp.config.delayed_ack_ms * NS_PER_MS
+    else:
+        tcb.flags |= TF_ACK_NOW
+        want_output(tcb)
     if tcb.state == SYN_RCVD or tcb.state == ESTABLISHED:
         tcb.state = CLOSE_WAIT
     elif tcb.state == FIN_WAIT_1:

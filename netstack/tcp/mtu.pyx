@@ -9,10 +9,10 @@ congestion (RFC 4821 sections 7.2 to 7.7).
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
-from netstack.address cimport address_is_v4
+from netstack.address cimport address_equal, address_is_v4
 from netstack.clock cimport NS_PER_S
 from netstack.tcp.seq cimport seq_ge, seq_lt
-from netstack.tcp.tcb cimport CA_OPEN, TF_TS_OK
+from netstack.tcp.tcb cimport CA_OPEN, MAX_PATH_MTUS, TF_TS_OK, path_mtu_t, tcp_t
 
 cdef enum:
     MTU_FLOOR_V4 = 552           # bytes; a smaller report is an attack or a toy (security row C11; Linux's min_pmtu)
@@ -43,7 +43,7 @@ cdef void apply(tcb_t *tcb) noexcept nogil:
 
 
 cdef void mtu_start(tcb_t *tcb) noexcept nogil:
-    cdef uint32_t base = tcb.tcp.config.base_mss
+    cdef uint32_t base = tcb.tcp.config.base_mss, advertised = tcb.cc.mss
     tcb.mss_clamp = tcb.mss
     tcb.pmtu = 0
     tcb.pmtu_until_ns = 0
@@ -52,8 +52,40 @@ cdef void mtu_start(tcb_t *tcb) noexcept nogil:
     tcb.mtu_low = (base if base < tcb.mss_clamp else tcb.mss_clamp) + header_bytes(tcb)
     tcb.mtu_probe_size = 0
     tcb.mtu_probe_ns = tcb.tcp.now_ns
-    if tcb.mtu_probing:
+    recall(tcb)
+    if tcb.mtu_probing or tcb.pmtu:
         apply(tcb)
+        tcb.cc.mss = advertised            # our SYN,ACK says what we can receive, whatever the way there carries
+
+
+cdef void remember(const tcb_t *tcb) noexcept nogil:
+    """For the next connections to that host (RFC 1191 section 3)."""
+    cdef tcp_t *tcp = tcb.tcp
+    cdef path_mtu_t *entry = NULL
+    cdef uint32_t i
+    for i in range(<uint32_t> MAX_PATH_MTUS):
+        if address_equal(&tcp.path_mtus[i].remote, &tcb.remote):
+            entry = &tcp.path_mtus[i]
+    if entry == NULL:
+        entry = &tcp.path_mtus[tcp.path_mtu_next % MAX_PATH_MTUS]
+        tcp.path_mtu_next += 1
+    entry.remote = tcb.remote
+    entry.mtu = tcb.pmtu
+    entry.until_ns = tcb.pmtu_until_ns
+
+
+cdef void recall(tcb_t *tcb) noexcept nogil:
+    cdef path_mtu_t *entry
+    cdef uint32_t i
+    for i in range(<uint32_t> MAX_PATH_MTUS):
+        entry = &tcb.tcp.path_mtus[i]
+        if entry.mtu and entry.mtu < tcb.mtu_high and tcb.tcp.now_ns < entry.until_ns and \
+                address_equal(&entry.remote, &tcb.remote):
+            tcb.pmtu = entry.mtu
+            tcb.pmtu_until_ns = entry.until_ns
+            tcb.mtu_high = entry.mtu
+            if tcb.mtu_low > entry.mtu:
+                tcb.mtu_low = entry.mtu
 
 
 cdef bint mtu_reported(tcb_t *tcb, uint32_t mtu, uint32_t seq) noexcept nogil:
@@ -75,6 +107,7 @@ cdef bint mtu_reported(tcb_t *tcb, uint32_t mtu, uint32_t seq) noexcept nogil:
         tcb.mtu_low = mtu
     tcb.mtu_probe_size = 0
     apply(tcb)
+    remember(tcb)
     tcb.tcp.counters.tcp_pmtu_lowered += 1
     return True
 

@@ -177,6 +177,16 @@ cdef bint plan_forced(tcb_t *tcb, plan_t *plan, uint32_t limit) noexcept nogil:
     return plan_again(tcb, sent_at(tcb, tcb.rec.sent_count - 1), limit, plan)
 
 
+cdef inline bint ends_burst(const tcb_t *tcb, uint32_t end, uint32_t limit, uint32_t room, uint32_t rest) noexcept nogil:
+    """The last whole segment of several that leave together, or of half a window of them, says PSH, as one that a card
+    had cut to size would: the peer need not wait for more. room, rest: what cwnd, and the data, leave for others."""
+    if tcb.last_send_ns != tcb.tcp.now_ns or tcb.burst_seq == tcb.snd_nxt:
+        return False
+    if room < limit or rest < limit:
+        return True
+    return end - tcb.burst_seq + limit > tcb.cc.cwnd // 2 and room >= 2 * limit and rest >= 2 * limit
+
+
 cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     cdef uint32_t limit, used, available, length, seq, room, offered
     cdef recovery_t *rec = tcb.rec
@@ -238,6 +248,9 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
                 plan.fresh = length > available - fresh
                 plan.retransmit = 0
                 plan.flags = ACK
+                if ends_burst(tcb, seq + length, limit, room - length, available - length) or (
+                        offered - length < limit and not all_of_it):
+                    plan.flags |= PSH
                 if all_of_it:
                     plan.flags |= PSH
                     if tcb.flags & TF_FIN_QUEUED and fresh == 0 and length < room:
@@ -367,7 +380,12 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         congestion_sent(tcb, plan.length, in_flight(tcb))
         if tcb.cc.pacing_rate:
             pacing_sent(tcb, plan.length)
-        tcb.quickack = 0                   # a conversation: acknowledgements ride on data from here on
+        if tcb.counts.data_segments_in:
+            tcb.quickack = 0               # a conversation: acknowledgements ride on data from here on
+        if plan.flags & PSH:
+            tcb.burst_seq = plan.seq + plan.length
+        elif tcb.last_send_ns != tcp.now_ns:
+            tcb.burst_seq = plan.seq
         if plan.length < tcb.cc.mss and not plan.retransmit:
             tcb.snd_small = plan.seq + plan.length
     end = plan.seq + occupied

@@ -77,6 +77,7 @@ cdef enum:
     MAX_RANGES = 128             # out-of-order pieces held per connection
     MAX_BARE = 64                # segments of strangers answered in one pass; more are dropped
     SCRATCH_BYTES = 65536
+    MAX_PATH_MTUS = 32
 
 
 cdef struct range_t:
@@ -374,6 +375,7 @@ cdef struct tcb_t:
     address_t next_hop
     uint16_t modes               # TM_*
     uint32_t snd_up              # SND.UP: one past the last urgent byte
+    uint32_t burst_seq           # where the run of segments that leave together begins; see PSH
     uint32_t notsent_lowat       # TCP_NOTSENT_LOWAT: bytes not yet sent at which a writer waits; 0: none
     uint32_t fin_timeout_ms      # TCP_LINGER2
     uint32_t window_clamp        # TCP_WINDOW_CLAMP: the most we advertise; 0: none
@@ -485,6 +487,13 @@ cdef struct tcp_config_t:
     uint32_t port_last
 
 
+cdef struct path_mtu_t:
+    # What a router said of the way to a host.
+    address_t remote
+    int64_t until_ns
+    uint32_t mtu
+
+
 cdef struct tcp_t:
     # What the connections of a stack share. The first member of stack_t.
     int64_t now_ns
@@ -507,6 +516,8 @@ cdef struct tcp_t:
     uint64_t buffer_bytes        # in buffers of connections
     int64_t relieved_ns          # when memory was last looked for
     uint8_t ack_urgent           # an acknowledgement has to leave before the pass goes on: the next would hide what it says
+    path_mtu_t path_mtus[MAX_PATH_MTUS]            # for connections to come; the oldest gives way
+    uint32_t path_mtu_next
     uint8_t *scratch             # 64 KiB: private copy of a payload that is not simply next
     bare_t *bare                 # segments without a connection, to be sent at the end of the pass
     uint32_t bare_count

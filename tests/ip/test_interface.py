@@ -136,7 +136,9 @@ def test_frames_that_are_not_for_ipv4_here(data, reason):
 def test_arp_and_other_versions_on_a_channel():
     arp = bytes.fromhex("0001080006040001") + bytes(20)
     assert InterfaceProbe().input(arp) == (R.DROP_ARP_ON_CHANNEL, None)
-    assert InterfaceProbe().input(b"\x60" + bytes(39)) == (R.DROP_IP_VERSION, None)
+    assert InterfaceProbe().input(b"\x60" + bytes(39)) == (R.DROP_IP_SOURCE, None)
+    assert InterfaceProbe().input(b"\x60" + bytes(38)) == (R.DROP_IP_HEADER_LENGTH, None)
+    assert InterfaceProbe().input(b"\x50" + bytes(39)) == (R.DROP_IP_VERSION, None)
     assert InterfaceProbe().input(bytes(40)) == (R.DROP_IP_VERSION, None)
 
 

@@ -110,16 +110,20 @@ def test_listening_again_changes_the_backlog():
     come_in(peer, 40002)
 
 
-def test_closing_the_listener_resets_everyone_in_its_queues():
+def test_closing_the_listener_resets_whom_nobody_accepted_and_forgets_handshakes():
     peer = new_peer()
     server = listen(peer, backlog=200)
-    flows = [come_in(peer, 40000 + i) for i in range(100)]
-    for i in range(100):
-        flows.append(knock(peer, 41000 + i))
-        flows[-1].expect(is_tcp(flags="SA"))
+    waiting = [come_in(peer, 40000 + i) for i in range(100)]
+    knocking = [knock(peer, 41000 + i) for i in range(100)]
+    for flow in knocking:
+        flow.expect(is_tcp(flags="SA"))
     server.close()
-    for flow in flows:
+    for flow in waiting:
         flow.expect(is_tcp(flags="RA", seq=1))
+    for flow in knocking:
+        flow.expect_nothing()
+        flow.send("A", seq=1, ack=1)
+        flow.expect(is_tcp(flags="R", seq=1))
     assert peer.stack.socket_count == 0 and peer.stack.next_deadline() is None
 
 

@@ -4,11 +4,12 @@ import pytest
 
 from netstack.testing import is_tcp
 
-from .tools import S, passive
+from .tools import SOL_TCP, TCP_QUICKACK, S, passive
 
 
 def stamped(first=1000):
     s = passive(timestamp=(first, 0))
+    s.sock.setsockopt(SOL_TCP, TCP_QUICKACK, 0)
     s.quiet()
     return s
 

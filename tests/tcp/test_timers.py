@@ -28,8 +28,9 @@ from .tools import (
 
 
 def chatting():
-    """Established, and no longer acknowledging at once: the stack has sent data."""
+    """Established, and no longer acknowledging at once; the stack has sent data."""
     s = passive(mss=1000)
+    s.sock.setsockopt(SOL_TCP, TCP_QUICKACK, 0)
     s.sock.send(b"x")
     s.flow.receive_all()
     s.pure_ack(2)
@@ -87,9 +88,32 @@ def test_quickack_is_an_option():
 
 
 def test_a_fin_is_acknowledged_at_once():
-    s = chatting()
+    s = passive()
     s.fin()
     s.flow.expect(is_tcp(flags="A", ack=2))
+
+
+def test_in_a_conversation_the_answer_to_a_fin_waits_for_ours():
+    s = chatting()
+    s.fin()
+    s.flow.expect_nothing()
+    s.peer.advance("40ms")
+    s.flow.expect(is_tcp(flags="A", ack=2))
+    s = chatting()
+    s.fin()
+    s.sock.close()
+    s.flow.expect(is_tcp(flags="FA", ack=2))
+    s.flow.expect_nothing()
+
+
+def test_a_request_does_not_end_quick_acknowledgements():
+    """Of a client that speaks first, as the answer is only beginning."""
+    s = passive(mss=1000)
+    s.sock.send(b"request")
+    s.flow.receive_all()
+    s.pure_ack(8)
+    s.data(bytes(100))
+    s.flow.expect(is_tcp(flags="A", ack=101))
 
 
 # --- Nagle ------------------------------------------------------------------------------------------------------------
@@ -294,6 +318,7 @@ def test_user_timeout_gives_up_early():
 def test_all_timers_live_together_for_ten_hours():
     """Security row E1: each fires at its time, none is left after the close."""
     s = kept()
+    s.sock.setsockopt(SOL_TCP, TCP_QUICKACK, 0)
     s.sock.send(b"x")                                      # retransmission
     s.flow.receive_all()
     s.data(b"y")                                           # delayed acknowledgement

@@ -1,0 +1,117 @@
+"""What programs and peers know of Linux's TCP beyond the RFCs; each was found by a script of packetdrill."""
+
+import errno
+
+import pytest
+
+from netstack.testing import is_tcp
+
+from .test_path_mtu import too_big
+from .tools import SO_ERROR, SOL_SOCKET, listen, new_peer, passive, reach
+
+SIOCINQ, SIOCOUTQ = 0x541B, 0x5411
+
+
+def flags_and_ends(s):
+    return [(p.flags, p.seq + len(p.payload)) for p in s.flow.receive_all() if p.payload]
+
+
+def test_the_last_of_several_segments_that_leave_together_says_push():
+    s = passive(mss=1000)
+    s.sock.send(bytes(30000))
+    sent = flags_and_ends(s)
+    assert [end for _, end in sent] == [1001 + 1000 * i for i in range(10)]
+    assert [end for flags, end in sent if "P" in flags] == [5001, 10001], "each half of the window, and its end"
+    s.pure_ack(1001)
+    assert flags_and_ends(s) == [("A", 11001), ("PA", 12001)]
+
+
+def test_a_segment_that_fills_the_peers_window_says_push():
+    s = passive(mss=1000, window=1000)
+    s.sock.send(bytes(2000))
+    assert flags_and_ends(s) == [("PA", 1001)]
+
+
+def test_an_abort_carries_a_timestamp_where_they_are_in_use():
+    s = passive(timestamp=(700, 0))
+    s.data(bytes(10), timestamp=(701, 0))
+    s.quiet()
+    s.peer.advance("1s")
+    s.sock.close()
+    s.flow.expect(is_tcp(flags="RA", timestamp=lambda t: t is not None and t[1] == 701))
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 1000])
+def test_time_wait_ignores_segments_without_an_acknowledgement(offset):
+    """RFC 9293 section 3.10.7.4: "if the ACK bit is off, drop the segment"."""
+    s = reach("FIN_WAIT_2")
+    s.fin()
+    s.quiet()
+    s.flow.send("F", seq=s.seq + offset)
+    s.flow.expect_nothing()
+    s.flow.send("A", seq=s.seq + 5, ack=s.ack)
+    s.flow.expect(is_tcp(flags="A", ack=s.seq))
+
+
+def test_a_reset_in_last_ack_is_reported():
+    s = reach("LAST_ACK")
+    s.flow.send("R", seq=s.seq)
+    assert s.sock.getsockopt(SOL_SOCKET, SO_ERROR) == errno.ECONNRESET
+
+
+def test_bytes_to_read_and_bytes_not_acknowledged():
+    s = passive(mss=1000)
+    assert (s.sock.ioctl(SIOCINQ), s.sock.ioctl(SIOCOUTQ)) == (0, 0)
+    s.data(bytes(7))
+    s.sock.send(bytes(100))
+    assert (s.sock.ioctl(SIOCINQ), s.sock.ioctl(SIOCOUTQ)) == (7, 100)
+    s.fin()
+    s.pure_ack(61)
+    assert (s.sock.ioctl(SIOCINQ), s.sock.ioctl(SIOCOUTQ)) == (7, 40)
+    with pytest.raises(OSError) as refused:
+        s.sock.ioctl(1)
+    assert refused.value.errno == errno.ENOTTY
+    with pytest.raises(OSError) as refused:
+        s.server.ioctl(SIOCINQ)
+    assert refused.value.errno == errno.EINVAL
+
+
+def test_the_shift_of_a_chosen_receive_buffer_says_that_buffer():
+    for size, shift in ((20000, 0), (256000, 2), (1000000, 4)):
+        peer = new_peer(rmem="4096 131072 6291456")
+        server = listen(peer)
+        server.setsockopt(SOL_SOCKET, 8, size)
+        flow = peer.flow(40000)
+        flow.send("S", mss=1000, window_scale=7)
+        assert flow.receive_all()[0].window_scale == shift
+
+
+def test_what_waits_beyond_a_gap_makes_the_buffer_grow_once_somebody_reads():
+    peer = new_peer(rmem="4096 131072 6291456")
+    server = listen(peer)
+    flow = peer.flow(40000)
+    flow.send("S", mss=1460, window_scale=7)
+    flow.receive_all()
+    flow.send("A", seq=1, ack=1)
+    flow.send("A", seq=2001, ack=1, payload=bytes(60000))
+    child, _ = server.accept()
+    assert child.getsockopt(SOL_SOCKET, 8) == 131072
+    flow.send("A", seq=62001, ack=1, payload=bytes(40000))
+    assert child.getsockopt(SOL_SOCKET, 8) > 131072
+
+
+def test_the_path_mtu_serves_the_next_connection_and_our_synack_says_our_own():
+    """RFC 1191 section 3; RFC 6691: the option is about what we can receive."""
+    peer = new_peer()
+    s = passive(peer, mss=1460)
+    s.sock.send(bytes(1460))
+    assert s.lengths() == [1460]
+    too_big(s, 1, 1200)
+    assert max(s.lengths()) == 1160
+    again = peer.flow(40001)
+    again.connect(mss=1460)
+    s.server.accept()[0].send(bytes(1460))
+    assert [len(p.payload) for p in again.receive_all()] == [1160, 300]
+    flow = peer.flow(40002)
+    flow.send("S", mss=1460)
+    assert flow.receive_all()[0].mss == 1460
