@@ -11,6 +11,21 @@ def _scale():
     return support.scale
 
 
+@pytest.fixture(autouse=True)
+def _traces_are_judged(request):
+    """Every trace of a simulated network runs through the state checker (`netstack.testing.watched`).
+
+    ``@pytest.mark.unwatched`` leaves a test out: one whose stack is made to say what it must not say.
+    """
+    if request.node.get_closest_marker("unwatched"):
+        yield
+        return
+    from netstack.testing.watching import watched
+
+    with watched():
+        yield
+
+
 @pytest.fixture
 def netns():
     """A network namespace of its own, ``lo`` up, gone after the test."""

@@ -91,6 +91,7 @@ cdef void connection_open(tcb_t *tcb, uint32_t link_mss) noexcept nogil:
     tcb.snd_una = tcb.iss
     tcb.snd_nxt = tcb.iss
     tcb.rtx_nxt = tcb.iss
+    tcb.rcv_adv = 0
     tcb.rcv_wscale = window_shift(tcb) if tcp.config.window_scaling else 0
     tcb.mss = link_mss
     tcb.cc.mss = link_mss
@@ -353,8 +354,11 @@ cdef uint16_t receive_window_field(tcb_t *tcb, bint syn) noexcept nogil:
     """The window field, by which ``rcv_adv`` moves: never to the left, and to the right only by enough (RFC 9293 section 3.8.6.2.2)."""
     cdef uint32_t space = receive_space(tcb)
     cdef uint32_t offered, window, step, field
-    if tcb.state == SYN_SENT:
-        return <uint16_t> (space if space < 65535 else 65535)
+    if tcb.state == SYN_SENT:              # nobody is heard yet: rcv_adv is how much, not up to where
+        field = space if space < 65535 else 65535
+        if field > tcb.rcv_adv:
+            tcb.rcv_adv = field
+        return <uint16_t> field
     offered = tcb.rcv_adv - tcb.rcv_nxt if seq_gt(tcb.rcv_adv, tcb.rcv_nxt) else 0
     step = tcb.rcv_wanted // 2
     if tcb.mss < step:

@@ -195,7 +195,7 @@ cdef DropReason syn_sent_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcb.irs = seg.seq
     tcb.rcv_nxt = seg.seq + 1
     tcb.rcv_read = tcb.rcv_nxt
-    tcb.rcv_adv = tcb.rcv_nxt + (tcb.rcv_wanted if tcb.rcv_wanted < 65535 else 65535)
+    tcb.rcv_adv = tcb.rcv_nxt + tcb.rcv_adv           # as our SYN said, whatever became of the buffer since
     tcb.rcv_acked = tcb.rcv_nxt
     tcb.last_receive_ns = tcp.now_ns
     connection_options(tcb, seg, tcb.cc.mss)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     )
     from netstack.testing.recorder import Recorder
     from netstack.testing.scripted_peer import Flow, ScriptedPeer
+    from netstack.testing.state_checker import Segment, StateChecker
     from netstack.testing.streams import Stream
+    from netstack.testing.watching import ProtocolViolation, watched
 
 _MODULES = {
     "ANY": "checkers",
@@ -36,9 +38,12 @@ _MODULES = {
     "Network": "network",
     "Packet": "packets",
     "Pair": "network",
+    "ProtocolViolation": "watching",
     "Recorder": "recorder",
     "ScriptedPeer": "scripted_peer",
+    "Segment": "state_checker",
     "SimulationError": "network",
+    "StateChecker": "state_checker",
     "Stream": "streams",
     "Transfer": "network",
     "VirtualClock": "clock",
@@ -54,6 +59,7 @@ _MODULES = {
     "is_udp": "checkers",
     "parse_packet": "packets",
     "repair": "packets",
+    "watched": "watching",
 }
 
 __all__ = [
@@ -65,9 +71,12 @@ __all__ = [
     "Network",
     "Packet",
     "Pair",
+    "ProtocolViolation",
     "Recorder",
     "ScriptedPeer",
+    "Segment",
     "SimulationError",
+    "StateChecker",
     "Stream",
     "Transfer",
     "VirtualClock",
@@ -83,6 +92,7 @@ __all__ = [
     "is_udp",
     "parse_packet",
     "repair",
+    "watched",
 ]
 
 

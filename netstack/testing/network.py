@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from netstack.config import StackConfig
 from netstack.link.fault_injector import FaultInjector
 from netstack.link.wire import Wire
+from netstack.testing import watching
 from netstack.testing.engine import Engine
 from netstack.testing.recorder import Recorder
 from netstack.testing.streams import DONE, FAILED, NO_REST, NOTHING_DUE, PAUSED, Stream, run_streams
@@ -113,10 +114,13 @@ class Simulation:
     def _add(self, end: Link, config: StackConfig, faults: FaultInjector | None = None) -> Host:
         from netstack.stack import Stack
 
-        log = Recorder(end) if self._log else None
+        watch = watching.current()
+        log = Recorder(end) if self._log or watch is not None else None
         link = log if log is not None else end
         stack = Stack(config, links=[link])
-        host = Host(config, stack, self.engine.add_node(stack, link), link, faults, log)
+        host = Host(config, stack, self.engine.add_node(stack, link), link, faults, log if self._log else None)
+        if watch is not None:
+            watch.record(self, f"{host} of {self}", log)
         self.hosts.append(host)
         return host
 

@@ -57,6 +57,93 @@ cdef void record(tee_t *tee, int direction, const uint8_t *head, uint32_t head_l
     r.count += 1
 
 
+# --- segments, read without the stack's own parsers -------------------------------------------------------------------
+
+cdef inline uint32_t get_u16(const uint8_t *p) noexcept nogil:
+    return <uint32_t> p[0] << 8 | p[1]
+
+
+cdef inline uint32_t get_u32(const uint8_t *p) noexcept nogil:
+    return get_u16(p) << 16 | get_u16(p + 2)
+
+
+cdef uint32_t folded_sum(const uint8_t *p, uint32_t n, uint32_t start) noexcept nogil:
+    """The sum of 16-bit words in memory order, folded to 16 bits: right is 0xffff in either byte order (RFC 1071)."""
+    cdef uint64_t total = start
+    cdef uint32_t i, word, whole = n & ~<uint32_t> 3
+    cdef uint8_t rest[4]
+    for i in range(0, whole, 4):
+        memcpy(&word, p + i, 4)
+        total += word
+    if n & 3:
+        memset(rest, 0, 4)
+        memcpy(rest, p + whole, n & 3)
+        memcpy(&word, rest, 4)
+        total += word
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return <uint32_t> total
+
+
+cdef object read_segment(const uint8_t *p, uint32_t length, int64_t t_ns, bint outgoing):
+    """One packet as a tuple, None when it is no TCP segment or came in damaged."""
+    cdef uint32_t header, total, offset, at, end, size, mss = 0
+    cdef const uint8_t *t
+    cdef uint8_t pseudo[4]
+    cdef bint has_mss = False, sack_ok = False, has_ts = False, fast_open = False, sound
+    cdef int wscale = -1
+    cdef uint32_t tsval = 0, tsecr = 0
+    cdef tuple sack = ()
+    cdef bytes name
+    if p[0] >> 4 != 4 or p[9] != 6:
+        return None
+    header = (p[0] & 15) * 4
+    total = get_u16(p + 2)
+    sound = header >= 20 and header + 20 <= total and total <= length and not get_u16(p + 6) & 0x3fff
+    if sound:
+        t = p + header
+        offset = (t[12] >> 4) * 4
+        size = total - header
+        pseudo[0], pseudo[1], pseudo[2], pseudo[3] = 0, 6, <uint8_t> (size >> 8), <uint8_t> (size & 0xff)
+        sound = 20 <= offset <= size and folded_sum(p, header, 0) == 0xffff and \
+            folded_sum(t, size, folded_sum(p + 12, 8, folded_sum(pseudo, 4, 0))) == 0xffff
+    if not sound:
+        return (t_ns, True, b"", 0, 0, 0, 0, b"", -1, -1, False, -1, 0, (), False, 0, 0, False) if outgoing else None
+    at = 20
+    while at < offset:
+        if t[at] == 0:
+            break
+        if t[at] == 1:
+            at += 1
+            continue
+        if at + 1 >= offset or t[at + 1] < 2 or at + t[at + 1] > offset:
+            break
+        end = at + t[at + 1]
+        if t[at] == 2 and t[at + 1] == 4:
+            has_mss = True
+            mss = get_u16(t + at + 2)
+        elif t[at] == 3 and t[at + 1] == 3:
+            wscale = t[at + 2]
+        elif t[at] == 4 and t[at + 1] == 2:
+            sack_ok = True
+        elif t[at] == 5 and (t[at + 1] - 2) % 8 == 0:
+            sack = tuple([(get_u32(t + k), get_u32(t + k + 4)) for k in range(at + 2, end, 8)])
+        elif t[at] == 8 and t[at + 1] == 10:
+            has_ts = True
+            tsval = get_u32(t + at + 2)
+            tsecr = get_u32(t + at + 6)
+        elif t[at] == 34 or (t[at] == 254 and t[at + 1] >= 4 and get_u16(t + at + 2) == 0xf989):
+            fast_open = True
+        at = end
+    if outgoing:
+        name = p[12:20] + t[:4]
+    else:
+        name = p[16:20] + p[12:16] + t[2:4] + t[:2]
+    return (t_ns, outgoing, name, <int> (t[13] & 0x3f), get_u32(t + 4), get_u32(t + 8), get_u16(t + 14),
+            t[offset:size], <int> mss if has_mss else -1, wscale, sack_ok, <int64_t> tsval if has_ts else -1, tsecr, sack,
+            fast_open, <int> (offset - 20), p[1], True)
+
+
 cdef class Recorder(Wrapper):
     """A link that keeps every frame, both ways, in memory.
 
@@ -120,6 +207,28 @@ cdef class Recorder(Wrapper):
                 out.append(parse_packet(frame[skip:], t, direction))
             except ValueError:
                 continue
+        return out
+
+    def segments(self):
+        """The TCP segments over IPv4, for `netstack.testing.StateChecker`: tuples with the fields of its `Segment`.
+
+        What came in damaged is left out, since the stack must behave as if it had not come; what went out damaged is not
+        ``sound``.
+        """
+        cdef list out = []
+        cdef size_t at = 0
+        cdef logged_t *entry
+        cdef uint32_t skip = 14 if self.link.media == MEDIA_ETHERNET else 0
+        cdef const uint8_t *p
+        while at < self.state.used:
+            entry = <logged_t *> (self.state.log + at)
+            at += sizeof(logged_t) + padded(entry.length)
+            p = <const uint8_t *> (entry + 1)
+            if entry.length < skip + 20 or (skip and (p[12] != 0x08 or p[13] != 0x00)):
+                continue
+            segment = read_segment(p + skip, entry.length - skip, entry.t_ns, entry.direction != TEE_IN)
+            if segment is not None:
+                out.append(segment)
         return out
 
     def clear(self):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from netstack.testing import watching
 from netstack.testing.checkers import Checker, check, is_tcp
 from netstack.testing.clock import VirtualClock
 from netstack.testing.packets import Packet, build_tcp, parse_packet
@@ -47,10 +48,14 @@ class ScriptedPeer:
         self.stack_address = stack_address
         self.clock = clock or VirtualClock()
         self.received: list[Packet] = []          # everything the stack sent and nobody took yet
+        watch = watching.current()
+        self._judge = None if watch is None else watch.judge(f"the stack of {stack_address}")
         self.stack.advance(self.clock.now_ns)
 
     def inject(self, packet: bytes) -> None:
         """Hand raw bytes to the stack now."""
+        self.collect()
+        watching.tell(self._judge, packet, self.clock.now_ns, "in")
         self.stack.input(packet, self.clock.now_ns)
         self.collect()
 
@@ -58,7 +63,9 @@ class ScriptedPeer:
         """Take what the stack has sent; it queues up in `received`."""
         while (output := self.stack.pop_output()) is not None:
             data, t_ns = output
-            self.received.append(parse_packet(bytes(data), t_ns, "out"))
+            packet = parse_packet(bytes(data), t_ns, "out")
+            watching.tell(self._judge, packet, t_ns, "out")
+            self.received.append(packet)
         return self.received
 
     def advance(self, by: int | str) -> None:

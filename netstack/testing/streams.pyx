@@ -241,7 +241,7 @@ cdef class Stream:
         sock = None if self.sock is None else stack.socket_by_id(self.sock.id)
         self.attach(sock, None if self.listening is None else stack.socket_by_id(self.listening.id))
 
-    def give(self, seed, size, peer_seed, peer_size, *, close=True, chunk=CHUNK):
+    def give(self, seed, size, peer_seed=0, peer_size=0, *, close=True, chunk=CHUNK):
         """What to send, and what to expect.
 
         Parameters
@@ -266,6 +266,16 @@ cdef class Stream:
         self.e.wrong_at = 0
         self.e.close_after = 1 if close else 0
         self.e.chunk = chunk
+
+    def pump(self):
+        """Send and read what is possible now. True when something moved."""
+        cdef uint8_t *scratch = <uint8_t *> malloc(2 * CHUNK)
+        if scratch == NULL:
+            raise MemoryError("no memory for a stream")
+        try:
+            return bool(end_pump(&self.e, scratch))
+        finally:
+            free(scratch)
 
     @property
     def sent(self):

@@ -4,7 +4,7 @@ import pytest
 
 from netstack.testing import is_tcp
 
-from .tools import MS, SO_RCVBUF, SOL_SOCKET, S, new_peer, passive, reach
+from .tools import MS, SO_RCVBUF, SOL_SOCKET, S, dial, new_peer, passive, reach
 
 SMALL = {"net.core.rmem_default": 8192, "net.core.rmem_max": 8192}
 
@@ -284,3 +284,12 @@ def test_the_peers_window_on_established_states_only():
     s = reach("CLOSE_WAIT")
     s.pure_ack(1, window=7)
     assert s.sock.info()["snd_wnd"] == 7
+
+
+def test_a_buffer_made_smaller_after_the_syn_takes_nothing_back():
+    """What the SYN offered holds, as any window does (RFC 9293 section 3.8.6)."""
+    s = dial(new_peer())
+    offered = s.flow.expect(is_tcp(flags="S")).window
+    s.sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+    s.flow.send("SA", seq=0, ack=1, mss=1460)
+    assert s.flow.expect(is_tcp(flags="A", ack=1)).window == offered

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from netstack.stack import Stack, StackSocket
-from netstack.testing import Flow, ScriptedPeer, is_tcp
+from netstack.testing import Flow, ScriptedPeer, is_tcp, watching
 
 A, B = "10.0.0.1", "10.0.0.2"          # the stack, the peer
 MS, S = 10**6, 10**9                   # nanoseconds
@@ -165,6 +165,8 @@ class Wire:
                        Stack(addresses=B, seed=seed + 1, mtu=mtu, sysctl=sysctl or {}))
         self.flying: list[tuple[int, int, int, bytes]] = []
         self.sent = 0
+        watch = watching.current()
+        self.judges = [watch.judge(f"stack {name} of wire {seed}") if watch else None for name in (A, B)]
         for stack in self.stacks:
             stack.advance(self.now_ns)
 
@@ -185,6 +187,7 @@ class Wire:
     def collect(self) -> None:
         for i, stack in enumerate(self.stacks):
             while (output := stack.pop_output()) is not None:
+                watching.tell(self.judges[i], bytes(output[0]), output[1], "out")
                 self._launch(1 - i, bytes(output[0]), output[1])
 
     def step(self, until_ns: int = 1 << 62) -> bool:
@@ -198,6 +201,7 @@ class Wire:
         self.now_ns = max(self.now_ns, min(times))
         if self.flying and self.flying[0][0] <= self.now_ns:
             _, _, to, data = heapq.heappop(self.flying)
+            watching.tell(self.judges[to], data, self.now_ns, "in")
             self.stacks[to].input(data, self.now_ns)
         else:
             for stack in self.stacks:
