@@ -1,8 +1,9 @@
 """A judge of TCP traces that shares no code with the stack: what may one end say, given what it has heard? (RFC 9293)
 
-It reads the segments of both directions as one end saw them, in their order, derives that end's states and variables,
-and complains where what the end sent contradicts them. It knows nothing of the application, of lost frames or of memory,
-so it forbids rather than demands: the end may have ignored any segment, but it must never say what it cannot know.
+It reads the segments of both directions as one end saw them, in their order, derives that end's states and variables
+and complains where what the end sent contradicts them. It knows nothing of the application, of lost frames or of
+memory, so it forbids rather than demands: the end may have ignored any segment, but it must never say what it cannot
+know.
 
 Sequence numbers inside are plain integers that count from each side's SYN, as in `netstack.testing.scripted_peer`.
 """
@@ -33,8 +34,8 @@ CLOSE_WAIT, LAST_ACK = "CLOSE_WAIT", "LAST_ACK"
 class Segment(NamedTuple):
     """One TCP segment of a trace, as `netstack.testing.Recorder.segments` gives them (as bare tuples).
 
-    ``connection`` names the four addresses and ports from the point of view of the end that is judged: the same for both
-    directions. ``mss`` and ``wscale`` are -1 where the option is missing, so is ``tsval``.
+    ``connection`` names the four addresses and ports from the point of view of the end that is judged, the same for
+    both directions. ``mss`` and ``wscale`` are -1 where the option is missing, so is ``tsval``.
     """
 
     t_ns: int
@@ -399,7 +400,7 @@ class Connection:
     def say_text(self, seg: Segment, seq: int, end: int) -> None:
         payload = seg[7]
         if len(payload) + seg[15] > self.mss:
-            self.complain(seg, "mss", f"{len(payload)} bytes and {seg[15]} of options, the peer takes {self.mss} (3.7.1)")
+            self.complain(seg, "mss", f"{len(payload)} bytes and {seg[15]} of options, the peer takes {self.mss}")
         if seq > self.nxt:
             self.complain(seg, "gap", f"begins at {seq}, bytes from {self.nxt} were never sent")
             return
@@ -432,7 +433,8 @@ class Connection:
                 self.complain(seg, "window", f"a FIN at {at} (3.8.6)")
             self.fin = at
             self.nxt = at + 1
-            self.state = {ESTABLISHED: FIN_WAIT_1, SYN_RCVD: FIN_WAIT_1, CLOSE_WAIT: LAST_ACK}.get(self.state, self.state)
+            self.state = {ESTABLISHED: FIN_WAIT_1, SYN_RCVD: FIN_WAIT_1, CLOSE_WAIT: LAST_ACK}.get(
+                self.state, self.state)
         elif at != self.fin:
             self.complain(seg, "fin", f"ends the stream at {at}, before at {self.fin}")
 
@@ -530,7 +532,7 @@ class Connection:
                 self.complain(seg, "isn", f"another initial sequence number, before {self.iss}")
         elif self.my_syn[8:11] != seg[8:11] and not (flags & ACK and not self.my_syn[3] & ACK):
             self.complain(seg, "options", "of a SYN that is sent again differ from the first")
-        if self.nxt > 1 if flags & ACK else self.una >= 1:     # a listener may have had no room for that acknowledgement
+        if self.nxt > 1 if flags & ACK else self.una >= 1:     # a listener may have had no room for that answer
             self.complain(seg, "syn", "sent again although it was acknowledged")
         self.my_syn = seg
         if seg[11] >= 0:

@@ -1,7 +1,7 @@
 """Every trace of every simulated network through the state checker: ``with watched(): ...``.
 
-The tests run under it as a whole (``tests/conftest.py``), so a segment that a stack must not send fails the test in which
-it was sent, whatever that test is about.
+The tests run under it as a whole (``tests/conftest.py``), so a segment that a stack must not send fails the test in
+which it was sent, whatever that test is about.
 """
 
 from __future__ import annotations
