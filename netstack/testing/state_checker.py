@@ -173,6 +173,7 @@ class Connection:
         self.ranges = Ranges()                 # beyond
         self.repeats: deque[tuple[int, int]] = deque(maxlen=64)      # what came more than once (RFC 2883)
         self.newest: tuple[int, int] | None = None                   # the last piece that came beyond a gap
+        self.texts = 0                         # segments with data heard since we last spoke
         self.rcv_edge = 0                      # one past what we ever offered
         self.fins: set[int] = set()            # where FINs said that the stream ends
         self.peer_fin: int | None = None       # the one that we acknowledged
@@ -218,6 +219,8 @@ class Connection:
         flags = seg[3]
         self.heard_acks.append(seg[5])
         self.heard_ends.append((seg[4] + len(seg[7]) + (flags & SYN > 0) + (flags & FIN)) & MASK)
+        if self.irs is not None and (seg[7] or flags & FIN):
+            self.hear_again(seg)
         if flags & RST:
             self.hear_reset(seg)
             return
@@ -274,8 +277,16 @@ class Connection:
             elif self.state == LAST_ACK:
                 self.state = CLOSED
 
+    def hear_again(self, seg: Segment) -> None:
+        """What of a segment had been heard before: also one that is refused for another reason may be reported."""
+        start = self.theirs(seg[4]) + (seg[3] & SYN > 0)
+        end = start + len(seg[7]) + (seg[3] & FIN)
+        if start < min(end, self.rcv_nxt):
+            self.repeats.append((start, min(end, self.rcv_nxt)))
+        if end > self.rcv_nxt and self.ranges.starts and self.ranges.overlaps(start, end):
+            self.repeats.append((start, end))
+
     def hear_text(self, seg: Segment, seq: int, end: int, certain: bool, fresh: bool) -> None:
-        before = self.rcv_nxt
         if seg[3] & FIN:                       # takes a number; whether it is the end shows when it is acknowledged
             self.fins.add(end)
             end += 1
@@ -285,17 +296,12 @@ class Connection:
             end = max(self.rcv_edge + 1, seq)
         start = max(seq, self.rcv_nxt)
         self.newest = None
-        if seq < min(end, before):
-            self.repeats.append((seq, min(end, before)))
+        self.texts += 1
         if start < end:
             if start > self.rcv_nxt:
-                if self.ranges.overlaps(start, end):
-                    self.repeats.append((start, end))
                 self.newest = (start, end) if fresh else None
                 self.ranges.add(start, end)
             else:
-                if self.ranges.starts and self.ranges.overlaps(start, end):
-                    self.repeats.append((start, end))
                 self.rcv_nxt = self.ranges.absorb(end) if self.ranges.starts else end
                 if self.owed_since is None and certain and end <= self.rcv_edge and not self.fins and \
                         not self.embryonic and self.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
@@ -357,6 +363,10 @@ class Connection:
     # --- what goes out ----------------------------------------------------------------------------------------------
 
     def say(self, seg: Segment) -> None:
+        self.speak(seg)
+        self.texts = 0
+
+    def speak(self, seg: Segment) -> None:
         flags = seg[3]
         if flags & SYN and flags & (FIN | RST) or flags & FIN and not flags & ACK:
             self.complain(seg, "flags", "a combination that means nothing")
@@ -421,7 +431,7 @@ class Connection:
         if end > self.nxt:
             self.stream += payload[self.nxt - seq:]
             self.nxt = end
-            if not self.answered and end - 1 > INITIAL_SEGMENTS * self.mss:
+            if not self.answered and end - 1 > (INITIAL_SEGMENTS + 1) * self.mss:     # one for a tail loss probe
                 self.complain(seg, "initial window", f"{end - 1} bytes before the first acknowledgement (RFC 6928)")
 
     def say_fin(self, seg: Segment, at: int) -> None:
@@ -485,7 +495,7 @@ class Connection:
             if not start < end:
                 self.complain(seg, "sack", f"block {start}..{end} is empty (RFC 2018 section 3)")
                 return
-            inside = i == 0 and len(blocks) > 1 and blocks[1][0] <= start and end <= blocks[1][1]
+            inside = i == 0 and any(a <= start and end <= b for a, b in blocks[1:])
             if i == 0 and (end <= ack or inside):
                 first = 1
                 if not any(a <= start and end <= b for a, b in self.repeats):
@@ -498,7 +508,8 @@ class Connection:
         if any(b[0] < a[1] for a, b in zip(rest, rest[1:], strict=False)):
             self.complain(seg, "sack", f"blocks overlap: {rest}")
         newest = self.newest
-        if newest is not None and not first and any(a <= newest[0] and newest[1] <= b for a, b in blocks[1:]):
+        if newest is not None and self.texts == 1 and not first and any(
+                a <= newest[0] and newest[1] <= b for a, b in blocks[1:]):
             self.complain(seg, "sack", f"the block with {newest[0]}..{newest[1]}, which came last, is not the first "
                           "(RFC 2018 section 4)")
 

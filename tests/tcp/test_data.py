@@ -101,6 +101,7 @@ def quiet_passive(**options):
     return s
 
 
+@pytest.mark.unwatched                 # segments go to the stack directly
 def test_each_gap_is_reported_though_segments_come_in_one_pass():
     """RFC 5681 section 4.2, RFC 2018 section 4: an acknowledgement hides nothing the one before would have said."""
     s = quiet_passive(sack_permitted=True)
@@ -110,6 +111,7 @@ def test_each_gap_is_reported_though_segments_come_in_one_pass():
     assert acks[-1][1] == ((91, 101), (71, 81), (51, 61), (11, 21))
 
 
+@pytest.mark.unwatched                 # segments go to the stack directly
 def test_a_growing_range_shares_an_acknowledgement_after_the_third():
     s = quiet_passive(sack_permitted=True)
     acks = in_one_pass(s, *range(11, 211, 10))
@@ -121,6 +123,7 @@ def test_without_sack_every_segment_beyond_a_gap_is_a_duplicate_acknowledgement(
     assert in_one_pass(s, *range(11, 111, 10)) == [(1, ())] * 10
 
 
+@pytest.mark.unwatched                 # segments go to the stack directly
 def test_what_comes_again_is_reported_once():
     """RFC 2883 section 4: below the acknowledgement, in part, and inside a block."""
     s = quiet_passive(sack_permitted=True)
