@@ -57,7 +57,9 @@ def libtsan() -> str | None:
 
 def needed(start: pathlib.Path) -> set[str]:
     """The compiled modules that ``start`` imports, at once or through others."""
-    todo, seen, compiled = [start], set(), set()
+    # The algorithms are found by the package itself, not imported by name.
+    todo = [start, *(ROOT / "netstack/tcp/congestion").glob("*.pyx")]
+    seen, compiled = set(), set()
     while todo:
         path = todo.pop()
         if path in seen or not path.exists():
