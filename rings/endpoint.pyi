@@ -9,10 +9,6 @@ from rings.ends import EndState
 from rings.shared_memory import Region
 from rings.spsc_ring import ConsumerRing, ProducerRing
 
-class Peer:
-    fd: int
-    gone: bool
-
 class Producer(ProducerRing):
     def __init__(self, region: Region, capacity: int, data: Doorbell, space: Doorbell) -> None: ...
     def put(self, data: Buffer, timeout: float | None = None) -> None: ...

@@ -146,8 +146,8 @@ cdef inline void write_packet(const packet_t *p, uint8_t *head, uint8_t *body) n
 
 cdef inline int port_hand(port_t *port, packet_t *p) noexcept nogil:
     """Give a packet to an attachment's stack. 0, or -1 when it was dropped (and counted)."""
-    cdef uint8_t *head
-    cdef uint8_t *body
+    cdef uint8_t *head = NULL            # gcc at -O1 does not see that a claim that succeeds sets them
+    cdef uint8_t *body = NULL
     port.counters.to_packets += 1
     if port.state != PORT_ACTIVE or port.queue_first != NULL or \
             ring_claim(port.tx, RING_FRAME, p.head_length, p.body_length, &head, &body) != RING_OK:

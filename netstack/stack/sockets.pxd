@@ -41,4 +41,3 @@ cdef void sock_lend(stack_t *stack, sock_t *sock, uint8_t *data, size_t n) noexc
 cdef size_t sock_lend_taken(stack_t *stack, sock_t *sock) noexcept nogil
 cdef size_t sock_lend_filled(stack_t *stack, sock_t *sock) noexcept nogil    # so far, the loan goes on
 # --- for stack/options and the snapshot
-cdef bint sock_ever_connected(const sock_t *sock) noexcept nogil

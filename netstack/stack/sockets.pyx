@@ -170,11 +170,6 @@ cdef int sock_remote(stack_t *stack, sock_t *sock, endpoint_t *out) noexcept nog
     return 0
 
 
-cdef bint sock_ever_connected(const sock_t *sock) noexcept nogil:
-    cdef const tcb_t *tcb = <const tcb_t *> sock
-    return tcb.flags & TF_SYN_SENT != 0
-
-
 # --- connecting -------------------------------------------------------------------------------------------------------
 
 cdef int sock_connect(stack_t *stack, sock_t *sock, const endpoint_t *remote) noexcept nogil:

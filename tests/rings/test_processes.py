@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import struct
-import time
 
 import pytest
 
@@ -149,7 +148,7 @@ def test_the_parent_notices_that_the_child_has_taken_over(ring, in_child):
     def child():
         producer.adopt()
         os.write(gone, b"x")
-        time.sleep(60)
+        signal.pause()                        # until it is killed
 
     pid = in_child(child)
     os.read(go, 1)
@@ -225,7 +224,7 @@ def test_only_the_very_process_that_holds_the_other_end_is_watched(
     def hold():
         producer.adopt()
         os.write(go, b"x")
-        time.sleep(60)
+        signal.pause()                        # until it is killed
 
     child = in_child(hold)
     os.read(ready, 1)

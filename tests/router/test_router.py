@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -398,7 +397,8 @@ def test_processes_killed_at_random_times_leave_nothing(router, scale):
                 process, _ = child(
                     router, BUSY.format(packet=packet), f"address='10.77.{100 + i // 200}.{i % 200 + 1}'"
                 )
-                time.sleep(rng.uniform(0, 0.004))
+                enough = router.counters()["in_packets"] + rng.randrange(500)
+                wait_until(lambda enough=enough: router.counters()["in_packets"] >= enough)
                 end(process)
             settled(router, 2)
         finally:

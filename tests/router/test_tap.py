@@ -3,7 +3,6 @@
 import contextlib
 import select
 import threading
-import time
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -250,8 +249,10 @@ def test_uplink_that_goes_away_takes_nobody_along(runtime, tap):
 def test_link_down_and_up_again(runtime, tap):
     with routed(tap) as router, router.attach() as a, Responder(a):
         tap.run("ping", "-c", 1, "-W", 5, a.address)
+        before = router.counters()["drop_out_link"]
         tap.run("ip", "link", "set", "tap0", "down")
-        time.sleep(0.05)
+        send(a, IP(src=a.address, dst=KERNEL) / ICMP())
+        wait_until(lambda: router.counters()["drop_out_link"] > before)
         tap.run("ip", "link", "set", "tap0", "up")
         tap.run("ip", "route", "add", "10.77.0.0/16", "dev", "tap0")
         assert "1 received" in tap.run("ping", "-c", 1, "-W", 5, a.address).stdout
