@@ -158,6 +158,7 @@ class Connection:
         self.last_syn: Segment | None = None   # the last that came in, since our last SYN,ACK
         # what we send
         self.una = 0                           # acknowledged for certain
+        self.una_before = self.una_at = 0      # and until when that was less: frames of one pass are seen before they act
         self.una_heard = 0                     # the highest acknowledgement heard, perhaps from a segment we ignored
         self.nxt = 0
         self.answered = False                  # the peer reacted to data of ours
@@ -265,6 +266,8 @@ class Connection:
         if self.una_heard >= 1 and self.state == SYN_RCVD:
             self.state = ESTABLISHED if self.fin is None else FIN_WAIT_1
         if certain and ack > self.una:
+            if seg[0] != self.una_at:
+                self.una_before, self.una_at = self.una, seg[0]
             self.una = ack
             if ack - self.base > 2 * KEPT:
                 del self.stream[:ack - self.base - KEPT]
@@ -414,7 +417,7 @@ class Connection:
         if seq > self.nxt:
             self.complain(seg, "gap", f"begins at {seq}, bytes from {self.nxt} were never sent")
             return
-        if seq < self.una:
+        if seq < (self.una if seg[0] != self.una_at else self.una_before):
             self.complain(seg, "acknowledged", f"sends {seq}..{end} again, all below {self.una} is acknowledged")
         if end > self.edge and not (end - seq == 1 and seq == self.edge):
             self.complain(seg, "window", f"sends up to {end} (3.8.6)")

@@ -104,6 +104,7 @@ def test_a7_every_option_kind_and_length_at_every_offset_ends_the_walk_or_is_rea
                 check_options((b"\x01" * offset + tail)[:40])
 
 
+@pytest.mark.unwatched         # segments go to the stack directly
 def test_a7_hostile_options_on_a_live_stack_leave_it_alive_and_bounded():
     rng = random.Random(7)
     with nothing_left(syn_retries=1) as peer:

@@ -11,8 +11,8 @@ A cell says what is answered, and behind ``>`` the new state if there is one:
 The states: no socket at all, LISTEN, SYN-SENT, SYN-RECEIVED (of a listener), ESTABLISHED, FIN-WAIT-1 (the FIN is not
 acknowledged), FIN-WAIT-2, CLOSE-WAIT, CLOSING, LAST-ACK, TIME-WAIT. There are no timestamps on these connections.
 
-In TIME-WAIT, as in Linux, whatever takes sequence numbers is acknowledged, even without an ACK of its own, and what
-takes none is not looked at: the record that is left knows no send window. What comes on a SYN besides it is not taken.
+In TIME-WAIT, as in Linux, whatever takes sequence numbers is acknowledged, and what takes none is not looked at: the
+record that is left knows no send window. What comes on a SYN besides it is not taken.
 """
 
 import pytest
@@ -80,12 +80,12 @@ data beyond a gap         R     R       R       R       A       A       A       
 data, old                 R     R       R       A       A       A       A       A     A       A       A
 data beyond the window    R     R       R       A       A       A       A       A     A       A       A
 data, ACK of the unsent   R     R       R       R       A       A       A       A     A       A       A
-data without ACK          Z     -       -       -       -       -       -       -     -       -       A
+data without ACK          Z     -       -       -       -       -       -       -     -       -       -
 FIN                       R     R       R       R       A>CLOW  A>CLNG  A>TIMW  -     -       -       A
 FIN and ACK of all        R     R       -       A>CLOW  A>CLOW  A>TIMW  A>TIMW  -     ->TIMW  ->NONE  A
 FIN, sent again           R     R       R       A       A       A       A       A     A       A       A
 FIN beyond a gap          R     R       R       R       A       A       A       -     -       -       A
-FIN without ACK           Z     -       -       -       -       -       -       -     -       -       A
+FIN without ACK           Z     -       -       -       -       -       -       -     -       -       -
 RST                       -     -       -       ->LIST  ->NONE  ->NONE  ->NONE  ->NONE ->NONE ->NONE  -
 RST,ACK of all            -     -       ->NONE  ->LIST  ->NONE  ->NONE  ->NONE  ->NONE ->NONE ->NONE  -
 RST,ACK of nothing        -     -       -       ->LIST  ->NONE  ->NONE  ->NONE  ->NONE ->NONE ->NONE  -
