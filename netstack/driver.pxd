@@ -193,3 +193,5 @@ cdef class Driver:
     cdef readonly object stack   # kept alive
     cdef list links
     cdef object __weakref__
+
+    cdef void set_plugin_bell(self, int bell)

@@ -8,6 +8,7 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from libc.signal cimport SIGBUS
+from posix.unistd cimport write
 from posix.signal cimport sigdelset, sigfillset, sigset_t
 
 from cpython.ref cimport Py_INCREF
@@ -34,7 +35,7 @@ from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link
 from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
 from netstack.reporting cimport reporting_close, reporting_init, reporting_step
 from netstack.sock cimport EVENT_ERR, EVENT_FINISHED, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
-from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now
+from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now, stack_settle
 from netstack.stack.sockets cimport (
     sock_close,
     sock_finished,
@@ -46,11 +47,17 @@ from netstack.stack.sockets cimport (
     stack_lingering,
 )
 from netstack.stack.stack cimport Stack
+from netstack.tcp.congestion.plugin cimport (
+    decision_t, plugin_apply, plugin_decide, plugin_discard, plugin_fail, plugin_t, plugin_take, report_t,
+)
 from netstack.tcp.tcb cimport CLOSED, tcb_t
 
+import logging
 import os
 import threading
 import weakref
+
+import netstack.tcp.congestion.plugin as plugin
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -629,6 +636,35 @@ def _in_child():
         Py_INCREF(driver.stack)
         Py_INCREF(driver.links)
     _drivers.clear()
+    _plugin_bells.clear()                              # the thread that heard it is the parent's
+
+
+# Algorithms in Python: one thread of the process, asleep until a stack has a report for one, asks them all. So a connection
+# that only the standby thread works for has its algorithm too, and no lock is held while Python thinks.
+_plugin_bells = []
+
+
+def serve_plugins():
+    """Start that thread, once there are both an algorithm and a driver, and let every stack ring for it."""
+    cdef Driver driver
+    if not _drivers:
+        return
+    if not _plugin_bells:
+        bell = os.eventfd(0, os.EFD_CLOEXEC)
+        _plugin_bells.append(bell)
+        threading.Thread(target=_answer_plugins, args=(bell,), name="netstack-congestion", daemon=True).start()
+    for driver in list(_drivers):
+        driver.set_plugin_bell(_plugin_bells[0])
+
+
+def _answer_plugins(bell):
+    while True:
+        os.read(bell, 8)
+        for driver in list(_drivers):
+            try:
+                driver.run_plugins()
+            except Exception:                          # of one driver: the others' connections need their answers
+                logging.getLogger("netstack.congestion").exception("a host's algorithms were not asked")
 
 
 cdef class Driver:
@@ -678,6 +714,8 @@ cdef class Driver:
         if service and start_service(d):
             raise OSError("the service thread could not be started")
         _drivers.add(self)
+        if plugin.classes:
+            serve_plugins()
 
     def __dealloc__(self):
         cdef driver_t *d = &self.d
@@ -715,6 +753,50 @@ cdef class Driver:
             return self.stack.stop_trace()
         finally:
             driver_unlock(&self.d)
+
+    cdef void set_plugin_bell(self, int bell):
+        cdef driver_t *d = &self.d
+        cdef uint64_t one = 1
+        cdef bint waiting
+        if driver_forked(d) or d.dead:
+            return
+        with nogil:
+            park_lock(&d.lock)
+            d.stack.tcp.plugin_bell = bell
+            waiting = d.stack.tcp.plugin_first != NULL
+            driver_unlock(d)
+        if waiting and write(bell, &one, sizeof(one)) < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def run_plugins(self):
+        """Ask the algorithms in Python of this stack's connections; what they allow is sent."""
+        cdef driver_t *d = &self.d
+        cdef report_t report
+        cdef decision_t decision
+        cdef plugin_t *p
+        cdef bint agreed
+        while not driver_forked(d):
+            with nogil:
+                park_lock(&d.lock)
+                p = plugin_take(&d.stack.tcp, &report) if not d.dead else NULL
+                driver_unlock(d)
+            if p == NULL:
+                return
+            if p.tcb == NULL:
+                plugin_discard(p)
+                continue
+            agreed = plugin_decide(p, &report, &decision)
+            with nogil:
+                park_lock(&d.lock)
+                if not d.dead:
+                    stack_set_now(d.stack, park_now_ns())
+                    if agreed:
+                        plugin_apply(p, &decision)
+                    else:
+                        plugin_fail(p)
+                    stack_settle(d.stack)
+                    driver_settle(d)
+                driver_unlock(d)
 
     def close_sockets(self):
         """Close every socket that programs still hold: threads that wait on one get EBADF."""
@@ -817,3 +899,4 @@ main_thread = threading.main_thread().ident
 if pthread_atfork(NULL, NULL, after_fork_in_child):
     raise OSError("pthread_atfork failed")
 os.register_at_fork(after_in_child=_in_child)
+plugin.watchers.append(serve_plugins)

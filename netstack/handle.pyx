@@ -77,6 +77,7 @@ import os
 import socket as kernel
 import warnings
 
+from netstack.congestion import find as find_algorithm
 from netstack.errors import ForkedError
 
 cdef extern from "Python.h":
@@ -594,6 +595,8 @@ cdef class Handle:
             data = PyBytes_FromStringAndSize(<char *> &number, sizeof(number))
         else:
             data = bytes(value)
+        if level == 6 and option == 13:                # TCP_CONGESTION: a package may offer the algorithm
+            find_algorithm(data)
         enter(o.driver)
         stack_set_now(o.driver.stack, park_now_ns())
         r = -EBADF

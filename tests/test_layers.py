@@ -17,6 +17,7 @@ LAYERS = [
      "link.link"},      # what a link is: the type that media and their users share
     {"wire"},
     {"tcp", "udp", "ip", "link"},
+    {"congestion"},
     {"demux", "stack"},
     {"driver", "doorbells", "readiness", "reporting"},
     {"handle", "calls", "resolver", "socket", "aio", "patching"},

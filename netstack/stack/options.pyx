@@ -21,6 +21,8 @@ from netstack.tcp.tcb cimport (
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
 
+from netstack.congestion import find as find_algorithm
+
 cdef enum:
     SOL_SOCKET = 1
     SOL_IP = 0
@@ -448,6 +450,7 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         raise KeyError(f"no setting {name!r}; there are: {', '.join(sorted(SYSCTLS))}")
     if name == "net.ipv4.tcp_congestion_control":
         text = str(value).encode()
+        find_algorithm(text)                           # a package may offer it
         ops = congestion_find(text)
         if ops == NULL:
             raise ValueError(f"no congestion control {value!r}")

@@ -37,8 +37,8 @@ from netstack.tcp.congestion.controller cimport congestion_default, congestion_f
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.scoreboard cimport NONE, recovery_reserve, scoreboard_append, scoreboard_reserve, sent_at
 from netstack.tcp.tcb cimport (
-    CLOSED, LISTEN, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TF_SACK_OK, TIME_WAIT,
-    TM_ORPHAN, congestion_ops_t, listener_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
+    CC_UNSAVED, CLOSED, LISTEN, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TF_SACK_OK,
+    TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
     want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -498,7 +498,7 @@ cdef bytes tcp_record(const tcb_t *tcb):
     cdef const tcb_t *child
     k = tcb.cc_ops.extended_size if tcb.cc.extended != NULL else 0
     out.append(struct.pack("<16sI", (<bytes> tcb.cc_ops.name)[:16], k))
-    out.append((<const char *> tcb.cc.extended)[:k] if k else b"")
+    out.append(bytes(k) if not k or tcb.cc_ops.flags & CC_UNSAVED else (<const char *> tcb.cc.extended)[:k])
     if tcb.listener != NULL:
         accept, children = [], []
         child = tcb.listener.accept_first

@@ -21,7 +21,7 @@ from netstack.link.queue cimport QueueLink, queue_link_push
 from netstack.sock cimport SF_ORPHAN, SF_V6, SOCK_TCP
 from netstack.stack.core cimport (
     stack_add_interface, stack_advance, stack_destroy, stack_init, stack_next_deadline, stack_next_event, stack_process,
-    stack_set_now,
+    stack_set_now, stack_settle,
 )
 from netstack.stack.options cimport sysctl_get, sysctl_set
 from netstack.stack.report cimport report_socket, report_t, report_time_wait
@@ -31,9 +31,11 @@ from netstack.stack.sockets cimport (
     sock_recv, sock_recvfrom, sock_remote, sock_send, sock_sendto, sock_setsockopt, sock_shutdown, stack_lingering,
 )
 from netstack.stack.tracing cimport trace_bytes, trace_new, trace_t
+from netstack.tcp.congestion.plugin cimport plugins_drop, plugins_run
 from netstack.tcp.tcb cimport receive_end, tcb_t
 
 from netstack.config import StackConfig
+from netstack.congestion import find as find_algorithm
 from netstack.errors import ConfigError
 
 STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING",
@@ -80,6 +82,13 @@ cdef object endpoint_tuple(const endpoint_t *e, int family):
 cdef void drain_events(Stack stack) noexcept:
     while stack_next_event(stack.c) != NULL:
         pass
+
+
+cdef void ask_plugins(Stack stack):
+    """Algorithms in Python hear what happened; what they allow is sent."""
+    if stack.c.tcp.plugin_first != NULL and stack.c.tcp.plugin_bell < 0:
+        plugins_run(&stack.c.tcp)
+        stack_settle(stack.c)
 
 
 cdef object fail(int r):
@@ -146,6 +155,7 @@ cdef class Stack:
     def __dealloc__(self):
         if self.c != NULL:
             stack_destroy(self.c)
+            plugins_drop(&self.c.tcp)
             free(self.c)
 
     cdef StackSocket wrap(self, sock_t *sock):
@@ -224,11 +234,13 @@ cdef class Stack:
         if r < 0:
             raise fail(r)
         stack_process(self.c, now_ns, BUDGET)
+        ask_plugins(self)
         drain_events(self)
 
     def process(self, now_ns):
         """Take what the links have, fire what is due, send what is due. True when input is left."""
         cdef int more = stack_process(self.c, now_ns, BUDGET)
+        ask_plugins(self)
         drain_events(self)
         return bool(more)
 
@@ -236,6 +248,7 @@ cdef class Stack:
         """Fire the timers due by *now_ns*, in deadline order, each at its own time."""
         stack_advance(self.c, now_ns)
         stack_process(self.c, now_ns, BUDGET)
+        ask_plugins(self)
         drain_events(self)
 
     def next_deadline(self):
@@ -551,8 +564,10 @@ cdef class StackSocket:
         """By Linux's numbers; value an int or bytes."""
         cdef bytes raw = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else \
             int(value).to_bytes(4, "little", signed=True)
-        cdef int r = sock_setsockopt(self.stack.c, self.live(), level, name, <const uint8_t *> <const char *> raw,
-                                     <uint32_t> len(raw))
+        cdef int r
+        if level == 6 and name == 13:
+            find_algorithm(raw)                        # a package may offer it
+        r = sock_setsockopt(self.stack.c, self.live(), level, name, <const uint8_t *> <const char *> raw, <uint32_t> len(raw))
         drain_events(self.stack)
         if r < 0:
             raise fail(r)

@@ -186,6 +186,7 @@ cdef struct recovery_t:
 cdef enum:                       # congestion_ops_t.flags
     CC_OWNS_CWND = 1             # the algorithm sets cwnd in recovery too: no proportional rate reduction over it (BBR)
     CC_NEEDS_ECN = 2             # asks for ECN on the connection (DCTCP)
+    CC_UNSAVED = 8               # extended holds pointers: a snapshot keeps only its size
     CC_PACED = 4                 # sets pacing_rate itself; else the core derives it from cwnd and the round trip
 
 cdef enum:
@@ -506,6 +507,9 @@ cdef struct tcp_t:
     buffer_pool_t pool
     tcp_config_t config
     const congestion_ops_t *congestion
+    void *plugin_first           # connections with a report for Python: see congestion/plugin
+    void *plugin_last
+    int plugin_bell              # descriptor that rings for them; -1: none, the stack's caller asks by itself
     uint64_t secret[2]           # SipHash key: hash tables, ISNs, ports, timestamp offsets
     uint64_t random[2]           # state of the generator
     uint32_t tcb_count

@@ -13,6 +13,7 @@ from netstack.address cimport address_from_v4, address_parse, address_t
 from netstack.link.link cimport frame_t, Link, link_t, MEDIA_ETHERNET, NEVER
 from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process
 from netstack.stack.stack cimport Stack
+from netstack.tcp.congestion.plugin cimport plugins_run
 
 cdef enum:
     BUDGET = 1024                # frames a stack takes from a link in one go
@@ -157,6 +158,10 @@ cdef class Engine:
                 link.advance(link, self.now_ns)
             for i in range(self.node_count):
                 if stack_process(self.nodes[i].stack, self.now_ns, BUDGET):
+                    busy = True
+                if self.nodes[i].stack.tcp.plugin_first != NULL:
+                    with gil:
+                        plugins_run(&self.nodes[i].stack.tcp)
                     busy = True
                 while stack_next_event(self.nodes[i].stack) != NULL:
                     pass                          # nobody waits: simulated programs look again after each step
