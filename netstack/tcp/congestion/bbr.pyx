@@ -546,8 +546,11 @@ cdef void save_cwnd(congestion_t *cc, bbr_t *b) noexcept nogil:
 
 
 cdef void restore_cwnd(congestion_t *cc, bbr_t *b) noexcept nogil:
-    if cc.cwnd < b.prior_cwnd:
-        cc.cwnd = b.prior_cwnd
+    cdef uint32_t peak = tcb_of(cc).cc_peak            # the core lets no window grow past it unpaid
+    if b.prior_cwnd < peak:
+        peak = b.prior_cwnd
+    if cc.cwnd < peak:
+        cc.cwnd = peak
 
 
 cdef void exit_probe_rtt(congestion_t *cc, bbr_t *b, int64_t now) noexcept nogil:
@@ -600,6 +603,8 @@ cdef void set_cwnd(congestion_t *cc, bbr_t *b, const rate_sample_t *rs, const sa
         cc.cwnd = cc.cwnd - s.lost if cc.cwnd > s.lost + cc.mss else cc.mss      # ModulateCwndForRecovery
     if b.conserving:
         n = <uint64_t> rs.in_flight + s.acked
+        if n > <uint64_t> cc.cwnd + s.acked:
+            n = <uint64_t> cc.cwnd + s.acked
         if cc.cwnd < n:
             cc.cwnd = at_most(n)
     else:

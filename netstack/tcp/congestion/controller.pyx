@@ -152,6 +152,8 @@ cdef void congestion_guard(tcb_t *tcb, uint32_t before, uint64_t earned) noexcep
     cdef uint32_t least = cc.mss if cc.mss else 1
     if lawful < tcb.cc_peak:
         lawful = tcb.cc_peak
+    if lawful < 4 * least:
+        lawful = 4 * least                             # less than any initial window: harmless
     if cc.cwnd > lawful:
         cc.cwnd = <uint32_t> lawful
         tcb.tcp.counters.congestion_clamped += 1

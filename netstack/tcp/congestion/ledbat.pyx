@@ -97,7 +97,8 @@ cdef void begin_slowdown(congestion_t *cc, uint32_t now_ms) noexcept nogil:
     s.phase = SLOW
     s.rounds = SLOWDOWN_ROUNDS
     cc.ssthresh = cc.cwnd if cc.cwnd > 2 * cc.mss else 2 * cc.mss
-    cc.cwnd = 2 * cc.mss
+    if cc.cwnd > 2 * cc.mss:
+        cc.cwnd = 2 * cc.mss
 
 
 cdef void end_slowdown(ledbat_t *s, uint32_t now_ms) noexcept nogil:
@@ -138,7 +139,8 @@ cdef void adjust(congestion_t *cc, const rate_sample_t *rs, uint32_t base, uint3
     if share > cc.cwnd // 2:
         share = cc.cwnd // 2
     down = share * rs.acked // cc.cwnd
-    cc.cwnd = cc.cwnd - <uint32_t> down if cc.cwnd > down + 2 * cc.mss else 2 * cc.mss
+    if cc.cwnd > 2 * cc.mss:
+        cc.cwnd = cc.cwnd - <uint32_t> down if cc.cwnd > down + 2 * cc.mss else 2 * cc.mss
 
 
 cdef void ledbat_on_ack(congestion_t *cc, const rate_sample_t *rs) noexcept nogil:
@@ -159,14 +161,15 @@ cdef void ledbat_on_ack(congestion_t *cc, const rate_sample_t *rs) noexcept nogi
     if rs.in_recovery or s.phase == SLOW:
         return
     if s.phase == FIRST_SLOW_START and (delay > TARGET_US // 4 * 3 or cc.cwnd >= cc.ssthresh):
-        cc.ssthresh = cc.cwnd                          # section 4.3: leave before the target is met
+        cc.ssthresh = cc.cwnd if cc.cwnd > 2 * cc.mss else 2 * cc.mss     # section 4.3: leave before the target is met
         s.phase = SETTLING
         s.rounds = 2
     if s.phase == FIRST_SLOW_START or s.phase == RAMP:
         if rs.cwnd_limited:
             grow(cc, <uint64_t> rs.acked * GAIN_MAX // gain_divisor(base if base != NO_RTT else TARGET_US))
         if s.phase == RAMP and cc.cwnd >= s.saved:
-            cc.cwnd = s.saved
+            if s.saved >= cc.mss:
+                cc.cwnd = s.saved
             end_slowdown(s, now_ms)
         return
     adjust(cc, rs, base, delay)

@@ -106,9 +106,9 @@ cdef void end_of_round(congestion_t *cc, const rate_sample_t *rs) noexcept nogil
     if cc.cwnd < cc.ssthresh:
         if queue_100 > 100 * GAMMA:
             pipe = <uint32_t> (<uint64_t> cc.cwnd * s.base_us // s.min_us) + cc.mss
-            if pipe < cc.cwnd:
+            if pipe < cc.cwnd and cc.cwnd > 2 * cc.mss:
                 cc.cwnd = pipe if pipe > 2 * cc.mss else 2 * cc.mss
-            cc.ssthresh = cc.cwnd
+            cc.ssthresh = cc.cwnd if cc.cwnd > 2 * cc.mss else 2 * cc.mss
         s.hold = not s.hold
         return
     if now_ms - s.seen_ms > REFRESH_MS:
@@ -124,7 +124,7 @@ cdef void end_of_round(congestion_t *cc, const rate_sample_t *rs) noexcept nogil
             cc.cwnd -= cc.mss
     elif queue_100 < 100 * ALPHA and rs.cwnd_limited and cc.cwnd < CWND_MAX:
         cc.cwnd += cc.mss
-    if cc.ssthresh > cc.cwnd:
+    if cc.ssthresh > cc.cwnd and cc.cwnd >= 2 * cc.mss:
         cc.ssthresh = cc.cwnd                          # slow start is over for good
 
 
@@ -137,7 +137,7 @@ cdef void look(congestion_t *cc, uint32_t now_ms) noexcept nogil:
     s.base_us = s.min_us
     s.seen_ms = now_ms
     cc.cwnd = s.saved
-    if cc.ssthresh > cc.cwnd:
+    if cc.ssthresh > cc.cwnd and cc.cwnd >= 2 * cc.mss:
         cc.ssthresh = cc.cwnd
 
 

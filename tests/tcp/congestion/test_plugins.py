@@ -166,3 +166,75 @@ def test_a_connection_served_by_threads_has_its_algorithm_too():
         thread.join(60)
         assert sum(done) == 8 << 20
     assert seen
+
+
+@pytest.mark.parametrize("name", ["reno", "cubic", "vegas", "bbr", "dctcp", "ledbat", "test-moved"])
+def test_a_transfer_goes_on_in_a_restored_stack(name):
+    """A snapshot carries the algorithm and its state, or, of one in Python, its name."""
+    registered("test-moved", lambda self, report: report.cwnd + report.mss)
+    pair = Pair(seed=2, loss=0.01, sysctl={NAME: name}, **PATH)
+    client, server = pair.connect()
+    client.send(bytes(200_000))
+    pair.run("30ms")
+    cwnd = client.info()["cwnd"]
+    pair.restore(pair.a)
+    client = pair.a.stack.socket_by_id(client.id)
+    info = client.info()
+    assert info["congestion"] == name and info["cwnd"] >= min(cwnd, 1000)
+    got = 0
+
+    def all_of_it():
+        nonlocal got
+        try:
+            while True:
+                got += len(server.recv(65536))
+        except BlockingIOError:
+            return got == 200_000
+
+    pair.run("2min", condition=all_of_it)
+    assert pair.a.stack.counters()["congestion_fallbacks"] == 0
+
+
+def test_a_live_connection_changes_its_algorithm():
+    pair = Pair(seed=2, **PATH)
+    client, server = pair.connect()
+    client.send(bytes(100_000))
+    pair.run("100ms")
+    before = client.info()
+    for name in (b"bbr", b"vegas", b"cubic"):
+        client.setsockopt(6, 13, name)
+        after = client.info()
+        assert after["congestion"].encode() == name and after["cwnd"] == before["cwnd"]
+
+
+def test_connections_inherit_what_was_chosen_for_their_listener():
+    pair = Pair(seed=2, **PATH)
+    listener = pair.b.stack.socket()
+    listener.bind((pair.B, 80))
+    listener.listen()
+    listener.setsockopt(6, 13, b"vegas")
+    client = pair.a.stack.socket()
+    client.connect_ex((pair.B, 80))
+    pair.run("1s")
+    child, _ = listener.accept()
+    assert child.info()["congestion"] == "vegas" and client.info()["congestion"] == "cubic"
+
+
+def test_so_max_pacing_rate_holds():
+    pair = Pair(seed=2, delay="5ms")
+    client, server = pair.connect()
+    client.setsockopt(1, 47, 500_000)
+    assert client.getsockopt(1, 47) == 500_000
+    start, got = pair.now_ns, 0
+    client.send(bytes(500_000))
+
+    def all_of_it():
+        nonlocal got
+        try:
+            while True:
+                got += len(server.recv(65536))
+        except BlockingIOError:
+            return got == 500_000
+
+    pair.run("1min", condition=all_of_it)
+    assert 0.9 < (pair.now_ns - start) / 1e9 < 1.3
