@@ -158,7 +158,7 @@ class Connection:
         self.last_syn: Segment | None = None   # the last that came in, since our last SYN,ACK
         # what we send
         self.una = 0                           # acknowledged for certain
-        self.una_before = self.una_at = 0      # and until when that was less: frames of one pass are seen before they act
+        self.una_before = self.una_at = 0      # and until when that was less: frames of a pass are seen before they act
         self.una_heard = 0                     # the highest acknowledgement heard, perhaps from a segment we ignored
         self.nxt = 0
         self.answered = False                  # the peer reacted to data of ours
@@ -511,7 +511,8 @@ class Connection:
         if any(b[0] < a[1] for a, b in zip(rest, rest[1:], strict=False)):
             self.complain(seg, "sack", f"blocks overlap: {rest}")
         newest = self.newest
-        if newest is not None and self.texts == 1 and not first and any(
+        again = first or any(a <= blocks[0][0] and blocks[0][1] <= b for a, b in self.repeats)
+        if newest is not None and self.texts == 1 and not again and any(
                 a <= newest[0] and newest[1] <= b for a, b in blocks[1:]):
             self.complain(seg, "sack", f"the block with {newest[0]}..{newest[1]}, which came last, is not the first "
                           "(RFC 2018 section 4)")
