@@ -120,6 +120,15 @@ def test_lower_limits_are_reached_and_kept_exactly():
     assert FIXED_SEED or (fates["equal"] and fates["timed out"]), fates
 
 
+@pytest.mark.skipif("ledbat" not in ALGORITHMS, reason="there is no ledbat")
+@pytest.mark.parametrize("seed", [71, 203])
+def test_ledbat_lives_on_when_its_base_delays_are_forgotten(seed):
+    """Ten minutes of timeouts: no round trip is remembered, and the gain must not be divided by what is none."""
+    faults, sysctl = network(seed)
+    Pair(seed=seed, sysctl={**sysctl, **LIFTED, "net.ipv4.tcp_congestion_control": "ledbat"}, **faults).transfer(
+        MIB, MIB, limit="240000h")
+
+
 def equal_or_timed_out(seed, size, limits):
     try:
         transfer(seed, size, limits)

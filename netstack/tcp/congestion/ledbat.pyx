@@ -86,7 +86,14 @@ cdef uint32_t smallest(const uint32_t *values, int n) noexcept nogil:
 
 
 cdef uint32_t gain_divisor(uint32_t base_us) noexcept nogil:
-    cdef uint32_t n = (2 * TARGET_US + base_us - 1) // base_us if base_us else GAIN_MAX
+    cdef uint32_t n
+    if base_us == NO_RTT:                              # none in all the minutes that are remembered
+        base_us = TARGET_US
+    if base_us == 0:
+        return GAIN_MAX
+    if base_us >= 2 * TARGET_US:
+        return 1
+    n = (2 * TARGET_US + base_us - 1) // base_us
     return n if n < GAIN_MAX else GAIN_MAX
 
 
