@@ -251,7 +251,7 @@ class Connection:
             self.una <= ack <= self.nxt
         self.hear_ack(seg, ack, certain)
         if ack <= self.nxt and (seg[7] or flags & FIN):
-            self.hear_text(seg, seq, end, certain, fresh)
+            self.hear_text(seg, seq, end, certain, fresh and ack >= self.una)     # RFC 5961 section 5 refuses older ones
 
     def hear_ack(self, seg: Segment, ack: int, certain: bool) -> None:
         if ack > self.nxt:
