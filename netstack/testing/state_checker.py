@@ -251,7 +251,8 @@ class Connection:
             self.una <= ack <= self.nxt
         self.hear_ack(seg, ack, certain)
         if ack <= self.nxt and (seg[7] or flags & FIN):
-            self.hear_text(seg, seq, end, certain, fresh and ack >= self.una)     # RFC 5961 section 5 refuses older ones
+            # with an acknowledgement that is too old it may have been refused (RFC 5961 section 5.2)
+            self.hear_text(seg, seq, end, certain, fresh and ack >= self.una_heard)
 
     def hear_ack(self, seg: Segment, ack: int, certain: bool) -> None:
         if ack > self.nxt:
