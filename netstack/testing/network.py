@@ -119,7 +119,7 @@ class Simulation:
         link = log if log is not None else end
         stack = Stack(config, links=[link])
         host = Host(config, stack, self.engine.add_node(stack, link), link, faults, log if self._log else None)
-        if watch is not None:
+        if watch is not None and log is not None:
             watch.record(self, f"{host} of {self}", log)
         self.hosts.append(host)
         return host

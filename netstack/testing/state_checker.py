@@ -13,9 +13,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from netstack.testing.packets import TCP, Packet, flag_bits
+from netstack.testing.packets import TCP, flag_bits
 
 MASK = 0xFFFFFFFF
 HALF = 1 << 31
@@ -58,7 +58,7 @@ class Segment(NamedTuple):
     sound: bool = True                 # both checksums right and the lengths possible
 
 
-def segment_of(packet: Packet) -> Segment | None:
+def segment_of(packet: Any) -> Segment | None:
     """A parsed packet of a log as a segment; None when it is no TCP segment, or a damaged one that came in."""
     out = packet.direction == "out"
     if packet.protocol != TCP or packet.sport is None:
@@ -152,9 +152,9 @@ class Connection:
     def __init__(self, judge: StateChecker) -> None:
         self.judge = judge
         self.state = CLOSED
-        self.iss: int | None = None
+        self.iss: Any = None             # a number once our SYN is seen
         self.other_isses: list[int] = []       # of SYN,ACKs before: a cookie (RFC 4987) is a new number each time
-        self.irs: int | None = None
+        self.irs: Any = None             # and the peer's
         self.last_syn: Segment | None = None   # the last that came in, since our last SYN,ACK
         # what we send
         self.una = 0                           # acknowledged for certain
@@ -166,7 +166,7 @@ class Connection:
         self.fin: int | None = None
         self.stream = bytearray()
         self.base = 1                          # sequence number of its first byte
-        self.my_syn: Segment | None = None
+        self.my_syn: Any = None
         self.mss = MSS_DEFAULT
         self.peer_shift = self.my_shift = 0
         # what we receive
@@ -181,7 +181,7 @@ class Connection:
         self.acked = 0                         # our last acknowledgement number
         self.owed_since: int | None = None     # since when data in order, up to owed_to, waits for our acknowledgement
         self.owed_to = 0
-        self.peer_syn: Segment | None = None
+        self.peer_syn: Any = None
         self.heard_acks: deque[int] = deque(maxlen=512)              # fields of segments heard: what a RST may answer
         self.heard_ends: deque[int] = deque(maxlen=512)
         self.stamps = self.sack = self.fast_open = False
@@ -620,7 +620,7 @@ class StateChecker:
 
     def complain(self, seg: Segment, rule: str, text: str) -> None:
         """Note a violation."""
-        shown = Segment(*seg)._replace(payload=f"<{len(seg[7])} bytes>")
+        shown = Segment(*seg)._replace(payload=f"<{len(seg[7])} bytes>".encode())
         self.violations.append(Violation(rule, text, seg[0], str(shown)))
 
     def successor(self, *segments: Segment) -> None:
