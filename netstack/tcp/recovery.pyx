@@ -344,8 +344,8 @@ cdef void identify_losses(tcb_t *tcb, ack_t *a) noexcept nogil:
 
 
 cdef void mark_by_duplicates(tcb_t *tcb) noexcept nogil:
-    """RFC 6675 section 4, IsLost by segments: more than DupThresh of them above it have arrived. The walk stops at the first
-    record that has not enough above it, and begins where the last one stopped marking: the front."""
+    """RFC 6675 section 4, IsLost by segments: more than DupThresh of them above it have arrived. The walk goes from the
+    front to the first record that has not enough above it: with RACK switched off only, its cost is the window's."""
     cdef recovery_t *rec = tcb.rec
     cdef uint32_t i, above = rec.sacked_out
     cdef sent_t *r
