@@ -1,32 +1,30 @@
 """The layers joined: a frame comes in and finds its connection; what connections want to say goes out; time passes."""
 
-from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT, ETIMEDOUT
+from libc.errno cimport EHOSTUNREACH, ETIMEDOUT
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from netstack.address cimport address_equal, address_is_v4, address_v4
-from netstack.clock cimport NEVER, NS_PER_MS, NS_PER_S
+from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.counters cimport (
-    DROP_IP_NO_ROUTE, DROP_IP_PROTOCOL, DROP_IP_SOURCE, DROP_LINK_MALFORMED, DROP_NONE, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM,
-    DROP_TCP_FLAGS, DROP_TCP_LENGTH, DROP_TCP_NO_PORT, DROP_TX_FULL, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason, drop,
+    DROP_IP_NO_ROUTE, DROP_IP_PROTOCOL, DROP_IP_SOURCE, DROP_LINK_MALFORMED, DROP_NONE, DROP_TCP_CHECKSUM,
+    DROP_TCP_FLAGS, DROP_TCP_LENGTH, DROP_TX_FULL, DropReason, drop,
 )
 from netstack.demux cimport (
-    as_tw, demux_datagram, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove,
-    demux_time_wait, demux_tw_remove, demux_tw_restart, demux_unbind, is_tw, tw_t,
+    as_tw, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove, demux_time_wait,
+    demux_tw_remove, demux_tw_restart, demux_unbind, is_tw, tw_t,
 )
-from netstack.ip.icmp cimport icmp6_input, icmp_input, icmp_message_t, icmp_send_unreachable
+from netstack.ip.icmp cimport icmp_send_unreachable
 from netstack.ip.interface cimport (
-    CLAIM_DROPPED, CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_advance, interface_claim, interface_commit,
-    interface_flush, interface_free, interface_has_address, interface_init, interface_input, interface_next_deadline,
-    interface_on_link, packet_in_t, packet_out_t, packet_payload,
+    CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_advance, interface_claim, interface_commit, interface_flush,
+    interface_free, interface_has_address, interface_init, interface_input, interface_next_deadline, packet_in_t,
+    packet_out_t, packet_payload,
 )
 from netstack.ip.route cimport route_free, route_init, route_lookup
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, frame_t
-from netstack.sock cimport (
-    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_PING, SOCK_TCP,
-    SOCK_UDP, sock_event,
-)
+from netstack.sock cimport SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_TCP
+from netstack.stack.datagrams cimport icmp_arrives, on_unreachable, udp_input, wake_datagram_waiters
 from netstack.stack.tracing cimport trace_received, trace_sent
 from netstack.tcp.accounting cimport account_limits
 from netstack.tcp.buffers cimport pool_free, send_forget
@@ -34,27 +32,21 @@ from netstack.tcp.congestion.controller cimport congestion_default
 from netstack.tcp.connection cimport connection_abort, connection_raise_isn, connection_spawned
 from netstack.tcp.input cimport segment_arrives, segment_for_nobody, segment_verify
 from netstack.tcp.invariants cimport NETSTACK_CHECKED, check_invariants, check_shared
-from netstack.tcp.mtu cimport mtu_reported
 from netstack.tcp.output cimport (
     bare_length, next_segment, on_sent, on_timer, plan_t, write_bare, write_fresh_segment, write_segment,
 )
-from netstack.tcp.recovery cimport recovery_resend
 from netstack.tcp.scoreboard cimport recovery_free_spares
-from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
+from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TF_PERSIST, TM_CC_CHOSEN,
-    TM_ORPHAN, TM_RCVBUF_SET, TM_SNDBUF_SET,
-    bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init, want_output,
+    TM_ORPHAN, TM_RCVBUF_SET, TM_SNDBUF_SET, bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init, want_output,
 )
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
-from netstack.udp.endpoint cimport udp_deliver, udp_endpoint_free, udp_endpoint_t
-from netstack.wire.checksum cimport (
-    checksum_combine, checksum_fold, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
-)
+from netstack.udp.endpoint cimport udp_endpoint_free, udp_endpoint_t
+from netstack.wire.checksum cimport checksum_combine, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6
 from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
 from netstack.wire.tcp cimport parse_tcp, tcp_header_t
-from netstack.wire.udp cimport parse_udp, udp_partial, udp_t
 
 cdef enum:
     BATCH = 32                   # frames taken from a link at a time
@@ -436,116 +428,6 @@ cdef DropReason reincarnate(stack_t *stack, tcb_t *listener, tw_t *tw, segment_t
     return reason
 
 
-cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
-    cdef udp_t h
-    cdef const uint8_t *payload
-    cdef uint32_t length, i
-    cdef udp_endpoint_t *ep
-    cdef int64_t partial
-    cdef DropReason reason
-    if not address_is_v4(&packet.dst):
-        return DROP_IP_PROTOCOL                        # datagrams are IPv4's
-    stack.tcp.counters.udp_in += 1
-    if packet.header_bytes < packet.header_length + 8 or not packet_payload(packet, 8, &payload, &length):
-        return DROP_LINK_MALFORMED
-    reason = parse_udp(packet.header + packet.header_length, packet.length - packet.header_length, &h)
-    if reason != DROP_NONE:
-        return reason
-    partial = udp_partial(&h, address_v4(&packet.src), address_v4(&packet.dst))
-    if packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED:
-        partial = -1
-    if packet.broadcast:
-        # Every socket bound to the port gets a copy (RFC 1122 section 4.1.3.3 lets it).
-        reason = DROP_UDP_NO_PORT
-        for i in range(stack.sock_count):
-            if stack.socks[i].kind == SOCK_UDP:
-                ep = <udp_endpoint_t *> stack.socks[i]
-                if ep.lport == h.dport and not ep.connected:
-                    reason = udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial)
-        return reason
-    ep = demux_datagram(&stack.demux, SOCK_UDP, &packet.dst, h.dport, &packet.src, h.sport)
-    if ep == NULL:
-        if partial >= 0 and checksum_fold(<uint64_t> partial + checksum_partial(payload, h.length - 8)) != 0xffff:
-            return DROP_UDP_CHECKSUM                   # no answer to what may not have been meant for us
-        icmp_send_unreachable(packet, 3, stack.tcp.now_ns)
-        return DROP_UDP_NO_PORT
-    return udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial)
-
-
-cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil:
-    cdef icmp_message_t m
-    cdef udp_endpoint_t *ep
-    cdef DropReason reason
-    if packet.protocol == PROTOCOL_ICMPV6:
-        reason = icmp6_input(packet, &m)
-    else:
-        reason = icmp_input(packet, stack.tcp.now_ns, &m)
-    if reason != DROP_NONE:
-        return reason
-    if m.type == 0 and not m.is_error:
-        ep = demux_datagram(&stack.demux, SOCK_PING, &packet.dst, m.identifier, &packet.src, 0)
-        if ep == NULL:
-            return DROP_UDP_NO_PORT
-        return udp_deliver(ep, &stack.tcp.events, &packet.src, 0, m.payload - 8, m.payload_length + 8, -1)
-    if m.is_error:
-        icmp_error(stack, &m)
-    return DROP_NONE
-
-
-cdef void too_big(stack_t *stack, const icmp_message_t *m) noexcept nogil:
-    """A router could not pass a packet on (RFC 1191 section 4). Only a connection that has sent such a one believes it."""
-    cdef void *p
-    if m.embedded_protocol != PROTOCOL_TCP:
-        return
-    p = demux_find(
-        &stack.demux,
-        demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
-        &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
-    if p != NULL and not is_tw(p) and (<tcb_t *> p).state >= ESTABLISHED and             mtu_reported(<tcb_t *> p, m.mtu, m.embedded_seq):
-        recovery_resend(<tcb_t *> p)
-
-
-cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
-    """An error about a packet of ours. TCP takes it as advice once a connection stands (RFC 5927), and only when the
-    sequence number it quotes is outstanding; a connected datagram socket reports it."""
-    cdef void *p
-    cdef tcb_t *tcb
-    cdef udp_endpoint_t *ep
-    cdef int error
-    if m.type != 3:
-        return
-    if m.code == 4:
-        too_big(stack, m)
-        return
-    if m.code == 3:
-        error = ECONNREFUSED
-    elif m.code == 2:
-        error = ENOPROTOOPT
-    elif m.code == 0 or m.code == 6 or m.code == 9 or m.code == 11:
-        error = ENETUNREACH
-    else:
-        error = EHOSTUNREACH
-    if m.embedded_protocol == PROTOCOL_TCP:
-        p = demux_find(
-            &stack.demux,
-            demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
-            &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
-        if p == NULL or is_tw(p):
-            return
-        tcb = <tcb_t *> p
-        if seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt):
-            return
-        if tcb.state == SYN_SENT and (m.code == 2 or m.code == 3):
-            connection_abort(tcb, error, False)
-        else:
-            tcb.soft_error = error
-    elif m.embedded_protocol == PROTOCOL_UDP:
-        ep = demux_datagram(&stack.demux, SOCK_UDP, &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
-        if ep != NULL and ep.connected:
-            ep.sock.error = error
-            sock_event(&stack.tcp.events, &ep.sock, EVENT_IN | EVENT_OUT | EVENT_ERR)
-
-
 cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) noexcept nogil:
     cdef packet_in_t packet
     cdef DropReason reason = interface_input(ifc, frame, stack.tcp.now_ns, &packet)
@@ -675,15 +557,6 @@ cdef void send_bare(stack_t *stack, const bare_t *b) noexcept nogil:
     stack.tcp.counters.tcp_segments_out += 1
 
 
-cdef void wake_datagram_waiters(stack_t *stack) noexcept nogil:
-    """Links have drained: datagram sockets that found them full may try again."""
-    cdef uint32_t i
-    stack.datagram_waiters = 0
-    for i in range(stack.sock_count):
-        if stack.socks[i].kind != SOCK_TCP:
-            sock_event(&stack.tcp.events, stack.socks[i], EVENT_OUT)
-
-
 cdef void stack_flush(stack_t *stack) noexcept nogil:
     cdef uint32_t i
     for i in range(stack.interface_count):
@@ -724,54 +597,6 @@ cdef void stack_output(stack_t *stack) noexcept nogil:
     if stack.datagram_waiters and not full:
         wake_datagram_waiters(stack)
     stack_flush(stack)
-
-
-cdef void on_unreachable(void *context, const uint8_t *packet, uint32_t length) noexcept nogil:
-    """A neighbour did not answer: what waited for it is dropped, and whoever was connecting hears it."""
-    cdef stack_t *stack = <stack_t *> context
-    cdef icmp_message_t m
-    cdef uint32_t header_length
-    if length < 28:
-        return
-    header_length = (packet[0] & 15) * 4
-    if header_length + 8 > length:
-        return
-    memset(&m, 0, sizeof(m))
-    m.type = 3
-    m.code = 1
-    m.embedded_protocol = packet[9]
-    memcpy(<uint8_t *> &m.embedded_src + 12, packet + 12, 4)
-    memcpy(<uint8_t *> &m.embedded_dst + 12, packet + 16, 4)
-    (<uint8_t *> &m.embedded_src)[10] = 0xff
-    (<uint8_t *> &m.embedded_src)[11] = 0xff
-    (<uint8_t *> &m.embedded_dst)[10] = 0xff
-    (<uint8_t *> &m.embedded_dst)[11] = 0xff
-    m.embedded_sport = <uint16_t> (packet[header_length] << 8 | packet[header_length + 1])
-    m.embedded_dport = <uint16_t> (packet[header_length + 2] << 8 | packet[header_length + 3])
-    m.embedded_seq = (<uint32_t> packet[header_length + 4] << 24) | (<uint32_t> packet[header_length + 5] << 16) | \
-        (<uint32_t> packet[header_length + 6] << 8) | packet[header_length + 7]
-    neighbor_failed(stack, &m)
-
-
-cdef void neighbor_failed(stack_t *stack, const icmp_message_t *m) noexcept nogil:
-    cdef void *p
-    cdef udp_endpoint_t *ep
-    if m.embedded_protocol == PROTOCOL_TCP:
-        p = demux_find(
-            &stack.demux,
-            demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
-            &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
-        if p == NULL or is_tw(p):
-            return
-        if (<tcb_t *> p).state == SYN_SENT:
-            connection_abort(<tcb_t *> p, EHOSTUNREACH, False)
-        else:
-            (<tcb_t *> p).soft_error = EHOSTUNREACH
-    elif m.embedded_protocol == PROTOCOL_UDP:
-        ep = demux_datagram(&stack.demux, SOCK_UDP, &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
-        if ep != NULL and ep.connected:
-            ep.sock.error = EHOSTUNREACH
-            sock_event(&stack.tcp.events, &ep.sock, EVENT_IN | EVENT_OUT | EVENT_ERR)
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
