@@ -117,6 +117,8 @@ cdef struct driver_t:
     park_word_t *wakes[DRIVER_WAKES]
     int leader_fd                # eventfd: wakes our own leader
     int service_fd               # eventfd: wakes the service thread
+    int plugin_fd                # eventfd of the process's thread that asks algorithms in Python; -1: there is none
+    uint8_t plugins_rung         # it was told and has not looked yet
     int leader_fds[DRIVER_LINKS] # of the links, -1: none
     int service_fds[DRIVER_LINKS]
     uint8_t kernel_fd[DRIVER_LINKS]  # one descriptor for both kinds: the kernel's, re-enabled for the service by epoll

@@ -8,7 +8,6 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from libc.signal cimport SIGBUS
-from posix.unistd cimport write
 from posix.signal cimport sigdelset, sigfillset, sigset_t
 
 from cpython.ref cimport Py_INCREF
@@ -126,6 +125,9 @@ cdef void deliver(driver_t *d) noexcept nogil:
     cdef uint32_t i, n = d.wake_count
     cdef bint leader = d.wake_leader, service = d.wake_service
     cdef int leader_fd = d.leader_fd, service_fd = d.service_fd
+    cdef int plugin_fd = d.plugin_fd if plugins_waiting(d) else -1
+    if plugin_fd >= 0:
+        d.plugins_rung = 1
     for i in range(n):
         wakes[i] = d.wakes[i]
     d.wake_count = 0
@@ -137,10 +139,17 @@ cdef void deliver(driver_t *d) noexcept nogil:
         park_wake(wakes[i])
     if service:
         ring(service_fd)
+    if plugin_fd >= 0:
+        ring(plugin_fd)
+
+
+cdef inline bint plugins_waiting(const driver_t *d) noexcept nogil:
+    """Connections have a report for an algorithm in Python, and its thread has not been told."""
+    return d.plugin_fd >= 0 and not d.plugins_rung and not d.dead and d.stack.tcp.plugin_first != NULL
 
 
 cdef void driver_unlock(driver_t *d) noexcept nogil:
-    if d.wake_count or d.wake_leader or d.wake_service:
+    if d.wake_count or d.wake_leader or d.wake_service or plugins_waiting(d):
         deliver(d)
     else:
         park_unlock(&d.lock)
@@ -689,7 +698,7 @@ cdef class Driver:
         cdef driver_t *d = &self.d
         cdef Link link
         memset(d, 0, sizeof(driver_t))
-        d.leader_fd = d.service_fd = d.epoll_fd = -1
+        d.leader_fd = d.service_fd = d.plugin_fd = d.epoll_fd = -1
         reporting_init(&d.reporting, report)
         self.stack = stack
         self.links = list(stack.links)
@@ -756,17 +765,13 @@ cdef class Driver:
 
     cdef void set_plugin_bell(self, int bell):
         cdef driver_t *d = &self.d
-        cdef uint64_t one = 1
-        cdef bint waiting
         if driver_forked(d) or d.dead:
             return
         with nogil:
             park_lock(&d.lock)
-            d.stack.tcp.plugin_bell = bell
-            waiting = d.stack.tcp.plugin_first != NULL
+            d.stack.tcp.plugins_elsewhere = 1
+            d.plugin_fd = bell
             driver_unlock(d)
-        if waiting and write(bell, &one, sizeof(one)) < 0:
-            raise OSError(errno, os.strerror(errno))
 
     def run_plugins(self):
         """Ask the algorithms in Python of this stack's connections; what they allow is sent."""
@@ -779,6 +784,8 @@ cdef class Driver:
             with nogil:
                 park_lock(&d.lock)
                 p = plugin_take(&d.stack.tcp, &report) if not d.dead else NULL
+                if p == NULL:
+                    d.plugins_rung = 0
                 driver_unlock(d)
             if p == NULL:
                 return

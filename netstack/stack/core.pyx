@@ -65,7 +65,6 @@ cdef void stack_init(stack_t *stack, const uint8_t *seed) noexcept nogil:
         stack.tcp.random[0] = 1
     tcp_config_init(&stack.tcp.config)
     stack.tcp.congestion = congestion_default()
-    stack.tcp.plugin_bell = -1
     stack.tcp.stack = stack
     stack.tcp.released = on_released
     stack.tcp.to_time_wait = on_time_wait

@@ -86,7 +86,7 @@ cdef void drain_events(Stack stack) noexcept:
 
 cdef void ask_plugins(Stack stack):
     """Algorithms in Python hear what happened; what they allow is sent."""
-    if stack.c.tcp.plugin_first != NULL and stack.c.tcp.plugin_bell < 0:
+    if stack.c.tcp.plugin_first != NULL and not stack.c.tcp.plugins_elsewhere:
         plugins_run(&stack.c.tcp)
         stack_settle(stack.c)
 

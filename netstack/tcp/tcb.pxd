@@ -509,7 +509,7 @@ cdef struct tcp_t:
     const congestion_ops_t *congestion
     void *plugin_first           # connections with a report for Python: see congestion/plugin
     void *plugin_last
-    int plugin_bell              # descriptor that rings for them; -1: none, the stack's caller asks by itself
+    uint8_t plugins_elsewhere    # another thread asks them (the driver's); else the stack's caller does at the end of its call
     uint64_t secret[2]           # SipHash key: hash tables, ISNs, ports, timestamp offsets
     uint64_t random[2]           # state of the generator
     uint32_t tcb_count

@@ -49,7 +49,6 @@ cdef class CongestionProbe:
         tcp_config_init(&self.tcp.config)
         self.tcp.config.cubic_hystart = hystart
         self.tcp.now_ns = now_ns
-        self.tcp.plugin_bell = -1
         self.tcp.random[0] = 1
         self.tcb.state = CLOSED
         self.tcb.tcp = self.tcp

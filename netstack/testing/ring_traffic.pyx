@@ -48,7 +48,7 @@ cdef class RingTraffic:
         self.length = <uint32_t> len(packet)
 
     cdef int send(self, int n) noexcept nogil:
-        cdef uint8_t *head
+        cdef uint8_t *head = NULL
         cdef uint8_t *body
         cdef int i = 0
         while i < n and ring_claim(&self.tx.ring, RING_FRAME, self.length, 0, &head, &body) == RING_OK:

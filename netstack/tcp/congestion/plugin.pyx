@@ -9,7 +9,6 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from posix.unistd cimport write
 
 from netstack.address cimport address_format
 from netstack.clock cimport NS_PER_S
@@ -211,15 +210,12 @@ cdef inline plugin_t *plugin_of(const congestion_t *cc) noexcept nogil:
 
 cdef void enqueue(plugin_t *p) noexcept nogil:
     cdef tcp_t *tcp = p.tcp
-    cdef uint64_t one = 1
     if p.queued:
         return
     p.queued = 1
     p.next = NULL
     if tcp.plugin_first == NULL:
         tcp.plugin_first = p
-        if tcp.plugin_bell >= 0 and write(tcp.plugin_bell, &one, sizeof(one)) < 0:
-            tcp.plugin_bell = -1                       # not ours any more: Reno stands in
     else:
         (<plugin_t *> tcp.plugin_last).next = p
     tcp.plugin_last = p
