@@ -407,6 +407,8 @@ SYSCTLS = {
     "net.ipv4.tcp_keepalive_probes": (1, 127),
     "net.ipv4.tcp_min_snd_mss": (48, 65535),
     "net.ipv4.tcp_rto_min_us": (1000, 120000000),
+    "net.ipv4.tcp_delayed_ack_ms": (1, 499),           # Linux has it as a constant; RFC 9293 section 3.8.6.3: below 500
+    "net.ipv4.tcp_quickack_segments": (0, 255),        # a constant too
     "net.core.somaxconn": (0, 1 << 20),
     "net.core.rmem_default": (BUFFER_MIN, BUFFER_MAX),
     "net.core.rmem_max": (BUFFER_MIN, BUFFER_MAX),
@@ -549,6 +551,10 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         c.notsent_lowat = 0 if value == 0xffffffff else value
     elif short == "tcp_rto_min_us":
         c.rto_min_ms = value // 1000
+    elif short == "tcp_delayed_ack_ms":
+        c.delayed_ack_ms = value
+    elif short == "tcp_quickack_segments":
+        c.quickack_segments = value
     elif short == "somaxconn":
         c.somaxconn = value
     elif short == "rmem_default":
@@ -575,7 +581,8 @@ cdef object sysctl_get(stack_t *stack, str name):
         "tcp_fin_timeout": c.fin_timeout_ms // 1000, "tcp_max_tw_buckets": c.max_tw,
         "tcp_challenge_ack_limit": c.challenge_ack_limit, "tcp_keepalive_time": c.keepalive_time_s,
         "tcp_keepalive_intvl": c.keepalive_intvl_s, "tcp_keepalive_probes": c.keepalive_probes,
-        "tcp_min_snd_mss": c.min_snd_mss, "tcp_rto_min_us": c.rto_min_ms * 1000, "somaxconn": c.somaxconn,
+        "tcp_min_snd_mss": c.min_snd_mss, "tcp_rto_min_us": c.rto_min_ms * 1000,
+        "tcp_delayed_ack_ms": c.delayed_ack_ms, "tcp_quickack_segments": c.quickack_segments, "somaxconn": c.somaxconn,
         "rmem_default": c.rmem_default, "rmem_max": c.rmem_max, "wmem_default": c.wmem_default,
         "wmem_max": c.wmem_max, "ip_local_port_range": (c.port_first, c.port_last),
         "tcp_dsack": c.dsack, "tcp_early_retrans": c.early_retrans, "tcp_recovery": c.recovery, "tcp_frto": c.frto,

@@ -4,3 +4,4 @@ from netstack.tcp.tcb cimport segment_t, tcb_t
 
 
 cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil      # SND.UNA <= SEG.ACK <= SND.NXT, sum good
+cdef void acknowledge_overtaken(tcb_t *tcb, segment_t *seg) noexcept nogil    # SEG.ACK < SND.UNA, with SACK blocks

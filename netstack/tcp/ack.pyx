@@ -92,6 +92,28 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
             sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
 
 
+cdef void acknowledge_overtaken(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """An acknowledgement below SND.UNA, which a later one overtook: what it says of blocks above may be news."""
+    cdef recovery_t *rec = tcb.rec
+    cdef ack_t a
+    if rec.sent_count == 0 or not tcb.flags & TF_SACK_OK:
+        return
+    memset(&a, 0, sizeof(a))
+    a.prior_una = tcb.snd_una
+    a.prior_in_flight = in_flight(tcb)
+    a.prior_highest = rec.highest_sack
+    a.prior_delivered = tcb.cc.delivered
+    a.prior_lost = tcb.hist.lost_ever
+    take_blocks(tcb, seg, &a)
+    if not a.flags & (ACK_SACKED | ACK_DSACK):
+        return
+    rack_adapt(tcb, 0)
+    recovery_alert(tcb, &a)
+    if tcb.cc.delivered != a.prior_delivered:
+        rec.delivered_ns = tcb.tcp.now_ns
+    want_output(tcb)
+
+
 cdef void update_window(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nogil:
     """SND.WND by the rule of SND.WL1 and SND.WL2."""
     cdef uint32_t window
@@ -156,6 +178,8 @@ cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
         if k == 0 and duplicate:
             if not seq_gt(end, seg.ack):
                 continue
+        if seq_lt(seg.ack, tcb.snd_una) and not seq_gt(end, tcb.snd_una):
+            continue                                  # overtaken by the acknowledgement that took it off
         if not seq_lt(start, end) or seq_lt(start, tcb.snd_una) or seq_gt(end, tcb.snd_nxt) or rec.sent_count == 0:
             if not duplicate or k:
                 tcb.tcp.counters.tcp_sack_invalid += 1

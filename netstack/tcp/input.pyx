@@ -16,7 +16,7 @@ from netstack.counters cimport (
 )
 from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SF_KEEPALIVE, SF_ORPHAN, sock_event
 from netstack.tcp.accounting cimport count_segment_in
-from netstack.tcp.ack cimport acknowledge
+from netstack.tcp.ack cimport acknowledge, acknowledge_overtaken
 from netstack.tcp.buffers cimport (
     receive_reserve, receive_shrink, receive_store, receive_store_and_sum,
 )
@@ -378,6 +378,8 @@ cdef DropReason check_ack(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if seq_ge(seg.ack, tcb.snd_una):
         acknowledge(tcb, seg)
         after_ack(tcb)
+    elif seg.sack_count:
+        acknowledge_overtaken(tcb, seg)
     return DROP_NONE
 
 
@@ -481,7 +483,9 @@ cdef inline void make_room_beyond_gap(tcb_t *tcb, uint32_t held) noexcept nogil:
 
 
 cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
-    """Seventh: the payload, already verified and private. Trimmed to the window, stored at its place."""
+    """Seventh: the payload, already verified and private. Trimmed to the window, stored at its place. When nothing waits to
+    be read, what begins in the window is taken whole, as Linux does: the sender believes in more than we said, and to cut
+    its segments would make it send each of them twice."""
     cdef uint32_t start = seg.seq, end = seg.seq + seg.length, before = tcb.rcv_nxt, edge, last
     cdef uint32_t newest = tcb.sack_recent[0]
     cdef const uint8_t *data = seg.payload
@@ -505,8 +509,11 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if tcb.flags & TF_FIN_AHEAD and seq_lt(tcb.fin_seq, edge):
         edge = tcb.fin_seq
     if seq_gt(end, edge):
-        end = edge
-        seg.flags &= ~<uint8_t> FIN                   # what lies beyond the window has not been received
+        if edge == tcb.rcv_adv and edge != start and start == tcb.rcv_nxt and receive_end(tcb) == tcb.rcv_read:
+            edge = end
+        else:
+            end = edge
+            seg.flags &= ~<uint8_t> FIN               # what lies beyond the window has not been received
     if not seq_lt(start, end):
         tcb.flags |= TF_ACK_NOW
         want_output(tcb)
@@ -537,6 +544,8 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
     receive_store(tcb, start, data, end - start)
     holes = tcb.range_count != 0
     tcb.rcv_nxt = end
+    if seq_gt(end, tcb.rcv_adv):
+        tcb.rcv_adv = end
     tcb.ooo_acks = 0
     range_absorb(tcb)
     delivered(tcb, tcb.rcv_nxt - before)

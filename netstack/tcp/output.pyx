@@ -382,7 +382,9 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
             pacing_sent(tcb, plan.length)
         if tcb.counts.data_segments_in:
             tcb.quickack = 0               # a conversation: acknowledgements ride on data from here on
-        if plan.flags & PSH:
+        if plan.retransmit:
+            tcb.burst_seq = tcb.snd_nxt    # what is new begins a run of its own
+        elif plan.flags & PSH:
             tcb.burst_seq = plan.seq + plan.length
         elif tcb.last_send_ns != tcp.now_ns:
             tcb.burst_seq = plan.seq

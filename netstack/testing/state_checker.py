@@ -296,7 +296,8 @@ class Connection:
             end += 1
         if self.peer_fin is not None:
             end = min(end, self.peer_fin + 1)  # nothing lies behind an end
-        if end > self.rcv_edge + 1:            # what was never offered may be cut off, and its FIN with it
+        if end > self.rcv_edge + 1 and not seq <= self.rcv_nxt < self.rcv_edge:
+            # What was never offered may be cut off, and its FIN with it; or taken, when it comes in order.
             end = max(self.rcv_edge + 1, seq)
         start = max(seq, self.rcv_nxt)
         self.newest = None

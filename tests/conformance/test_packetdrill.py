@@ -43,6 +43,11 @@ def test_relaxations_are_for_others_than_linux():
     assert not any(relaxes(r) for r in ("google/packetdrill", "torvalds/linux", "google/gvisor", "intel-lab-lkp/linux"))
 
 
+def test_a_scripts_own_options_are_read_with_and_without_quotes():
+    text = '--mtu=1400\n--ip_version="ipv4-mapped-ipv6"\n0 `sysctl --quiet=1`\n'
+    assert run.own_options(text) == {"mtu": "1400", "ip_version": "ipv4-mapped-ipv6"}
+
+
 def test_summary_sums_to_the_list(tmp_path):
     listed = tmp_path / "list"
     listed.write_text("# comment\n\na/b one/x.pkt\na/b one/y.pkt\na/b two/z.pkt\n")
@@ -65,11 +70,14 @@ def test_no_program_is_said_and_is_no_completed_run(monkeypatch, capsys, tmp_pat
 def test_standin_sysctl_writes_what_has_a_counterpart(tmp_path):
     for name in ("tcp_sack", "tcp_timestamps", "tcp_window_scaling", "tcp_rmem"):
         (tmp_path / name).write_text("old\n")
-    environment = dict(os.environ, PD_SYSCTL_ROOT=str(tmp_path))
+    settings = tmp_path / "settings"
+    environment = dict(os.environ, PD_SYSCTL_ROOT=str(tmp_path), PD_SETTINGS=str(settings))
     command = [HERE / "standins" / "sysctl", "-w"]
     for setting in ("net.inet.tcp.sack.enable=0", "net.inet.tcp.rfc1323=1", "net.inet.tcp.recvspace=65536",
-                    "net.inet.tcp.hostcache.purgenow=1", "kern.ipc.maxsockbuf=2097152"):
+                    "net.inet.tcp.hostcache.purgenow=1", "net.inet.tcp.delacktime=40", "kern.ipc.maxsockbuf=2097152"):
         subprocess.run([*command, setting], env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert settings.read_text().splitlines() == ["net.ipv4.tcp_quickack_segments=0"] * 5 + ["net.ipv4.tcp_delayed_ack_ms=40"]
+    settings.unlink()
     found = {path.name.removeprefix("tcp_"): path.read_text().strip() for path in tmp_path.iterdir()}
     assert found == {"sack": "0", "timestamps": "1", "window_scaling": "1", "rmem": "4096 65536 2097152"}
 

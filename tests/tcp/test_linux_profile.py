@@ -7,6 +7,7 @@ import pytest
 from netstack.testing import is_tcp
 
 from .test_path_mtu import too_big
+from .test_recovery import sender
 from .tools import SO_ERROR, SOL_SOCKET, listen, new_peer, passive, reach
 
 SIOCINQ, SIOCOUTQ = 0x541B, 0x5411
@@ -115,3 +116,65 @@ def test_the_path_mtu_serves_the_next_connection_and_our_synack_says_our_own():
     flow = peer.flow(40002)
     flow.send("S", mss=1460)
     assert flow.receive_all()[0].mss == 1460
+
+
+def test_what_reaches_beyond_the_window_is_taken_whole_while_nothing_waits_to_be_read():
+    s = passive(new_peer(**{"net.core.rmem_default": 8192, "net.core.rmem_max": 8192}), mss=1000)
+    s.data(b"x" * 20000)
+    s.flow.expect(is_tcp(flags="A", ack=20001, window=0))
+    s.fin()
+    s.flow.expect(is_tcp(flags="A", ack=20002, window=0))
+    assert s.sock.recv(65536) == b"x" * 20000 and s.sock.recv(1) == b""
+
+
+def test_what_reaches_beyond_the_window_is_cut_while_data_waits_and_refused_at_a_closed_one():
+    s = passive(new_peer(**{"net.core.rmem_default": 8192, "net.core.rmem_max": 8192}), mss=1000)
+    s.data(b"x" * 8000)
+    s.flow.send("PA", seq=s.seq, ack=1, payload=b"y" * 20000)
+    assert s.sock.info()["rcv_nxt"] == s.flow.iss + 8193
+    s.flow.send("PA", seq=8193, ack=1, payload=b"z" * 20000)
+    assert s.flow.receive_all()[-1].ack == 8193
+    assert s.sock.recv(65536) == b"x" * 8000 + b"y" * 192
+
+
+def overtaken():
+    """Ten segments of 1000 bytes sent, ten more waiting; the first, fifth and eighth are lost, the first came again."""
+    s = sender(rtt_ms=10)
+    for blocks in (((1001, 2001),), ((1001, 3001),), ((1001, 3001), (8001, 9001))):
+        s.pure_ack(1, sack=blocks)
+    s.peer.advance("12ms")
+    s.pure_ack(4001, sack=((8001, 9001),))
+    s.flow.receive_all()
+    s.sock.send(bytes(10000))
+    s.flow.receive_all()
+    return s
+
+
+def test_blocks_of_an_acknowledgement_that_another_overtook_are_news():
+    s = overtaken()
+    before = s.sock.info()["cwnd"]
+    s.pure_ack(3001, sack=((5001, 7001),))
+    sent = [(p.flags, p.seq) for p in s.flow.receive_all()]
+    assert sent == [("A", 7001), ("A", 10001)] and s.sock.info()["cwnd"] == before
+    assert s.sock.info()["snd_una"] == s.sock.info()["iss"] + 4001
+
+
+@pytest.mark.parametrize("block", [(3001, 4001), (3001, 6000), (9001, 30001)])
+def test_old_blocks_of_an_overtaken_acknowledgement_say_nothing(block):
+    s = overtaken()
+    s.pure_ack(3001, sack=(block,))
+    s.flow.expect_nothing()
+
+
+def test_when_an_acknowledgement_is_delayed_can_be_set():
+    s = passive(new_peer(quickack_segments=0, delayed_ack_ms=100))
+    s.data(b"a")
+    s.peer.advance("99ms")
+    s.flow.expect_nothing()
+    s.peer.advance("1ms")
+    s.flow.expect(is_tcp(flags="A", ack=2))
+    s = passive(new_peer(quickack_segments=1))
+    s.data(b"a")
+    s.flow.expect(is_tcp(flags="A", ack=2))
+    s.data(b"b")
+    s.flow.expect_nothing()

@@ -21,6 +21,7 @@ POLLIN, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 1, 4, 8, 16, 32
 EPOLLET, EPOLLONESHOT = 1 << 31, 1 << 30
 SIOCINQ, SIOCOUTQ = 0x541B, 0x5411
 CONGESTION = "net.ipv4.tcp_congestion_control"
+AVAILABLE = "net.ipv4.tcp_available_congestion_control"
 US = 1000
 
 
@@ -77,6 +78,7 @@ class Backend:
         self.closing = {}
         self.packets = deque()
         self.states_file = settings.get("states")
+        self.settings_file = os.environ.get("PD_SETTINGS", "")
         self.states = None
         self.trace = "trace" in settings
         self.known = None
@@ -170,12 +172,18 @@ class Backend:
             if value == before:
                 continue
             self.known[name] = value
-            if before is None and name == CONGESTION:
+            if before is None and name in (CONGESTION, AVAILABLE):
                 continue                 # what the host prefers says nothing about the script
-            try:
-                self.stack.set(name, value)
-            except ValueError as error:
-                print(f"shim: {name} = {value}: {error}", file=sys.stderr)
+            self.set(name, value)
+        if self.settings_file and os.path.exists(self.settings_file):
+            for line in Path(self.settings_file).read_text().splitlines():
+                self.set(*line.split("=", 1))
+
+    def set(self, name, value):
+        try:
+            self.stack.set(name, value)
+        except ValueError as error:
+            print(f"shim: {name} = {value}: {error}", file=sys.stderr)
 
     def socket(self, domain, type, protocol):
         self.configure()

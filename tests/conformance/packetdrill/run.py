@@ -140,6 +140,11 @@ def read_list(path):
     return scripts
 
 
+def own_options(text):
+    """The options that a script gives itself, ``--mtu=1400``: its own word counts more than the runner's."""
+    return {name: value.strip("\"'") for name, value in re.findall(r"^--(\w+)=(\S+)", text, re.MULTILINE)}
+
+
 class Runner:
     """Runs scripts, each in a network namespace and a process of its own."""
 
@@ -155,13 +160,13 @@ class Runner:
 
     def command(self, script_file, text, states):
         """The command line for a script: its own options decide about the version of IP, addresses and MTU."""
-        own = dict(re.findall(r"^--(\w+)=(\S+)", text, re.MULTILINE))
+        own = own_options(text)
         version = own.get("ip_version", self.ip_version)
         mtu = own.get("mtu", "1520" if version == "ipv6" else "1500")
         local = own.get("local_ip", "fd3d:0a0b:17d6::1" if version == "ipv6" else "192.168.0.1")
         prefix = "64" if ":" in local else "16"
         flags = f"local_ip={local}/{prefix},mtu={mtu},states={states}" + (",trace=1" if self.trace else "")
-        arguments = [a for a in ARGUMENTS[version] if not (a.startswith("--") and a[2:].split("=")[0] in own)]
+        arguments = [a for a in ARGUMENTS.get(version, ()) if not (a.startswith("--") and a[2:].split("=")[0] in own)]
         packetdrill = [str(self.packetdrill), f"--so_filename={self.shim}", f"--so_flags={flags}", *arguments]
         privilege = [] if os.geteuid() == 0 else ["--map-root-user"]
         preload = ["env", f"LD_PRELOAD={self.shim}"]
@@ -175,6 +180,9 @@ class Runner:
         environment["PD_SHIM_HOME"] = sys.base_prefix
         environment["PD_SHIM_PATH"] = ":".join(dict.fromkeys([str(PROJECT), *(p for p in sys.path if p)]))
         environment["PD_STATES"] = str(states)
+        settings = self.scratch / f"{name}.settings"
+        settings.unlink(missing_ok=True)
+        environment["PD_SETTINGS"] = str(settings)
         if with_standins:
             environment["PATH"] = f"{STANDINS}:{environment.get('PATH', '/usr/bin:/bin')}"
         process = subprocess.Popen(
