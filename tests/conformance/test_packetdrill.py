@@ -76,7 +76,7 @@ def test_standin_sysctl_writes_what_has_a_counterpart(tmp_path):
     for setting in ("net.inet.tcp.sack.enable=0", "net.inet.tcp.rfc1323=1", "net.inet.tcp.recvspace=65536",
                     "net.inet.tcp.hostcache.purgenow=1", "net.inet.tcp.delacktime=40", "kern.ipc.maxsockbuf=2097152"):
         subprocess.run([*command, setting], env=environment, check=True, stdout=subprocess.DEVNULL)
-    assert settings.read_text().splitlines() == ["net.ipv4.tcp_quickack_segments=0"] * 5 + ["net.ipv4.tcp_delayed_ack_ms=40"]
+    assert settings.read_text().split() == ["net.ipv4.tcp_quickack_segments=0"] * 5 + ["net.ipv4.tcp_delayed_ack_ms=40"]
     settings.unlink()
     found = {path.name.removeprefix("tcp_"): path.read_text().strip() for path in tmp_path.iterdir()}
     assert found == {"sack": "0", "timestamps": "1", "window_scaling": "1", "rmem": "4096 65536 2097152"}
