@@ -5,6 +5,7 @@ import re
 OUTBOUND = re.compile(r"^\s*(?:[+0-9.~*%]\S*\s+|\*\s+)?>\s")
 SYN = re.compile(r"(>\s+(?:\([^)]*\)\s+)?S[A-Z.]*\s[^<]*)<[^>]*>")
 WINDOW = re.compile(r"\s+win\s+\d+")
+STATES = {"CLOSED": "CLOSE", "SYN_RECEIVED": "SYN_RECV", "FIN_WAIT_1": "FIN_WAIT1", "FIN_WAIT_2": "FIN_WAIT2"}   # Linux's
 BUFFER_CHECK = re.compile(r"getsockopt\(.*SO_(?:RCV|SND)BUF\b")
 
 
@@ -28,5 +29,5 @@ def relax(text):
             line = WINDOW.sub("", line, count=1)
             if not timestamps_later[i + 1]:
                 line = SYN.sub(r"\1<...>", line)
-        out.append(re.sub(r"\bTCPI_", "TCP_", line))
+        out.append(re.sub(r"\bTCPI_(\w+)", lambda m: "TCP_" + STATES.get(m[1], m[1]), line))
     return "".join(out)

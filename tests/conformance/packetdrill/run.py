@@ -145,6 +145,17 @@ def own_options(text):
     return {name: value.strip("\"'") for name, value in re.findall(r"^--(\w+)=(\S+)", text, re.MULTILINE)}
 
 
+def folder_of(path, text, repository):
+    """Where a script wants to be run: there the programs it names relatively are found. Its own folder, or one above it."""
+    programs = re.findall(r"^\s*`?\s*([\w.-]+/[\w./-]+)", text, re.MULTILINE)
+    for folder in path.parents:
+        if all((folder / program).exists() for program in programs):
+            return folder
+        if folder == repository:
+            break
+    return path.parent
+
+
 class Runner:
     """Runs scripts, each in a network namespace and a process of its own."""
 
@@ -204,12 +215,13 @@ class Runner:
             return Result(script, False, False, f"{path}: no such file\n")
         text = path.read_text(errors="replace")
         name = re.sub(r"\W+", "-", str(script))
-        passed, output = self.attempt(path, path.parent, text, name, False)
+        folder = folder_of(path, text, self.root / script.repository)
+        passed, output = self.attempt(path, folder, text, name, False)
         if passed or not relaxes(script.repository):
             return Result(script, passed, False, output)
         copy = self.scratch / f"{name}.pkt"
         copy.write_text(relax(text))
-        passed, output = self.attempt(copy, path.parent, text, name, True)
+        passed, output = self.attempt(copy, folder, text, name, True)
         return Result(script, passed, passed, output)
 
 
