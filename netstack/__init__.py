@@ -11,6 +11,7 @@ _LAZY = {
     "Host": ("netstack.host", "Host"),
     "attach": ("netstack.host", "attach"),
     "patch": ("netstack.patching", "patch"),
+    "ResolverConfig": ("netstack.config", "ResolverConfig"),
     "Router": ("netstack.router", "Router"),
     "Stack": ("netstack.stack", "Stack"),
     "link": ("netstack.link", None),

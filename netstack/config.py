@@ -95,3 +95,80 @@ class StackConfig:
 
         data = self.seed.to_bytes(16, "little", signed=True) if isinstance(self.seed, int) else bytes(self.seed)
         return hashlib.blake2b(data, digest_size=32).digest()
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """``(address, port)`` of a name server written ``A.B.C.D``, ``A.B.C.D:PORT``, ``X::Y`` or ``[X::Y%ZONE]:PORT``.
+
+    Raises
+    ------
+    ValueError
+        Anything else; a name is no address.
+    """
+    address, port = text, "53"
+    if text.startswith("["):
+        address, bracket, rest = text[1:].partition("]")
+        if not bracket or rest and not rest.startswith(":"):
+            raise ValueError(f"name server {text!r}: write [ADDRESS]:PORT")
+        port = rest[1:] if rest else port
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"name server {text!r}: a port is a number from 1 to 65535")
+    ipaddress.ip_address(address)
+    return address, int(port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolverConfig:
+    """Where a host asks for names, and how long. What is None comes from ``/etc/resolv.conf`` (resolv.conf(5)).
+
+    Parameters
+    ----------
+    servers : tuple of str or None
+        Name servers, ``"192.0.2.53"``, ``"192.0.2.53:5353"``, ``"[2001:db8::53]:53"``. None: those of
+        ``/etc/resolv.conf`` that this host can reach, which are never those on the machine's loopback.
+        ``()``: ask nobody.
+    search : tuple of str or None
+        Domains that are tried behind a name with fewer than ``ndots`` dots. With servers given, None is none.
+    hosts : str or path
+        A file as hosts(5), or, if the string has white space in it, the text of one. ``""``: none.
+    ndots, timeout, attempts, rotate
+        As the options of resolv.conf(5): 1, 5 seconds, 2 and False unless they are said anywhere.
+    edns : int
+        The largest UDP answer we ask for, bytes; 0 leaves EDNS out. 1232 never needs fragments (RFC 9715).
+    tcp : bool
+        Ask over TCP only (``use-vc``).
+    cache : int
+        How many answers are remembered, each for as long as it says. 0: none.
+    """
+
+    servers: tuple[str, ...] | None = None
+    search: tuple[str, ...] | None = None
+    hosts: str | os.PathLike[str] = "/etc/hosts"
+    ndots: int | None = None
+    timeout: float | None = None
+    attempts: int | None = None
+    rotate: bool | None = None
+    edns: int = 1232
+    tcp: bool | None = None
+    cache: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("servers", "search"):
+            given = getattr(self, name)
+            if given is not None:
+                given = (given,) if isinstance(given, str) else tuple(str(each) for each in given)
+                object.__setattr__(self, name, given)
+        for text in self.servers or ():
+            parse_server(text)
+        if self.timeout is not None and not 0 < self.timeout <= 30:
+            raise ValueError(f"timeout {self.timeout}: more than 0 and at most 30 seconds")
+        if self.attempts is not None and not 1 <= self.attempts <= 5:
+            raise ValueError(f"attempts {self.attempts}: 1 to 5")
+        if self.ndots is not None and not 0 <= self.ndots <= 15:
+            raise ValueError(f"ndots {self.ndots}: 0 to 15")
+        if self.edns != 0 and not 512 <= self.edns <= 65535:
+            raise ValueError(f"edns {self.edns}: 0, or 512 to 65535 bytes (RFC 6891 section 6.2.3)")
+        if self.cache < 0:
+            raise ValueError(f"cache {self.cache}: how many answers")

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from netstack.config import StackConfig
+from netstack.config import ResolverConfig, StackConfig
 from netstack.driver import Driver
 from netstack.errors import ConfigError
 from netstack.resolver import Resolver
@@ -50,8 +50,12 @@ class Host:
     drain : float
         How many seconds `close`, and the end of the program, wait at most until the data and FINs of closed
         sockets have arrived.
-    dns : False or "kernel"
-        Whether names other than ``localhost`` and the machine's own are asked of the kernel's resolver.
+    dns : True, False or "kernel"
+        Who is asked for names that no file knows: name servers, over this host's own sockets; nobody; the
+        kernel's resolver, through the kernel's network.
+    resolver : ResolverConfig, optional
+        Name servers, search list, hosts file, patience. Without it: the machine's ``/etc/hosts``, and those
+        servers of its ``/etc/resolv.conf`` that this host can reach through its own link.
     seed : bytes or int, optional
         Makes secrets and randomness of the stack repeatable.
     sysctl : mapping, optional
@@ -75,7 +79,8 @@ class Host:
 
     def __init__(self, link=None, address: str | Iterable[str] = (), gateway: str | None = None,
                  mtu: int | None = None, *, spin_us: float = 50.0, service: bool = True, drain: float = 60.0,
-                 dns=False, seed: bytes | int | None = None, sysctl: Mapping[str, object] | None = None,
+                 dns: bool | str = True, resolver: ResolverConfig | None = None,
+                 seed: bytes | int | None = None, sysctl: Mapping[str, object] | None = None,
                  visible: bool = True, lease=None) -> None:
         addresses = (address,) if isinstance(address, str) else tuple(str(a) for a in address)
         if link is not None and mtu is not None and mtu > link.mtu:
@@ -93,9 +98,11 @@ class Host:
         self.link = link
         self.drain = drain
         self.stack = Stack(config, [link] if link is not None else None)
+        if resolver is None and link is None:
+            resolver = ResolverConfig(servers=())          # the machine's are out of reach
+        self.resolver = Resolver(self._own_addresses, dns, config=resolver, make_socket=self.socket)
         report, self._report = open_report() if visible and service else (-1, None)
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
-        self.resolver = Resolver(self._own_addresses, dns)
         self._lease = lease
         _hosts.add(self)
 
@@ -157,7 +164,7 @@ class Host:
         return self.resolver.resolve(name, family)
 
     def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
-        """As ``socket.getaddrinfo``, for literals, ``localhost``, the own name, and what ``dns`` allows."""
+        """As ``socket.getaddrinfo``: literals, the hosts file, then name servers over this host's own sockets."""
         return self.resolver.getaddrinfo(host, port, family, type, proto, flags)
 
     def patch(self, **options):

@@ -39,7 +39,7 @@ class patch(contextlib.ContextDecorator):
     ----------
     host : Host or callable
         The host, or a function that gives it when the first socket is made (and again in a forked child).
-    dns : False or "kernel", optional
+    dns : True, False or "kernel", optional
         Set the host's way with names that it does not know itself.
     sendfile : bool
         Replace ``os.sendfile`` as well, by one that refuses the descriptors of stack sockets with EINVAL;
@@ -113,7 +113,7 @@ def replaced() -> list[tuple[str, str]]:
 def stale_references() -> list[tuple[str, str]]:
     """``(module, name)`` where loaded modules still hold an original: they were imported before the patch."""
     originals = {id(value): name for name, value in _ORIGINALS.items()}
-    mine = {"socket", __name__, face.__name__, "netstack.resolver"}
+    mine = {"socket", __name__, face.__name__, "netstack.resolver.functions"}
     found = []
     for module_name, module in list(sys.modules.items()):
         if module_name in mine or module is None:
