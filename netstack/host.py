@@ -97,6 +97,7 @@ class Host:
         self.addresses = addresses
         self.link = link
         self.drain = drain
+        self.serves = service
         self.stack = Stack(config, [link] if link is not None else None)
         if resolver is None and link is None:
             resolver = ResolverConfig(servers=())          # the machine's are out of reach
@@ -117,30 +118,16 @@ class Host:
         """A new socket of this host; see `netstack.socket.socket`."""
         return socket(family, type, proto, host=self)
 
-    def create_connection(self, address, timeout=_GLOBAL_DEFAULT, source_address=None) -> _Socket:
-        """As ``socket.create_connection``: connect to ``(host, port)``, trying each address of a name."""
-        name, port = address
-        error: OSError | None = None
-        for family, kind, proto, _, numbers in self.getaddrinfo(name, port, 0, _kernel.SOCK_STREAM):
-            s = None
-            try:
-                s = self.socket(family, kind, proto)
-                if timeout is not _GLOBAL_DEFAULT:
-                    s.settimeout(timeout)
-                if source_address:
-                    s.bind(source_address)
-                s.connect(numbers)
-                return s
-            except OSError as e:
-                error = e
-                if s is not None:
-                    s.close()
-        if error is None:
-            raise OSError("getaddrinfo returns an empty list")
-        try:
-            raise error
-        finally:
-            error = None                     # the traceback holds this frame, and the frame the error
+    def create_connection(self, address, timeout=_GLOBAL_DEFAULT, source_address=None, *,
+                          all_errors: bool = False) -> _Socket:
+        """As ``socket.create_connection``: connect to ``(host, port)``, by whichever address of a name answers first.
+
+        IPv6 and IPv4 take turns, each has a head start of 250 ms (RFC 8305); those that lose are closed.
+        """
+        from netstack.connecting import create_connection
+
+        given = () if timeout is _GLOBAL_DEFAULT else (timeout,)
+        return create_connection(self, address, given, source_address, all_errors=all_errors)
 
     def create_server(self, address, *, family: int = _kernel.AF_INET, backlog: int | None = None,
                       reuse_port: bool = False) -> _Socket:

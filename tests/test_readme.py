@@ -57,7 +57,7 @@ def test_shell_commands_of_use_it_run(tmp_path):
                                         stdout=subprocess.DEVNULL))
         wait_until(ps_line, "10.77.0.2")
         wait_until(client_line, "200")
-        wait_until(ping_line, "4 answered, 0 % lost")
+        wait_until(ping_line, "4 received, 0% packet loss")
         assert "LISTEN" in wait_until(ss_line, ":8000")
     finally:
         for process in reversed(running):

@@ -24,14 +24,15 @@ def begin() -> None:
     if settings.pop("first", False) is False:
         pcap, stats, trace = (name and f"{name}.{os.getpid()}" for name in (pcap, stats, trace))
     os.environ[VARIABLE] = json.dumps(settings)
-    patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace))
+    patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace, settings.get("dns")))
 
 
 class _Chooser:
     """Gives the host of this process, made on first use; a forked child gets its own."""
 
     def __init__(self, address: str | None, mtu: int | None, pcap: str | None, stats: str | None,
-                 trace: str | None = None) -> None:
+                 trace: str | None = None, dns: list[str] | None = None) -> None:
+        self._dns = dns
         self._wanted = (address, pcap)
         self._mtu = mtu
         self._host = None
@@ -59,6 +60,7 @@ class _Chooser:
         return host
 
     def _attach(self):
+        from netstack.config import ResolverConfig
         from netstack.host import attach
 
         address, pcap = self._wanted
@@ -68,7 +70,8 @@ class _Chooser:
 
             def wrap(link):
                 return PcapWriter(link, pcap)
-        host = attach(address=address, mtu=self._mtu, wrap=wrap)
+        resolver = ResolverConfig(servers=tuple(self._dns)) if self._dns else None
+        host = attach(address=address, mtu=self._mtu, wrap=wrap, resolver=resolver)
         if self._stats:
             atexit.register(self._write_stats)         # before the host closes: it was made later
         if self._trace:

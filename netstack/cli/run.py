@@ -50,19 +50,33 @@ def _failure(text: str, code: int) -> click.ClickException:
 
 
 def environment(router: dict[str, str], address: str | None, mtu: int | None,
-                pcap: str | None, stats: str | None, trace: str | None = None) -> dict[str, str]:
+                pcap: str | None, stats: str | None, trace: str | None = None,
+                dns: tuple[str, ...] = ()) -> dict[str, str]:
     """The program's environment: every Python below it finds its router (``router``) and the startup
     module."""
     pcap = os.path.abspath(pcap) if pcap else None
     stats = os.path.abspath(stats) if stats else None
     trace = os.path.abspath(trace) if trace else None
-    settings = {"first": True, "address": address, "mtu": mtu, "pcap": pcap, "stats": stats, "trace": trace}
+    settings = {"first": True, "address": address, "mtu": mtu, "pcap": pcap, "stats": stats, "trace": trace,
+                "dns": dns or None}
     out = dict(os.environ)
     out[VARIABLE] = json.dumps({k: v for k, v in settings.items() if v is not None})
     out.update(router)
     startup = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
     out["PYTHONPATH"] = os.pathsep.join(p for p in (startup, out.get("PYTHONPATH")) if p)
     return out
+
+
+def name_servers(context, parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The option's values, each an address with or without a port."""
+    from netstack.config import parse_server
+
+    for value in values:
+        try:
+            parse_server(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return values
 
 
 def run_beside(command: list[str], env: dict[str, str]) -> int:
@@ -89,8 +103,11 @@ def run_beside(command: list[str], env: dict[str, str]) -> int:
 @click.option("--stats", type=click.Path(dir_okay=False), metavar="FILE", help="At the end, write the counters (JSON).")
 @click.option("--trace", type=click.Path(dir_okay=False), metavar="FILE",
               help="At the end, write what connections did, for netstack plot.")
+@click.option("--dns", multiple=True, metavar="SERVER", callback=name_servers,
+              help="Ask this name server, through the program's own stack. Repeatable. Default: those of "
+                   "/etc/resolv.conf that its network reaches.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(name, address, mtu, pcap, stats, trace, program) -> None:
+def command(name, address, mtu, pcap, stats, trace, dns, program) -> None:
     """Run PROGRAM with a TCP/IP stack of its own.
 
     PROGRAM is a Python script, -m MODULE, -c CODE, or any program that is written in Python. It needs no
@@ -109,7 +126,7 @@ def command(name, address, mtu, pcap, stats, trace, program) -> None:
     except NoRouterError:
         pass
     else:
-        env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats, trace)
+        env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats, trace, dns)
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(command[0], command, env)
@@ -119,7 +136,7 @@ def command(name, address, mtu, pcap, stats, trace, program) -> None:
     with Router() as router:
         print(f"netstack run: no router named {name!r} is running: this program has a private one",
               file=sys.stderr, flush=True)
-        code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats, trace))
+        code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats, trace, dns))
     if code < 0:
         # End as the program did, for whoever waits for us.
         signal.signal(-code, signal.SIG_DFL)

@@ -88,7 +88,7 @@ class Resolver:
 
     # --- what is known without asking
 
-    def _families(self) -> set[int]:
+    def families(self) -> set[int]:
         """Those in which the host has an address that is no loopback."""
         return {_kernel.AF_INET6 if ":" in a else _kernel.AF_INET for a in self._addresses()}
 
@@ -97,7 +97,7 @@ class Resolver:
 
     def _loopback(self) -> list[Found]:
         out = [Found(_kernel.AF_INET, "127.0.0.1")]
-        if _kernel.AF_INET6 in self._families():
+        if _kernel.AF_INET6 in self.families():
             out.insert(0, Found(_kernel.AF_INET6, "::1"))
         return out
 
@@ -123,6 +123,15 @@ class Resolver:
         if plain.endswith((".invalid", ".onion")) or plain in ("invalid", "onion"):
             return Names(name, (), [])
         return None
+
+    def must_ask(self, name) -> bool:
+        """Whether a name server has to be asked for the addresses of a name."""
+        if name is None or not self.dns or self.dns == "kernel" or self.stub is None:
+            return False
+        text = self._text(name)
+        if not text or parse_literal(text, self._interface_index) is not None or self.known(text) is not None:
+            return False
+        return not self.stub.remembers(text, sorted(self.families()))
 
     def _text(self, name) -> str:
         """A name as DNS has it: internationalized ones by IDNA, as the standard library does."""
@@ -204,7 +213,7 @@ class Resolver:
             found = [Found(_kernel.AF_INET, "0.0.0.0"), Found(_kernel.AF_INET6, "::")]
         else:
             found = [Found(_kernel.AF_INET6, "::1"), Found(_kernel.AF_INET, "127.0.0.1")]
-        if family == _kernel.AF_UNSPEC and _kernel.AF_INET6 not in self._families():
+        if family == _kernel.AF_UNSPEC and _kernel.AF_INET6 not in self.families():
             family = _kernel.AF_INET
         return Names("", (), [f for f in found if family in (_kernel.AF_UNSPEC, f.family)])
 
@@ -279,7 +288,7 @@ class Resolver:
             raise _error(_kernel.EAI_FAMILY)
         kinds = self._kinds(service, type, proto)
         if flags & _kernel.AI_ADDRCONFIG:
-            have = self._families()
+            have = self.families()
             if have and family not in (_kernel.AF_UNSPEC, *have):
                 raise _error(_kernel.EAI_NONAME, host)
             if len(have) == 1:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from netstack.resolver.literals import Found
 
@@ -72,10 +73,22 @@ def sort_destinations(found: list[Found], source_of: Callable[[Found], str | Non
     return sorted(found, key=lambda each: sort_key(each.address, source_of(each)))
 
 
-def interleaved(found: list[Found]) -> list[Found]:
-    """The families in turn, beginning with that of the best address (RFC 8305 section 4)."""
-    first = [f for f in found if f.family == found[0].family] if found else []
-    second = [f for f in found if f.family != found[0].family] if found else []
+T = TypeVar("T", bound=Sequence[Any])
+
+
+def interleaved(found: Sequence[T], begin: int | None = None) -> list[T]:
+    """The families, which each entry begins with, in turn (RFC 8305 section 4).
+
+    Parameters
+    ----------
+    found : sequence
+        Best first.
+    begin : int, optional
+        The family to begin with; that of the best by default.
+    """
+    begin = found[0][0] if found and begin is None else begin
+    first = [each for each in found if each[0] == begin]
+    second = [each for each in found if each[0] != begin]
     shorter = min(len(first), len(second))
     out = [each for pair in zip(first, second, strict=False) for each in pair]
     return out + first[shorter:] + second[shorter:]

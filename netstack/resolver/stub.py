@@ -286,6 +286,14 @@ class Stub:
         longer = [f"{name}.{domain}" for domain in settings.search]
         return [name, *longer] if name.count(".") >= settings.ndots else [*longer, name]
 
+    def remembers(self, name: str, families: list[int]) -> bool:
+        """Whether the cache alone can say what `addresses` would."""
+        for candidate in self.candidates(name):
+            known = [self.cache.get((candidate.lower(), TYPE_OF[family])) for family in families]
+            if None in known or any(reply is not None and reply.status == "found" for reply in known):
+                return None not in known
+        return True
+
     def addresses(self, name: str, families: list[int],
                   on_part: Callable[[list[Found]], None] | None = None) -> Names:
         """The addresses of a name.

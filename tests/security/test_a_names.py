@@ -77,7 +77,7 @@ HOSTILE = {
         message(pointer(FIRST + 16) + RR + ADDRESS_6 + pointer(FIRST) + RR + ADDRESS_6, 2),
     "a pointer forward": message(pointer(FIRST + 16) + RR + ADDRESS_6 + b"\4good\7example\0" + RR + ADDRESS_6, 2),
     "a pointer behind the end": message(pointer(0x3FFF) + RR + ADDRESS_6, 1),
-    "a pointer into the header": message(pointer(0) + RR + ADDRESS_6, 1),
+    "a pointer into the header": message(pointer(2) + RR + ADDRESS_6, 1),
     "half a pointer": message(b"\xC0", 1),
     "a label behind the end": message(b"\x3Fxxx", 1),
     "a reserved label": message(b"\x80" + RR + ADDRESS_6, 1),

@@ -1,0 +1,120 @@
+"""``netstack ping``: output and exit codes are those of ping(8)."""
+
+import re
+import signal
+import subprocess
+
+import pytest
+
+from netstack.cli.ping import Pinger, Statistics
+from tests.cli.conftest import NETSTACK, SERVER, netstack_command
+
+LIMIT = 60
+
+
+def test_answers_and_statistics(servers):
+    done = netstack_command("ping", "-c", 3, "-i", 0.01, "-s", 100, SERVER)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0] == f"PING {SERVER} ({SERVER}) 100(128) bytes of data."
+    for n, line in enumerate(lines[1:4], 1):
+        assert re.fullmatch(rf"108 bytes from {re.escape(SERVER)}: icmp_seq={n} (ttl=64 )?time=[\d.e+]+ ms", line)
+    assert lines[5] == f"--- {SERVER} ping statistics ---"
+    assert re.fullmatch(r"3 packets transmitted, 3 received, 0% packet loss, time \d+ms", lines[6])
+    assert re.fullmatch(r"rtt min/avg/max/mdev = [\d.]+/[\d.]+/[\d.]+/[\d.]+ ms", lines[7])
+
+
+def test_a_name_is_asked_of_the_server_that_is_named(servers):
+    done = netstack_command("ping", "-c", 1, "--dns", SERVER, "server.example")
+    assert done.returncode == 0 and f"PING server.example ({SERVER})" in done.stdout
+    done = netstack_command("ping", "-c", 1, "--dns", SERVER, "nothing.elsewhere")
+    assert done.returncode == 2 and "Name or service not known" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("size", [0, 1, 1472, 20000])
+def test_sizes(servers, size):
+    done = netstack_command("ping", "-c", 1, "-s", size, SERVER)
+    assert f"{size + 8} bytes from" in done.stdout and "wrong data" not in done.stdout
+
+
+def test_silence_is_exit_code_1_and_loss(servers):
+    done = netstack_command("ping", "-c", 2, "-i", 0.01, "-W", 0.3, "10.88.9.9")
+    assert done.returncode == 1
+    assert re.search(r"2 packets transmitted, 0 received,( \+\d errors,)? 100% packet loss", done.stdout)
+    assert "rtt" not in done.stdout
+
+
+def test_a_deadline_with_fewer_answers_than_wanted_is_exit_code_1(servers):
+    done = netstack_command("ping", "-c", 1000000, "-i", 0.2, "-w", 0.5, "-q", SERVER)
+    assert done.returncode == 1 and " 0% packet loss" in done.stdout and "icmp_seq" not in done.stdout
+
+
+def test_ctrl_c_shows_the_sum(servers):
+    with subprocess.Popen([*NETSTACK, "ping", "-i", "0.05", SERVER], stdout=subprocess.PIPE, text=True) as process:
+        while "icmp_seq=2" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(LIMIT) == 0
+    assert " 0% packet loss" in rest and "rtt min/avg" in rest
+
+
+@pytest.mark.parametrize("argv, code, why", [
+    (["-s", "70000", "x"], 2, "65507"), (["--link", "tap", "x", "--address", "10.0.0.1/24"], 2, "tap:NAME"),
+    (["--link", "tap:x0", "x"], 2, "--address"), (["--gateway", "10.0.0.1", "x"], 2, "--link"),
+    (["-4", "-6", "x"], 2, "not both"), (["--dns", "x.example", "x"], 2, "x.example"), (["-c", "0", "x"], 2, "0")])
+def test_what_cannot_be_is_said(runtime, argv, code, why):
+    done = netstack_command("ping", *argv)
+    assert done.returncode == code and why in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_a_router_it_says_how_to_start_one(runtime):
+    done = netstack_command("ping", "10.77.0.1")
+    assert done.returncode == 2 and "netstack router" in done.stderr
+
+
+def test_the_sum_is_ping_8s():
+    """The figures of a run of ping(8): rtt 0.020, 0.030, 0.025 ms."""
+    statistics = Statistics()
+    statistics.sent, statistics.received, statistics.duplicates = 4, 3, 1
+    statistics.times = [20e-6, 30e-6, 25e-6]
+    assert statistics.lines("x", 3.0046) == [
+        "--- x ping statistics ---", "4 packets transmitted, 3 received, +1 duplicates, 25% packet loss, time 3005ms",
+        "rtt min/avg/max/mdev = 0.020/0.025/0.030/0.004 ms"]
+    assert Statistics().lines("x", 0)[1] == "0 packets transmitted, 0 received, 0% packet loss, time 0ms"
+
+
+class Echo:
+    """A ping socket whose answers are given."""
+
+    def __init__(self, *answers):
+        self.answers, self.sent = list(answers), []
+
+    def settimeout(self, value):
+        pass
+
+    def sendto(self, data, to):
+        self.sent.append(data)
+
+    def recvfrom(self, size):
+        if not self.answers:
+            raise TimeoutError
+        answer = self.answers.pop(0)
+        data = self.sent[-1]
+        return (answer(data) if callable(answer) else answer), ("10.0.0.1", 0)
+
+
+def test_duplicates_strangers_and_wrong_data_are_told_apart():
+    def reply(data):
+        return b"\0" + data[1:]
+
+    shown = []
+    s = Echo(b"", b"\0" * 7, b"\3" + b"\0" * 20, reply, reply, lambda data: reply(data)[:-1] + b"?",
+             lambda data: b"\0\0\0\0\0\0\0\x63")
+    pinger = Pinger(s, 2, ("10.0.0.1", 0), 8, shown.append)
+    pinger.payload = b"12345678"
+    pinger.send()
+    while s.answers:
+        assert pinger.take(float("inf"))
+    assert [("DUP" in line, "wrong data" in line) for line in shown] == [(False, False), (True, False), (True, True)]
+    assert (pinger.statistics.received, pinger.statistics.duplicates) == (1, 2)
