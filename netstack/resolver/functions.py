@@ -400,8 +400,7 @@ class Resolver:
                 names = self._names_of(found)
                 name = names and names.canonical
             except NoAnswer:
-                if flags & _kernel.NI_NAMEREQD:
-                    raise _error(_kernel.EAI_AGAIN, host) from None
+                raise _error(_kernel.EAI_AGAIN, host) from None
             if name is None and flags & _kernel.NI_NAMEREQD:
                 raise _error(_kernel.EAI_NONAME, host)
             if name is not None and flags & _NI_NOFQDN:

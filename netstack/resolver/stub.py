@@ -316,7 +316,12 @@ class Stub:
         """
         exists = False
         for candidate in self.candidates(name):
-            names, nodata = self._addresses_of(candidate, families, on_part)
+            try:
+                names, nodata = self._addresses_of(candidate, families, on_part)
+            except _kernel.gaierror:
+                if exists:                             # as glibc: what was found out counts more
+                    break
+                raise
             if names is not None:
                 return names
             exists = exists or nodata
@@ -343,7 +348,8 @@ class Stub:
                 if end.status == "found":
                     part = [Found(FAMILY_OF[rdtype], value) for value in end.values]
                     found += part
-                    canonical, aliases = end.canonical, end.aliases
+                    if end.aliases:                    # spelled as asked for now, not as when it was remembered
+                        canonical, aliases = end.canonical, (name, *end.aliases[1:])
                     if on_part is not None:
                         on_part(part)
         except (ValueError, NoServers):                # no name that DNS could have, or nobody to ask
