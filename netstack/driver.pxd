@@ -76,13 +76,21 @@ cdef struct owner_t:
     ready_t ready                # the descriptor that fileno() gave out, if it did
 
 
+cdef struct report_cursor_t:
+    # How far an answer has come.
+    uint32_t socket_at           # next place in the stack's table of sockets
+    uint32_t slot_at             # next slot of the demux: TIME-WAIT records
+    uint32_t interface_at        # whose neighbours come next
+    uint32_t entry_at            # and where in its table
+    uint8_t section              # REPORT_*
+
+
 cdef struct reporting_t:
     # Who is being told what sockets there are; see reporting.pxd.
     int listening                # -1: nobody can ask
     int client                   # who is being answered; -1: nobody
     int64_t until                # when the client is given up
-    uint32_t socket_at           # next place in the stack's table of sockets
-    uint32_t slot_at             # next slot of the demux: TIME-WAIT records
+    report_cursor_t at
     uint64_t answered
     uint64_t refused             # another user's, or too slow
 

@@ -1,14 +1,17 @@
-"""Answers to ``netstack ss``; see reporting.pxd."""
+"""Answers to ``netstack ss`` and ``netstack neigh``; see reporting.pxd."""
 
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 from posix.unistd cimport close, geteuid
 
 from netstack.demux cimport as_tw, is_tw
-from netstack.driver cimport driver_unlock, park_lock, park_now_ns
+from netstack.driver cimport driver_unlock, park_lock, park_now_ns, report_cursor_t
+from netstack.ip.interface cimport interface_t
+from netstack.ip.neighbor cimport NEIGHBOR_FREE
 from netstack.stack.core cimport stack_set_now
-from netstack.stack.report cimport report_socket, report_t, report_time_wait
+from netstack.stack.report cimport neighbor_report_t, report_neighbor, report_socket, report_t, report_time_wait
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOL_SOCKET, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, MSG_NOSIGNAL, MSG_DONTWAIT
@@ -74,47 +77,80 @@ cdef bint begin(driver_t *d) noexcept nogil:
         r.refused += 1
         hang_up(r)
         return False
-    r.socket_at = r.slot_at = 0
+    memset(&r.at, 0, sizeof(r.at))
     r.until = park_now_ns() + PATIENCE_NS
     return True
 
 
-cdef uint32_t take_batch(driver_t *d, report_t *out, uint32_t *socket_at, uint32_t *slot_at) noexcept nogil:
+cdef uint32_t take_sockets(driver_t *d, report_t *out, report_cursor_t *at) noexcept nogil:
     """The next records. A socket that moves in the table meanwhile may be missed, or told twice."""
     cdef uint32_t n = 0, slots = d.stack.demux.mask + 1 if d.stack.demux.slots != NULL else 0
-    while n < REPORT_BATCH and socket_at[0] < d.stack.sock_count:
-        report_socket(d.stack, d.stack.socks[socket_at[0]], &out[n])
-        socket_at[0] += 1
+    while n < REPORT_BATCH and at.socket_at < d.stack.sock_count:
+        report_socket(d.stack, d.stack.socks[at.socket_at], &out[n])
+        at.socket_at += 1
         n += 1
     if not d.stack.demux.tw_count:
-        slot_at[0] = slots
-    while n < REPORT_BATCH and slot_at[0] < slots:
-        if is_tw(d.stack.demux.slots[slot_at[0]].p):
-            report_time_wait(d.stack, as_tw(d.stack.demux.slots[slot_at[0]].p), &out[n])
+        at.slot_at = slots
+    while n < REPORT_BATCH and at.slot_at < slots:
+        if is_tw(d.stack.demux.slots[at.slot_at].p):
+            report_time_wait(d.stack, as_tw(d.stack.demux.slots[at.slot_at].p), &out[n])
             n += 1
-        slot_at[0] += 1
+        at.slot_at += 1
     return n
+
+
+cdef uint32_t take_neighbors(driver_t *d, neighbor_report_t *out, report_cursor_t *at) noexcept nogil:
+    cdef uint32_t n = 0
+    cdef interface_t *ifc
+    while n < NEIGHBOR_BATCH and at.interface_at < d.stack.interface_count:
+        ifc = d.stack.interfaces[at.interface_at]
+        if at.entry_at >= ifc.neighbors.count:
+            at.interface_at += 1
+            at.entry_at = 0
+            continue
+        if ifc.neighbors.entries[at.entry_at].state != NEIGHBOR_FREE:
+            report_neighbor(ifc, &ifc.neighbors.entries[at.entry_at], d.stack.tcp.now_ns, &out[n])
+            n += 1
+        at.entry_at += 1
+    return n
+
+
+cdef size_t take_batch(driver_t *d, void *out, report_cursor_t *at) noexcept nogil:
+    """The next packet of the answer, and its length; 0: there is no more."""
+    cdef report_mark_t *mark = <report_mark_t *> out
+    cdef uint32_t n
+    if at.section == REPORT_SOCKETS:
+        n = take_sockets(d, <report_t *> out, at)
+        if n:
+            return n * sizeof(report_t)
+        at.section = REPORT_MARK
+    if at.section == REPORT_MARK:
+        mark.magic = NEIGHBOR_MAGIC
+        mark.record_bytes = sizeof(neighbor_report_t)
+        at.section = REPORT_NEIGHBORS
+        return sizeof(report_mark_t)
+    return take_neighbors(d, <neighbor_report_t *> out, at) * sizeof(neighbor_report_t)
 
 
 cdef void reporting_step(driver_t *d) noexcept nogil:
     cdef reporting_t *r = &d.reporting
-    cdef report_t *out
-    cdef uint32_t n, socket_at, slot_at
+    cdef report_cursor_t at
+    cdef void *out
+    cdef size_t n
     cdef ssize_t sent
     cdef bint full
     if r.client < 0 and not begin(d):
         return
-    out = <report_t *> malloc(REPORT_BATCH * sizeof(report_t))
+    out = malloc(REPORT_BATCH * sizeof(report_t))      # neighbours need less
     while out != NULL:
-        socket_at = r.socket_at
-        slot_at = r.slot_at
+        at = r.at
         stack_set_now(d.stack, park_now_ns())
-        n = take_batch(d, out, &socket_at, &slot_at)
+        n = take_batch(d, out, &at)
         if n == 0:
             r.answered += 1
             break
         driver_unlock(d)
-        sent = send(r.client, out, n * sizeof(report_t), MSG_NOSIGNAL | MSG_DONTWAIT)
+        sent = send(r.client, out, n, MSG_NOSIGNAL | MSG_DONTWAIT)
         full = sent < 0 and errno == EAGAIN
         park_lock(&d.lock)
         if full and park_now_ns() < r.until:
@@ -123,8 +159,7 @@ cdef void reporting_step(driver_t *d) noexcept nogil:
         if sent < 0 or d.stop:
             r.refused += 1
             break
-        r.socket_at = socket_at
-        r.slot_at = slot_at
+        r.at = at
         r.until = park_now_ns() + PATIENCE_NS
     free(out)
     hang_up(r)

@@ -223,6 +223,61 @@ class SocketInfo:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class NeighborInfo:
+    """One entry of an interface's neighbour table.
+
+    Attributes
+    ----------
+    address : str
+        The neighbour's IP address.
+    interface : int
+        The interface's number in its stack, from 1 on.
+    mac : str
+        Its link-layer address, ``"02:00:00:00:00:01"``; empty where it is not known.
+    state : str
+        As ip-neighbour(8) calls it: ``"REACHABLE"``, ``"STALE"``, ``"DELAY"``, ``"PROBE"``, ``"INCOMPLETE"``,
+        ``"FAILED"``.
+    probes, queued : int
+        Questions sent, and packets that wait for the answer.
+    used_ms, confirmed_ms : int or None
+        How long ago it was used, and last answered; None: never.
+    """
+
+    address: str
+    interface: int
+    mac: str
+    state: str
+    probes: int
+    queued: int
+    used_ms: int | None
+    confirmed_ms: int | None
+
+    @classmethod
+    def parse(cls, record: bytes) -> NeighborInfo:
+        """From a ``neighbor_report_t`` (netstack/stack/report.pxd).
+
+        Raises
+        ------
+        ValueError
+            Too short, or numbers that mean nothing.
+        """
+        if len(record) < NEIGHBOR.size:
+            raise ValueError(f"a neighbour of {len(record)} bytes, not {NEIGHBOR.size}")
+        _, interface, address, mac, state, probes, queued, used_ms, confirmed_ms = NEIGHBOR.unpack_from(record)
+        if state not in NEIGHBOR_STATES:
+            raise ValueError("a neighbour that means nothing")
+        return cls(
+            address=_address(address, 10), interface=interface, mac=mac.hex(":") if any(mac) else "",
+            state=NEIGHBOR_STATES[state], probes=probes, queued=queued,
+            used_ms=None if used_ms == _NEVER else used_ms,
+            confirmed_ms=None if confirmed_ms == _NEVER else confirmed_ms,
+        )
+
+
+NEIGHBOR = struct.Struct("=II16s6sBBIII")
+NEIGHBOR_STATES = {1: "INCOMPLETE", 2: "REACHABLE", 3: "STALE", 4: "PROBE", 5: "FAILED", 6: "DELAY"}
+_NEVER = (1 << 32) - 1
 REPORT = struct.Struct("=IIHHBBBBBBBB3I16s16s16s9I20s280s")
 KINDS = {1: "tcp", 2: "udp", 3: "ping"}
 TIMERS = ("", "on", "keepalive", "timewait", "persist")

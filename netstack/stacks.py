@@ -1,4 +1,4 @@
-"""Which stacks run in processes of this user, and what sockets they have: what ``netstack ss`` shows.
+"""Which stacks run in processes of this user, and what sockets and neighbours they have.
 
 Each `netstack.Host` with a standby thread can be asked through a socket in the user's folder (`netstack.router.paths`).
 Only processes of the same user are answered, and only their answers are believed.
@@ -18,12 +18,14 @@ from netstack.errors import NetstackError, RouterError
 from netstack.router.paths import runtime_folder
 
 if TYPE_CHECKING:
-    from netstack.reports import SocketInfo
+    from netstack.reports import NeighborInfo, SocketInfo
 
 SUFFIX = ".stack"
 PATIENCE = 2.0                        # seconds for a whole answer
 _HEAD = struct.Struct("=4sIIIQQ")
 _MAGIC = b"NSK1"
+_MARK = struct.Struct("=4sI")
+_NEIGHBOR_MAGIC = b"NEIG"
 _RECORD_MOST = 1 << 14                # bytes of a record that a later version might send
 _numbers = itertools.count()
 
@@ -41,6 +43,8 @@ class RunningStack(NamedTuple):
         TCP segments so far.
     sockets : list of SocketInfo
         Its sockets and TIME-WAIT records.
+    neighbors : list of NeighborInfo
+        Whom it knows on its links.
     """
 
     pid: int
@@ -48,6 +52,7 @@ class RunningStack(NamedTuple):
     segments_in: int
     segments_out: int
     sockets: list[SocketInfo]
+    neighbors: list[NeighborInfo]
 
 
 def open_report() -> tuple[int, str | None]:
@@ -81,7 +86,7 @@ def close_report(path: str) -> None:
 
 def ask(path: str) -> RunningStack | None:
     """What one stack answers; None when it is gone, is another user's, does not answer in time, or talks nonsense."""
-    from netstack.reports import REPORT, SocketInfo
+    from netstack.reports import NEIGHBOR, REPORT, NeighborInfo, SocketInfo
 
     with contextlib.closing(_kernel.socket(_kernel.AF_UNIX, _kernel.SOCK_SEQPACKET)) as sock:
         sock.settimeout(PATIENCE)
@@ -94,11 +99,25 @@ def ask(path: str) -> RunningStack | None:
             if magic != _MAGIC or not REPORT.size <= size <= _RECORD_MOST:
                 return None
             known: dict[object, SocketInfo] = {}
+            neighbors: dict[object, NeighborInfo] = {}
+            in_neighbors = False
             while batch := sock.recv(1 << 20):
+                if len(batch) == _MARK.size:
+                    magic, size = _MARK.unpack(batch)
+                    if magic != _NEIGHBOR_MAGIC or not NEIGHBOR.size <= size <= _RECORD_MOST:
+                        return None
+                    in_neighbors = True
+                    continue
                 for at in range(0, len(batch) - size + 1, size):
-                    info = SocketInfo.parse(batch[at:at + size])
-                    known[info.id or info.names] = info
-            return RunningStack(pid, _command(pid), segments_in, segments_out, list(known.values()))
+                    record = batch[at:at + size]
+                    if in_neighbors:
+                        neighbor = NeighborInfo.parse(record)
+                        neighbors[neighbor.interface, neighbor.address] = neighbor
+                    else:
+                        info = SocketInfo.parse(record)
+                        known[info.id or info.names] = info
+            return RunningStack(pid, _command(pid), segments_in, segments_out, list(known.values()),
+                                list(neighbors.values()))
         except ConnectionRefusedError:
             _forget_dead(path)
         except (OSError, struct.error, ValueError):

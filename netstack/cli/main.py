@@ -15,6 +15,7 @@ import netstack
 COMMANDS = {
     "demo": "Transfer a file between two programs with a stack each.",
     "lookup": "Ask name servers from a stack of its own.",
+    "neigh": "Show the neighbours of running stacks.",
     "ping": "Send echo requests from a stack of its own.",
     "plot": "Draw a connection of a trace or a capture.",
     "ps": "Show who is attached to a router.",

@@ -1,9 +1,12 @@
-"""A socket as one flat record: what `Stack.sockets` is made from and what ``netstack ss`` is sent."""
+"""Sockets and neighbours as flat records: what `Stack.sockets` and `Stack.neighbors` are made from, and what ``netstack ss``
+and ``netstack neigh`` are sent."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from netstack.address cimport address_t
 from netstack.demux cimport tw_t
+from netstack.ip.interface cimport interface_t
+from netstack.ip.neighbor cimport neighbor_t
 from netstack.sock cimport sock_t
 from netstack.stack.core cimport stack_t
 from netstack.stack.tcp_info cimport tcp_info_t
@@ -41,5 +44,19 @@ cdef struct report_t:
     uint8_t info[280]            # tcp_info_t; bytes, so that nothing pads
 
 
+cdef struct neighbor_report_t:
+    # As report_t: `netstack.reports.NEIGHBOR` reads it.
+    uint32_t size
+    uint32_t interface           # its number: index + 1
+    uint8_t address[16]
+    uint8_t mac[6]
+    uint8_t state                # NEIGHBOR_*
+    uint8_t probes
+    uint32_t queued              # packets that wait for it
+    uint32_t used_ms             # since it was used; UINT32_MAX: never
+    uint32_t confirmed_ms        # since it answered; UINT32_MAX: never
+
+
+cdef void report_neighbor(const interface_t *ifc, const neighbor_t *n, int64_t now_ns, neighbor_report_t *r) noexcept nogil
 cdef void report_socket(const stack_t *stack, const sock_t *sock, report_t *r) noexcept nogil
 cdef void report_time_wait(const stack_t *stack, const tw_t *tw, report_t *r) noexcept nogil

@@ -1,6 +1,6 @@
 """Sockets as flat records: no pointers, nothing of another process's business but what TCP_INFO says."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset, strlen
 
 from netstack.clock cimport NS_PER_MS
@@ -69,6 +69,24 @@ cdef void report_socket(const stack_t *stack, const sock_t *sock, report_t *r) n
     r.rport = ep.rport
     r.state = 1 if ep.connected else 7                 # as Linux names them: ESTAB, UNCONN
     r.recv_queue = ep.queued_bytes
+
+
+cdef inline uint32_t since_ms(int64_t then, int64_t now) noexcept nogil:
+    cdef int64_t ms = (now - then) // NS_PER_MS
+    return UINT32_MAX if then == 0 or ms >= UINT32_MAX else <uint32_t> ms if ms > 0 else 0
+
+
+cdef void report_neighbor(const interface_t *ifc, const neighbor_t *n, int64_t now_ns, neighbor_report_t *r) noexcept nogil:
+    memset(r, 0, sizeof(neighbor_report_t))
+    r.size = sizeof(neighbor_report_t)
+    r.interface = ifc.index + 1
+    memcpy(r.address, &n.address, 16)
+    memcpy(r.mac, n.mac, 6)
+    r.state = n.state
+    r.probes = n.probes
+    r.queued = n.queued
+    r.used_ms = since_ms(n.used_ns, now_ns)
+    r.confirmed_ms = since_ms(n.confirmed_ns, now_ns)
 
 
 cdef void report_time_wait(const stack_t *stack, const tw_t *tw, report_t *r) noexcept nogil:

@@ -15,6 +15,7 @@ from netstack.address cimport address_format, address_is_any, address_parse, add
 from netstack.clock cimport NEVER
 from netstack.counters cimport counters_as_dict
 from netstack.ip.interface cimport interface_add_address, interface_t
+from netstack.ip.neighbor cimport NEIGHBOR_FREE
 from netstack.ip.route cimport route_add
 from netstack.link.link cimport Link, MEDIA_ETHERNET
 from netstack.link.queue cimport QueueLink, queue_link_push
@@ -24,7 +25,7 @@ from netstack.stack.core cimport (
     stack_set_now, stack_settle,
 )
 from netstack.stack.options cimport sysctl_get, sysctl_set
-from netstack.stack.report cimport report_socket, report_t, report_time_wait
+from netstack.stack.report cimport neighbor_report_t, report_neighbor, report_socket, report_t, report_time_wait
 from netstack.stack.snapshot cimport restore_stack, snapshot_stack
 from netstack.stack.sockets cimport (
     sock_accept, sock_bind, sock_close, sock_connect, sock_getsockopt, sock_listen, sock_local, sock_open, sock_poll,
@@ -318,6 +319,22 @@ cdef class Stack:
             report_time_wait(self.c, tw, &r)
             out.append(SocketInfo.parse((<const char *> &r)[:sizeof(r)]))
             tw = tw.next
+        return out
+
+    def neighbors(self):
+        """Every entry of the neighbour tables: a list of `netstack.reports.NeighborInfo`."""
+        from netstack.reports import NeighborInfo
+
+        cdef uint32_t i, k
+        cdef neighbor_report_t r
+        cdef interface_t *ifc
+        out = []
+        for i in range(self.c.interface_count):
+            ifc = self.c.interfaces[i]
+            for k in range(ifc.neighbors.count):
+                if ifc.neighbors.entries[k].state != NEIGHBOR_FREE:
+                    report_neighbor(ifc, &ifc.neighbors.entries[k], self.c.tcp.now_ns, &r)
+                    out.append(NeighborInfo.parse((<const char *> &r)[:sizeof(r)]))
         return out
 
     def start_trace(self, records=65536):
