@@ -1,8 +1,9 @@
-"""The whole stack under mutants of live sessions, a million frames at full scale: nothing crashes, nothing leaks.
+"""F9: the whole stack under mutants of live sessions, 5 million frames at full scale: nothing crashes, nothing leaks.
 
 One stack is the victim, on IP or Ethernet media. An honest peer (another stack) speaks TCP both ways with it; between
 the honest frames mutants are injected that read sequence numbers back from the victim's own output. When a session is
-over, time runs until nothing is due any more, and the victim must hold no more than at its start.
+over, time runs until nothing is due any more, and the victim must hold no more than at its start. What a frame makes
+the victim do is counted, in steps and not in time: it is bounded by what is in flight, whatever the frame says.
 
 Run under sanitizers by ``ci/sanitize tests/fuzz``. ``NETSTACK_SEED=n`` runs one session alone.
 """
@@ -20,9 +21,12 @@ from tests.fuzz.mutations import ARP, ETHERNET, IPV4, Victim, invent, link_heade
 from tests.support import scale
 
 VICTIM, PEER = "10.0.0.1", "10.0.0.2"
-FRAMES = 1_000_000
+FRAMES = 5_000_000
 FRAMES_PER_SESSION = 1000
-CHUNKS = 10
+CHUNKS = 50
+STEPS_PER_FRAME = 1000                 # records of the scoreboard looked at
+PACKETS_PER_FRAME = 200                # sent in answer: a window of the smallest segments
+PAUSES = (0, 0, 0, 0, 0, 2 * 10**9, 70 * 10**9)         # some of them outlast TIME-WAIT
 FIXED_SEED = os.environ.get("NETSTACK_SEED")
 
 
@@ -42,6 +46,7 @@ class Session:
             stack.advance(self.clock.now_ns)
         self.known = Victim()
         self.injected = 0
+        self.spent = self.worst = 0, 0                    # steps and packets: up to now, and the most for one frame
         self.sockets = []
         self.listener = self.victim.socket()
         self.listener.bind((VICTIM, 80))
@@ -67,7 +72,7 @@ class Session:
                 break
             self.exchange()
             self.talk()
-            self.clock.advance(rng.choice((0, 0, 1000, 1_000_000, 50_000_000, 300_000_000)))
+            self.clock.advance(rng.choice((0, 0, 1000, 1_000_000, 50_000_000, 300_000_000, rng.choice(PAUSES))))
             for stack in (self.victim, self.peer):
                 self.advance(stack)
             if rng.random() < 0.02:
@@ -91,6 +96,14 @@ class Session:
         if frame:
             self.injected += 1
             self.victim.input(frame, self.clock.now_ns)
+            self.account()
+
+    def account(self):
+        """What the last frame cost."""
+        now = self.victim.counters()
+        steps, packets = now["tcp_sack_steps"], now["packets_out"]
+        worst = max(self.worst[0], steps - self.spent[0]), max(self.worst[1], packets - self.spent[1])
+        self.worst, self.spent = worst, (steps, packets)
 
     def attack(self, frame):
         """Mutants of an honest frame for the victim."""
@@ -209,7 +222,7 @@ def sessions(chunk):
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_mutants_of_live_sessions_crash_nothing_and_leave_nothing(chunk):
+def test_f9_mutants_of_live_sessions_crash_nothing_and_leave_nothing(chunk):
     for seed in sessions(chunk):
         session = Session(seed)
         try:
@@ -217,9 +230,10 @@ def test_mutants_of_live_sessions_crash_nothing_and_leave_nothing(chunk):
         except BaseException as error:
             raise AssertionError(f"session {seed}, replay with NETSTACK_SEED={seed}: {error!r}") from error
         assert session.injected >= FRAMES_PER_SESSION
+        assert session.worst[0] <= STEPS_PER_FRAME and session.worst[1] <= PACKETS_PER_FRAME, (seed, session.worst)
 
 
-def test_the_mutants_reach_deep():
+def test_f9_the_mutants_reach_deep():
     """The counters of a few sessions show that mutants hit windows, states and every parser."""
     seen = {}
     for seed in range(8):
@@ -236,7 +250,7 @@ def test_the_mutants_reach_deep():
         assert seen.get(name), f"no mutant caused {name}: {seen}"
 
 
-def test_memory_does_not_grow_with_frames():
+def test_f9_memory_does_not_grow_with_frames():
     """The same sessions again and again: the resident set stays where it was."""
     for _ in range(3):
         Session(1).run(500)
@@ -247,7 +261,7 @@ def test_memory_does_not_grow_with_frames():
 
 
 @pytest.mark.parametrize("length", [0, 1, 19, 20, 27, 28, 39, 40, 60, 1500])
-def test_every_length_of_every_first_byte(length):
+def test_f9_every_length_of_every_first_byte(length):
     """Short and strange frames without any session."""
     stack = Stack(addresses=(f"{VICTIM}/24",), seed=1)
     rng = random.Random(length)

@@ -1,4 +1,4 @@
-"""10,000 seeds (at full scale) x 1 MiB each way under loss, duplication and reordering up to 30 %, all algorithms.
+"""F7: 10,000 seeds (at full scale) x 1 MiB each way under loss, duplication and reordering up to 30 %, all algorithms.
 
 Up to 10 % loss every stream must be equal. Above, once with the limits on retransmissions lifted: every stream must be
 equal; and once as they are: equal, or ETIMEDOUT exactly when the last retransmission that is allowed went unanswered.
@@ -13,7 +13,6 @@ from collections import Counter
 
 import pytest
 
-from netstack.stack import Stack
 from netstack.testing import Pair, SimulationError
 from tests.support import scale
 
@@ -21,20 +20,9 @@ CHUNKS = 20
 FIXED_SEED = os.environ.get("NETSTACK_SEED")
 MIB = 1 << 20
 LIFTED = {"net.ipv4.tcp_retries2": 100, "net.ipv4.tcp_syn_retries": 127, "net.ipv4.tcp_synack_retries": 127}
-NAMES = ("reno", "cubic", "vegas", "bbr", "dctcp", "ledbat")
+ALGORITHMS = ("reno", "cubic", "vegas", "bbr", "dctcp", "ledbat")
 SECOND = 10**9
 RTO_MAX = 120 * SECOND
-
-
-def known(name):
-    try:
-        Stack(addresses="10.0.0.1", seed=1).set("net.ipv4.tcp_congestion_control", name)
-    except ValueError:
-        return False
-    return True
-
-
-ALGORITHMS = [name for name in NAMES if known(name)]
 
 
 def network(seed):
@@ -98,7 +86,7 @@ def assert_given_up_at_the_limit(host, now_ns, limits):
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_every_stream_is_equal_with_the_limits_lifted(chunk):
+def test_f7_every_stream_is_equal_with_the_limits_lifted(chunk):
     for seed in seeds_of(chunk):
         transfer(seed, limits=LIFTED if network(seed)[0]["loss"] > 0.1 else None)
 
@@ -106,13 +94,13 @@ def test_every_stream_is_equal_with_the_limits_lifted(chunk):
 @pytest.mark.unwatched                 # the traces are those of the test before, unless a limit is reached: see below
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_above_a_tenth_of_loss_a_stream_is_equal_or_times_out_at_the_limit(chunk):
+def test_f7_above_a_tenth_of_loss_a_stream_is_equal_or_times_out_at_the_limit(chunk):
     for seed in seeds_of(chunk):
         if network(seed)[0]["loss"] > 0.1:
             equal_or_timed_out(seed, MIB, {"net.ipv4.tcp_retries2": 15, "net.ipv4.tcp_syn_retries": 6})
 
 
-def test_lower_limits_are_reached_and_kept_exactly():
+def test_f7_lower_limits_are_reached_and_kept_exactly():
     fates = Counter()
     for seed in [int(FIXED_SEED)] if FIXED_SEED else range(scale(2000, 100)):
         if network(seed)[0]["loss"] > 0.1:
@@ -120,9 +108,28 @@ def test_lower_limits_are_reached_and_kept_exactly():
     assert FIXED_SEED or (fates["equal"] and fates["timed out"]), fates
 
 
-@pytest.mark.skipif("ledbat" not in ALGORITHMS, reason="there is no ledbat")
+def test_f7_a_failure_replays_from_its_seed(monkeypatch):
+    """The same end, of the same host, at the same nanosecond; also when the seed comes from the environment."""
+    limits = {"net.ipv4.tcp_retries2": 3, "net.ipv4.tcp_syn_retries": 2}
+
+    def end(seed):
+        with pytest.raises(SimulationError) as caught:
+            transfer(seed, 100_000, limits)
+        return str(caught.value), caught.value.host.address
+
+    failing = next(seed for seed in range(1000) if network(seed)[0]["loss"] > 0.2
+                   and equal_or_timed_out(seed, 100_000, limits) == "timed out")
+    first = end(failing)
+    assert f"replay with NETSTACK_SEED={failing}" in first[0] and end(failing) == first
+    monkeypatch.setenv("NETSTACK_SEED", str(failing))
+    faults, sysctl = network(failing)
+    with pytest.raises(SimulationError) as caught:
+        Pair(seed=1, sysctl={**sysctl, **limits}, **faults).transfer(100_000, 100_000, limit="240000h")
+    assert str(caught.value) == first[0]
+
+
 @pytest.mark.parametrize("seed", [71, 203])
-def test_ledbat_lives_on_when_its_base_delays_are_forgotten(seed):
+def test_f7_ledbat_lives_on_when_its_base_delays_are_forgotten(seed):
     """Ten minutes of timeouts: no round trip is remembered, and the gain must not be divided by what is none."""
     faults, sysctl = network(seed)
     Pair(seed=seed, sysctl={**sysctl, **LIFTED, "net.ipv4.tcp_congestion_control": "ledbat"}, **faults).transfer(
