@@ -40,6 +40,8 @@ cdef void apply(tcb_t *tcb) noexcept nogil:
         mss = tcb.mtu_low - head
     tcb.mss = mss
     tcb.cc.mss = mss - 12 if tcb.flags & TF_TS_OK else mss
+    if tcb.cc.cwnd < tcb.cc.mss:
+        tcb.cc.cwnd = tcb.cc.mss           # it was one of the smaller segments, after a timeout
 
 
 cdef void mtu_start(tcb_t *tcb) noexcept nogil:

@@ -142,3 +142,19 @@ def test_a_black_hole_is_noticed_when_probing_is_on(probing):
     assert min(sizes) == (1460 if not probing else pytest.approx(250, abs=280)) and sizes[0] == 1460
     if probing:
         assert 1024 in sizes
+
+
+def test_a_window_of_one_small_segment_is_one_of_the_larger_once_the_report_is_forgotten():
+    """After a timeout cwnd is one segment (RFC 5681 section 3.1), also when segments have become larger meanwhile."""
+    s = sending(early_retrans=0)
+    too_big(s, 1, 552)
+    s.lengths()
+    s.pure_ack(14601)
+    s.sock.send(bytes(100))
+    s.peer.advance("1s")                                      # its timeout
+    s.pure_ack(14701)
+    s.lengths()
+    assert s.sock.info()["cwnd"] < 1460
+    s.peer.advance("10min")
+    s.sock.send(bytes(1460))
+    assert s.lengths() == [1460] and s.sock.info()["cwnd"] == 1460

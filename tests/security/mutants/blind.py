@@ -4,6 +4,7 @@ from tests.security.mutants import Mutant
 
 INPUT = "netstack/tcp/input.pyx"
 CORE = "netstack/stack/core.pyx"
+DATAGRAMS = "netstack/stack/datagrams.pyx"
 MTU = "netstack/tcp/mtu.pyx"
 
 EDGES = "if seq_gt(seg.ack, tcb.snd_nxt) or seq_lt(seg.ack, tcb.snd_una - tcb.max_snd_wnd):"
@@ -56,8 +57,8 @@ MUTANTS = [
     Mutant("C9", "any segment restarts the time", CORE,
            "if seg.flags & FIN and seg.seq + seg.length + 1 == tw.rcv_nxt:", "if True:",
            ("test_c9_time_wait_is_not_assassinated",)),
-    Mutant("C10", "a report needs not quote what is outstanding", CORE, OUTSTANDING, "pass\n"),
-    Mutant("C10", "a hard error ends an established connection", CORE,
+    Mutant("C10", "a report needs not quote what is outstanding", DATAGRAMS, OUTSTANDING, "pass\n"),
+    Mutant("C10", "a hard error ends an established connection", DATAGRAMS,
            "if tcb.state == SYN_SENT and (m.code == 2 or m.code == 3):", "if m.code == 2 or m.code == 3:",
            ("test_c10_hard_icmp_errors_are_soft_once_the_connection_stands",)),
     Mutant("C11", "no size is too small", MTU, NAMES,

@@ -70,6 +70,7 @@ class Module:
         self.source = pathlib.Path(path)
         stem = self.source.with_suffix("")
         self.binaries = list(self.source.parent.glob(f"{stem.name}.*.so")) if path.endswith(".pyx") else []
+        self.binaries += pathlib.Path("build").glob(f"lib*/{stem}.*.so")      # which the build copies from
         self.files = [self.source, pathlib.Path("build/cython") / stem.with_suffix(".c"), *self.binaries]
         self.saved = [(f, f.read_bytes(), f.stat()) for f in self.files if f.exists()]
         self.mutated: dict[pathlib.Path, bytes] = {}
@@ -155,7 +156,7 @@ def judge_round(batch: list[Mutant], known: dict[str, dict[str, str]], note) -> 
 
 
 def main() -> int:
-    os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTEST_ADDOPTS="-p pytest_timeout")    # a second less for each
+    os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTEST_ADDOPTS="-p pytest_timeout")    # a second less each
     parser = argparse.ArgumentParser(prog="ci/mutants", description=__doc__.partition("\n")[0])
     parser.add_argument("rows", nargs="*", help="rows of the checklist (all)", metavar="ROW")
     wanted = {row.upper() for row in parser.parse_args().rows}
