@@ -168,6 +168,7 @@ def test_c11_a_path_mtu_no_path_may_have_is_ignored(mtu):
     s.peer.inject(build_icmp(B, A, 3, 4, rest=mtu.to_bytes(4, "big"), payload=quoted(s, 1)))
     s.flow.expect_nothing()
     assert s.sock.getsockopt(SOL_TCP, TCP_MAXSEG) == 1460
+    assert s.peer.stack.counters()["tcp_pmtu_lowered"] == 0
 
 
 @pytest.mark.parametrize("change", [15, 19, 21, 23])
