@@ -25,6 +25,8 @@ cdef struct tw_t:
     uint16_t wnd
     uint8_t has_ts
     uint8_t interface
+    uint16_t ace                 # of AccECN, flags of what we still send
+    uint8_t ecn                  # and its IP codepoint
     int64_t expires_ns
     tw_t *next                   # in order of expiry: all live equally long
     tw_t *back

@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from netstack.address cimport address_equal, address_is_any
 from netstack.sock cimport SF_BOUND, SF_REUSEADDR, SF_REUSEPORT, SOCK_PING, SOCK_TCP
 from netstack.tcp.connection cimport receive_window_field
+from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags
 from netstack.tcp.isn cimport tuple_hash
 from netstack.tcp.tcb cimport LISTEN, TF_IN_DEMUX, TF_TS_OK
 
@@ -165,6 +166,8 @@ cdef tw_t *demux_time_wait(demux_t *d, tcb_t *tcb, int64_t expires_ns, uint32_t 
     tw.wnd = receive_window_field(tcb, False)
     tw.has_ts = (tcb.flags & TF_TS_OK) != 0
     tw.interface = tcb.route_interface
+    tw.ace = ecn_ack_flags(tcb)
+    tw.ecn = ecn_ack_codepoint(tcb)
     tw.expires_ns = expires_ns
     return d.tw_last if demux_tw_insert(d, &tw) == 0 else NULL
 

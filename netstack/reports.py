@@ -125,6 +125,16 @@ class TcpInfo:
         """0 none, 1 RFC 3168, 2 AccECN, 3 pending."""
         return self.ecn_flags & 3
 
+    @property
+    def accecn_opt_seen(self) -> int:
+        """The peer's AccECN option: 0 not yet, 1 empty, 2 with counters, 3 zeroed by the network or too late."""
+        return self.ecn_flags >> 2 & 3
+
+    @property
+    def accecn_fail_mode(self) -> int:
+        """What the network spoils: 1 our ACE field, 2 the peer's, 4 our option, 8 the peer's."""
+        return self.ecn_flags >> 4 & 15
+
 
 class MemInfo(NamedTuple):
     """SO_MEMINFO: bytes, ``drops`` in packets."""

@@ -120,6 +120,7 @@ def details(info) -> str:
         *(f"{short}:{value}" for short, value in
           (("lastsnd", t.last_data_sent), ("lastrcv", t.last_data_recv), ("lastack", t.last_ack_recv)) if value),
         *rates, f"delivered:{t.delivered}" if t.delivered else "",
+        f"delivered_ce:{t.delivered_ce}" if t.delivered_ce else "",
         "app_limited" if t.delivery_rate_app_limited else "",
         f"busy:{t.busy_time // 1000}ms" if t.busy_time else "",
         limited("rwnd_limited", t.rwnd_limited, t.busy_time), limited("sndbuf_limited", t.sndbuf_limited, t.busy_time),

@@ -206,16 +206,18 @@ cdef int configure(line_t *line, dict settings) except -1:
             line.queue_packets = 0 if value is None else int(value)
         elif name == "queue_bytes":
             line.queue_bytes = 0 if value is None else size_bytes(value)
+        elif name == "mark":
+            line.mark_packets = 0 if value is None else int(value)
         else:
             raise TypeError(f"no impairment {name!r}: there are loss, duplicate, reorder, corrupt, delay, jitter, "
-                            "reorder_delay, rate, queue, queue_bytes")
+                            "reorder_delay, rate, queue, queue_bytes, mark")
     return 0
 
 
 cdef dict line_stats(const line_t *line):
     return {
         "pushed": line.pushed, "delivered": line.popped, "lost": line.lost, "duplicated": line.duplicated,
-        "reordered": line.reordered, "corrupted": line.corrupted, "queue_dropped": line.queue_dropped,
+        "reordered": line.reordered, "corrupted": line.corrupted, "marked": line.marked, "queue_dropped": line.queue_dropped,
         "no_memory": line.no_memory, "held": line.count,
     }
 
@@ -243,6 +245,9 @@ cdef class FaultInjector(Wrapper):
             bit/s or text (``"10mbit"``): frames leave one after the other.
         ``queue``, ``queue_bytes``
             what may wait for the rate, in frames and in bytes; beyond, frames are dropped at the tail.
+        ``mark``
+            ECN: while so many frames wait for the rate, a packet of an ECN-capable transport gets "congestion
+            experienced" (RFC 3168), any other is dropped.
 
     Raises
     ------

@@ -56,6 +56,7 @@ cdef struct line_t:
     uint64_t rate                # bit/s; 0: no limit
     uint32_t queue_packets       # waiting for the rate or being sent; 0: no limit
     uint64_t queue_bytes
+    uint32_t mark_packets        # with so many waiting, ECT packets get CE and others are dropped; 0: never
     uint8_t media
     # --- state
     prng_t prng
@@ -77,6 +78,7 @@ cdef struct line_t:
     uint64_t duplicated
     uint64_t reordered
     uint64_t corrupted
+    uint64_t marked              # got CE
     uint64_t queue_dropped
     uint64_t no_memory
 

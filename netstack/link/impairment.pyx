@@ -6,6 +6,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from netstack.link.link cimport MEDIA_ETHERNET, NEVER
+from netstack.wire.ecn cimport ip_codepoint, ip_mark_congestion
 
 cdef enum:
     ETHERNET_HEADER = 14
@@ -120,15 +121,30 @@ cdef int departures_add(line_t *line, int64_t when) noexcept nogil:
     return 0
 
 
+cdef uint32_t ip_at(const line_t *line, const uint8_t *head, uint32_t head_length) noexcept nogil:
+    """Where the IP header begins, which lies in the head of a frame; the head's length when there is none."""
+    cdef uint32_t at = 0
+    if line.media == MEDIA_ETHERNET:
+        at = ETHERNET_HEADER
+        if head_length < at or not ((head[12] == 0x08 and head[13] == 0x00) or (head[12] == 0x86 and head[13] == 0xdd)):
+            return head_length
+    return at if head_length >= at + 20 and (head[at] >> 4 == 4 or head[at] >> 4 == 6) else head_length
+
+
+cdef void departed(line_t *line, int64_t now_ns) noexcept nogil:
+    """Forget what has left the transmitter."""
+    while line.departures_count and line.departures[line.departures_first] <= now_ns:
+        line.departures_first = (line.departures_first + 1) % line.departures_capacity
+        line.departures_count -= 1
+
+
 cdef int64_t transmit(line_t *line, uint32_t length, int64_t now_ns) noexcept nogil:
     """When the frame has left the transmitter; -1 when the queue in front of it is full."""
     cdef uint64_t waiting_bytes
     cdef int64_t start
     if line.rate == 0:
         return now_ns
-    while line.departures_count and line.departures[line.departures_first] <= now_ns:
-        line.departures_first = (line.departures_first + 1) % line.departures_capacity
-        line.departures_count -= 1
+    departed(line, now_ns)
     if line.queue_packets and line.departures_count >= line.queue_packets:
         return -1
     start = now_ns
@@ -170,9 +186,19 @@ cdef void send_copy(line_t *line, const uint8_t *head, uint32_t head_length, con
     cdef uint64_t bit
     cdef int64_t due
     cdef held_t *frame
+    cdef uint32_t ip = 0
+    cdef bint congested = False
     if happens(line, line.loss):
         line.lost += 1
         return
+    if line.mark_packets and line.rate:
+        departed(line, now_ns)
+        congested = line.departures_count >= line.mark_packets
+        if congested:
+            ip = ip_at(line, head, head_length)
+            if ip == head_length or ip_codepoint(head + ip) == 0:
+                line.queue_dropped += 1
+                return
     due = transmit(line, length, now_ns)
     if due < 0:
         line.queue_dropped += 1
@@ -186,6 +212,8 @@ cdef void send_copy(line_t *line, const uint8_t *head, uint32_t head_length, con
     memcpy(held_bytes(frame), head, head_length)
     if body_length:
         memcpy(held_bytes(frame) + head_length, body, body_length)
+    if congested:
+        line.marked += ip_mark_congestion(held_bytes(frame) + ip)
     if happens(line, line.corrupt):
         start = first_flippable(line, frame)
         if start < length:

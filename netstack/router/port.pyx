@@ -9,8 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from netstack.wire.byte_order cimport load_native16, store_native16
-from netstack.wire.checksum cimport checksum_update16
+from netstack.wire.ecn cimport ip_mark_congestion
 from rings.doorbell cimport doorbell_kick
 from rings.spsc_ring cimport (
     RING_FRAME, RING_FULL, RING_MAX_HEAD_BYTES, RING_OK, ring_claim, ring_commit, ring_flush_needs_kick,
@@ -57,21 +56,6 @@ cdef void port_fail(port_t *port, int why) noexcept nogil:
         port.failure = why
 
 
-cdef void mark_congestion(port_t *port, packet_t *p) noexcept nogil:
-    """ECN: a packet of a capable transport gets "congestion experienced" (RFC 3168 section 5)."""
-    cdef uint16_t before
-    cdef uint8_t *h = p.header
-    if h[0] >> 4 == 4:
-        if h[1] & 3 and h[1] & 3 != 3:
-            before = load_native16(h)
-            h[1] |= 3
-            store_native16(h + 10, checksum_update16(load_native16(h + 10), before, load_native16(h)))
-            port.counters.marked += 1
-    elif (h[1] >> 4) & 3 and (h[1] >> 4) & 3 != 3:
-        h[1] |= 0x30
-        port.counters.marked += 1
-
-
 cdef int enqueue(port_t *port, packet_t *p) noexcept nogil:
     cdef uint32_t cost = sizeof(queued_t) + p.head_length + p.body_length
     cdef queued_t *q
@@ -80,7 +64,7 @@ cdef int enqueue(port_t *port, packet_t *p) noexcept nogil:
         port.counters.drops_out[<int> DROP_QUEUE_FULL] += 1
         return -1
     if port.queue_bytes * 2 > port.queue_limit:
-        mark_congestion(port, p)
+        port.counters.marked += ip_mark_congestion(p.header)
     q = <queued_t *> malloc(cost)
     if q == NULL:
         port.counters.drops_out[<int> DROP_NO_MEMORY] += 1

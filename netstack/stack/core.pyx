@@ -46,7 +46,7 @@ from netstack.udp.endpoint cimport udp_endpoint_free, udp_endpoint_t
 from netstack.wire.checksum cimport checksum_combine, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6
 from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
-from netstack.wire.tcp cimport parse_tcp, tcp_header_t
+from netstack.wire.tcp cimport NO_ACCECN, parse_tcp, tcp_header_t
 
 cdef enum:
     BATCH = 32                   # frames taken from a link at a time
@@ -338,9 +338,16 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     seg.sack_permitted = h.sack_permitted
     seg.urgent = h.urgent
     seg.sack_count = h.sack_count
+    seg.ecn = packet.tos & 3
+    seg.newer = 0
+    seg.accecn_fields = h.accecn_fields
     for k in range(h.sack_count):
         seg.sack[k].start = h.sack[k].start
         seg.sack[k].end = h.sack[k].end
+    if h.accecn_fields != NO_ACCECN:
+        seg.accecn_order = h.accecn_order
+        for k in range(h.accecn_fields):
+            seg.accecn[k] = h.accecn[k]
     seg.trusted = (packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED) != 0
     seg.interface = <uint8_t> packet.interface.index
     seg.broadcast = 0
@@ -405,7 +412,8 @@ cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexce
         b.dport = tw.rport
         b.seq = tw.snd_nxt
         b.ack = tw.rcv_nxt
-        b.flags = ACK
+        b.flags = ACK | tw.ace
+        b.ecn = tw.ecn
         b.wnd = tw.wnd
         b.has_ts = tw.has_ts
         b.tsval = <uint32_t> (<uint64_t> (tcp.now_ns + tcp.clock_shift_ns) // NS_PER_MS) + tw.ts_offset
@@ -489,9 +497,10 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
         write_segment(tcb, plan, header + ip_length, out.body, ifc.link.stream)
     if v4:
         write_ipv4(header, address_v4(&tcb.local), address_v4(&tcb.remote), PROTOCOL_TCP, header_length + plan.length,
-                   tcb.tos, tcb.ttl, 0, True)
+                   tcb.tos | plan.ecn, tcb.ttl, 0, True)
     else:
-        write_ipv6(header, &tcb.local, &tcb.remote, PROTOCOL_TCP, plan.header_length + plan.length, tcb.tos, tcb.ttl)
+        write_ipv6(header, &tcb.local, &tcb.remote, PROTOCOL_TCP, plan.header_length + plan.length, tcb.tos | plan.ecn,
+                   tcb.ttl)
     if header_length == 52:
         memcpy(out.ip, header, 52)                     # the usual one: a length the compiler knows
     else:
@@ -548,10 +557,10 @@ cdef void send_bare(stack_t *stack, const bare_t *b) noexcept nogil:
         return
     if v4:
         write_bare(b, out.ip + IPV4_HEADER)
-        write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), PROTOCOL_TCP, IPV4_HEADER + n, 0, 64, 0, True)
+        write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), PROTOCOL_TCP, IPV4_HEADER + n, b.ecn, 64, 0, True)
     else:
         write_bare(b, out.ip + IPV6_HEADER)
-        write_ipv6(out.ip, &b.src, &b.dst, PROTOCOL_TCP, n, 0, 64)
+        write_ipv6(out.ip, &b.src, &b.dst, PROTOCOL_TCP, n, b.ecn, 64)
     interface_commit(&out, stack.tcp.now_ns)
     stack.tcp.counters.tcp_segments_out += 1
 

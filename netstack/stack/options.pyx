@@ -406,6 +406,10 @@ SYSCTLS = {
     "net.ipv4.tcp_keepalive_intvl": (1, 32767),
     "net.ipv4.tcp_keepalive_probes": (1, 127),
     "net.ipv4.tcp_min_snd_mss": (48, 65535),
+    "net.ipv4.tcp_ecn": (0, 5),
+    "net.ipv4.tcp_ecn_fallback": (0, 1),
+    "net.ipv4.tcp_ecn_option": (0, 2),
+    "net.ipv4.tcp_ecn_option_beacon": (0, 3),
     "net.ipv4.tcp_rto_min_us": (1000, 120000000),
     "net.ipv4.tcp_delayed_ack_ms": (1, 499),           # Linux has it as a constant; RFC 9293 section 3.8.6.3: below 500
     "net.ipv4.tcp_quickack_segments": (0, 255),        # a constant too
@@ -527,6 +531,14 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         c.keepalive_probes = value
     elif short == "tcp_min_snd_mss":
         c.min_snd_mss = value
+    elif short == "tcp_ecn":
+        c.ecn = value
+    elif short == "tcp_ecn_fallback":
+        c.ecn_fallback = value
+    elif short == "tcp_ecn_option":
+        c.ecn_option = value
+    elif short == "tcp_ecn_option_beacon":
+        c.ecn_option_beacon = value
     elif short == "tcp_dsack":
         c.dsack = value
     elif short == "tcp_early_retrans":
@@ -585,6 +597,8 @@ cdef object sysctl_get(stack_t *stack, str name):
         "tcp_delayed_ack_ms": c.delayed_ack_ms, "tcp_quickack_segments": c.quickack_segments, "somaxconn": c.somaxconn,
         "rmem_default": c.rmem_default, "rmem_max": c.rmem_max, "wmem_default": c.wmem_default,
         "wmem_max": c.wmem_max, "ip_local_port_range": (c.port_first, c.port_last),
+        "tcp_ecn": c.ecn, "tcp_ecn_fallback": c.ecn_fallback, "tcp_ecn_option": c.ecn_option,
+        "tcp_ecn_option_beacon": c.ecn_option_beacon,
         "tcp_dsack": c.dsack, "tcp_early_retrans": c.early_retrans, "tcp_recovery": c.recovery, "tcp_frto": c.frto,
         "tcp_reordering": c.reordering, "tcp_max_reordering": c.max_reordering,
         "tcp_mtu_probing": c.mtu_probing, "tcp_base_mss": c.base_mss, "tcp_retries1": c.retries1,

@@ -11,7 +11,7 @@ from netstack.stack.core cimport stack_link_mss
 from netstack.tcp.accounting cimport LIMIT_BUSY, LIMIT_RWND, LIMIT_SNDBUF, limited_ns
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
-    CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT,
+    CE, CLOSED, CLOSE_WAIT, CLOSING, ECN_OFF, ECT_0, ECT_1, EF_SEEN, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT,
     TF_FIN_RECEIVED, TF_FIN_SENT, TF_PASSIVE, TF_PERSIST, TF_SACK_OK, TF_TS_OK,
     TF_WS_OK, data_end, send_segment_limit,
 )
@@ -21,6 +21,8 @@ cdef enum:                       # options
     OPT_TIMESTAMPS = 1
     OPT_SACK = 2
     OPT_WSCALE = 4
+    OPT_ECN = 8
+    OPT_ECN_SEEN = 16
 
 cdef enum:
     INFINITE_SSTHRESH = 0x7fffffff
@@ -133,6 +135,22 @@ cdef void fill_receiver(const tcb_t *tcb, tcp_info_t *info) noexcept nogil:
     info.rcv_wnd = tcb.rcv_adv - tcb.rcv_nxt if seq_gt(tcb.rcv_adv, tcb.rcv_nxt) else 0
 
 
+cdef void fill_ecn(const tcb_t *tcb, tcp_info_t *info) noexcept nogil:
+    if tcb.ecn_mode != ECN_OFF:
+        info.options |= OPT_ECN
+        if tcb.ecn.flags & EF_SEEN:
+            info.options |= OPT_ECN_SEEN
+    info.ecn_flags = tcb.ecn_mode | <uint32_t> tcb.ecn.option_seen << 2 | <uint32_t> tcb.ecn.fail << 4
+    info.delivered_ce = tcb.ecn.delivered_ce
+    info.received_ce = tcb.ecn.received_ce
+    info.delivered_e1_bytes = tcb.ecn.delivered_bytes[ECT_1 - 1]
+    info.delivered_e0_bytes = tcb.ecn.delivered_bytes[ECT_0 - 1]
+    info.delivered_ce_bytes = tcb.ecn.delivered_bytes[CE - 1]
+    info.received_e1_bytes = tcb.ecn.received_bytes[ECT_1 - 1]
+    info.received_e0_bytes = tcb.ecn.received_bytes[ECT_0 - 1]
+    info.received_ce_bytes = tcb.ecn.received_bytes[CE - 1]
+
+
 cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info) noexcept nogil:
     cdef int64_t now = stack.tcp.now_ns
     memset(info, 0, sizeof(tcp_info_t))
@@ -167,6 +185,7 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
             info.advmss -= 12
     fill_sender(tcb, info)
     fill_receiver(tcb, info)
+    fill_ecn(tcb, info)
 
 
 cdef uint32_t cc_info_fill(const tcb_t *tcb, uint8_t *out) noexcept nogil:

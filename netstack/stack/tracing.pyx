@@ -36,7 +36,7 @@ cdef void trace_sent(trace_t *trace, const tcb_t *tcb, const plan_t *plan) noexc
     e.ack = tcb.rcv_nxt
     e.length = plan.length
     e.window = tcb.rcv_adv - tcb.rcv_nxt
-    e.flags = plan.flags
+    e.flags = <uint8_t> plan.flags
     e.again = plan.retransmit
     if plan.options.sack_count:
         e.sack_start = plan.options.sack[0].start
@@ -50,7 +50,7 @@ cdef void trace_received(trace_t *trace, const tcb_t *tcb, const segment_t *seg)
     e.ack = seg.ack
     e.length = seg.length
     e.window = tcb.snd_wnd
-    e.flags = seg.flags
+    e.flags = <uint8_t> seg.flags
     if seg.sack_count:
         e.sack_start = seg.sack[0].start
         e.sack_end = seg.sack[0].end

@@ -12,6 +12,7 @@ from netstack.sock cimport EVENT_OUT, sock_event
 from netstack.tcp.accounting cimport account_limits, account_timeouts_over
 from netstack.tcp.buffers cimport send_acknowledged, send_tune, send_writable
 from netstack.tcp.congestion.controller cimport congestion_ack
+from netstack.tcp.ecn cimport ecn_acknowledged
 from netstack.tcp.isn cimport timestamp_now
 from netstack.tcp.mtu cimport mtu_probe_arrived
 from netstack.tcp.rack cimport probe_schedule, rack_adapt, rack_delivered, rto_rearm
@@ -62,11 +63,15 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     elif tcb.flags & TF_PERSIST or tcb.snd_wnd == 0:
         tcb.retries = 0                               # the peer lives, it only has no room
     if rec.sent_count == 0:
+        if tcb.ecn_mode:
+            ecn_acknowledged(tcb, seg, &a)
         return
     if seg.sack_count and tcb.flags & TF_SACK_OK:
         take_blocks(tcb, seg, &a)
     if acked:
         take_cumulative(tcb, seg.ack, &a)
+    if tcb.ecn_mode:
+        ecn_acknowledged(tcb, seg, &a)
     rack_adapt(tcb, a.rate_delivered if a.rate_ns else 0)
     if rec.probing:
         recovery_probe_answered(tcb, &a, seg.ack)
@@ -259,6 +264,7 @@ cdef void sacked(tcb_t *tcb, sent_t *r, ack_t *a) noexcept nogil:
         rec.highest_sack = r.end
     mark_sacked(tcb, r)
     a.flags |= ACK_SACKED
+    a.delivered += 1
     a.sacked += length
     tcb.cc.delivered += length
 
@@ -282,6 +288,8 @@ cdef void take_cumulative(tcb_t *tcb, uint32_t ack, ack_t *a) noexcept nogil:
                 a.flags |= ACK_RENEGED
             break
         a.segments += 1
+        if not r.flags & SENT_SACKED:
+            a.delivered += 1
         if r.flags & SENT_TWICE:
             a.flags |= ACK_RESENT
         elif not r.flags & SENT_SACKED:
@@ -374,7 +382,7 @@ cdef void control(tcb_t *tcb, ack_t *a) noexcept nogil:
     rs.lost = <uint32_t> (tcb.hist.lost_ever - a.prior_lost)
     rs.prior_in_flight = a.prior_in_flight
     rs.in_flight = in_flight(tcb)
-    rs.ce_bytes = rs.acked if a.flags & ACK_ECE else 0
+    rs.ce_bytes = a.ce_bytes
     rs.app_limited = a.rate_app_limited
     rs.ece = (a.flags & ACK_ECE) != 0
     rs.in_recovery = rec.state == CA_CWR or rec.state == CA_RECOVERY

@@ -12,6 +12,7 @@ from netstack.sock cimport (
 from netstack.tcp.accounting cimport account_timeouts_over
 from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send_writable
 from netstack.tcp.congestion.controller cimport congestion_start, congestion_stop
+from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags, ecn_open, ecn_syn_received
 from netstack.tcp.isn cimport choose_isn, timestamp_now
 from netstack.tcp.mtu cimport mtu_start
 from netstack.tcp.scoreboard cimport recovery_release
@@ -96,6 +97,7 @@ cdef void connection_open(tcb_t *tcb, uint32_t link_mss) noexcept nogil:
     tcb.mss = link_mss
     tcb.cc.mss = link_mss
     tcb.last_receive_ns = tcp.now_ns
+    ecn_open(tcb)
     tcp.counters.tcp_active_opens += 1
     want_output(tcb)
 
@@ -117,6 +119,7 @@ cdef void connection_spawned(tcb_t *child, const segment_t *seg, uint32_t link_m
     child.rcv_wscale = window_shift(child)
     child.last_receive_ns = child.tcp.now_ns
     connection_options(child, seg, link_mss)
+    ecn_syn_received(child, seg)
     child.snd_wnd = seg.wnd                # never scaled on a SYN (RFC 7323 section 2.2)
     child.max_snd_wnd = seg.wnd
     child.snd_wl1 = seg.seq
@@ -219,6 +222,7 @@ cdef void connection_abort(tcb_t *tcb, int32_t error, bint reset) noexcept nogil
         b.ack = tcb.rcv_nxt
         b.flags = RST | ACK
         b.wnd = 0
+        b.ecn = 0
         b.has_ts = (tcb.flags & TF_TS_OK) != 0
         b.tsval = timestamp_now(tcb)
         b.tsecr = tcb.ts_recent
@@ -255,7 +259,8 @@ cdef void connection_time_wait(tcb_t *tcb) noexcept nogil:
         b.dport = tcb.rport
         b.seq = tcb.snd_nxt
         b.ack = tcb.rcv_nxt
-        b.flags = ACK
+        b.flags = ACK | ecn_ack_flags(tcb)
+        b.ecn = ecn_ack_codepoint(tcb)
         b.wnd = receive_window_field(tcb, False)
         b.has_ts = (tcb.flags & TF_TS_OK) != 0
         b.tsval = timestamp_now(tcb)

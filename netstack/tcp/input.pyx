@@ -24,6 +24,9 @@ from netstack.tcp.connection cimport (
     connection_abort, connection_established, connection_finished, connection_options, connection_time_wait, lent_drain,
     listener_adopt, queue_bare,
 )
+from netstack.tcp.ecn cimport (
+    ecn_answer_again, ecn_duplicate, ecn_established, ecn_received, ecn_syn_again, ecn_syn_answered, ecn_syn_crossed,
+)
 from netstack.tcp.isn cimport timestamp_now
 from netstack.tcp.ranges cimport range_absorb, range_insert
 from netstack.tcp.rtt cimport rtt_sample
@@ -77,7 +80,7 @@ cdef DropReason segment_for_nobody(tcp_t *tcp, segment_t *seg) noexcept nogil:
 cdef DropReason segment_arrives(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef int verdict
     cdef DropReason reason
-    if tcb.state == ESTABLISHED and (seg.flags & ~PSH) == ACK and seg.seq == tcb.rcv_nxt:
+    if tcb.state == ESTABLISHED and (seg.flags & ~PSH) == tcb.predicted and seg.seq == tcb.rcv_nxt:
         verdict = header_prediction(tcb, seg)
         if verdict != NOT_PREDICTED:
             return <DropReason> verdict
@@ -92,6 +95,11 @@ cdef DropReason segment_arrives(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if tcb.state != CLOSED and tcb.state != TIME_WAIT:
         timer_update(tcb)
     return reason
+
+
+cdef inline void note_newer(const tcb_t *tcb, segment_t *seg) noexcept nogil:
+    """Is the segment newer than the last by its timestamp? Before that one is remembered."""
+    seg.newer = seg.has_ts and tcb.flags & TF_TS_OK and <int32_t> (seg.tsval - tcb.ts_recent) > 0
 
 
 cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
@@ -126,6 +134,9 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcp.counters.tcp_fast_path += 1
     count_segment_in(tcb, n)
     tcb.last_receive_ns = tcp.now_ns
+    if tcb.ecn_mode:
+        note_newer(tcb, seg)
+        ecn_received(tcb, seg)
     tcb.snd_wl1 = seg.seq                             # even when its window says nothing new: 2 GiB later it would look old
     tcb.snd_wl2 = seg.ack
     if seg.has_ts and seq_le(seg.seq, tcb.rcv_acked):
@@ -204,6 +215,7 @@ cdef DropReason syn_sent_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcb.snd_wl1 = seg.seq
     tcb.snd_wl2 = seg.ack
     if acked:
+        ecn_syn_answered(tcb, seg)
         tcb.snd_una = seg.ack
         tcb.rtx_nxt = seg.ack
         first_round_trip(tcb, seg)
@@ -211,6 +223,7 @@ cdef DropReason syn_sent_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
         tcb.flags |= TF_ACK_NOW
     else:
         # Simultaneous open (figure 7): our SYN goes again, now with an acknowledgement.
+        ecn_syn_crossed(tcb, seg)
         tcb.state = SYN_RCVD
         tcb.rtx_nxt = tcb.iss
     want_output(tcb)
@@ -224,6 +237,8 @@ cdef DropReason synchronized_states(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef DropReason reason
     if tcb.state == CLOSED or tcb.state == TIME_WAIT:
         return DROP_TCP_CLOSED
+    if tcb.ecn_mode:
+        note_newer(tcb, seg)
     reason = check_timestamps(tcb, seg)
     if reason == DROP_NONE:
         reason = check_sequence(tcb, seg)
@@ -235,6 +250,8 @@ cdef DropReason synchronized_states(tcb_t *tcb, segment_t *seg) noexcept nogil:
         reason = check_ack(tcb, seg)
     if reason == DROP_NONE and tcb.state != CLOSED and tcb.state != TIME_WAIT:
         remember_timestamp(tcb, seg)
+        if tcb.ecn_mode:
+            ecn_received(tcb, seg)
         # Sixth, URG: urgent data is delivered in line and its pointer drives nothing (RFC 6093).
         reason = process_text(tcb, seg)
     if reason == DROP_NONE and tcb.state != CLOSED and tcb.state != TIME_WAIT:
@@ -273,6 +290,8 @@ cdef DropReason check_timestamps(tcb_t *tcb, segment_t *seg) noexcept nogil:
 
 cdef void report_duplicate(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
     """What came again is told in the next acknowledgement (RFC 2883), which leaves before another can need the place."""
+    if tcb.ecn_mode:
+        ecn_duplicate(tcb, start)
     if not tcb.tcp.config.dsack:
         return
     tcb.duplicate.start = start
@@ -298,19 +317,24 @@ cdef DropReason check_sequence(tcb_t *tcb, segment_t *seg) noexcept nogil:
             return DROP_TCP_SEQUENCE
         if tcb.state == SYN_RCVD and not tcb.flags & TF_PASSIVE and seg.flags & (SYN | ACK) == SYN | ACK and \
                 seg.seq == tcb.irs:
+            ecn_answer_again(tcb, seg)
             seg.seq += 1                              # simultaneous open: the SYN is known, its ACK is what we wait for
-            seg.flags &= ~<uint8_t> SYN
+            seg.flags &= ~<uint16_t> SYN
             return DROP_NONE
         if tcb.state == SYN_RCVD and seg.flags & SYN and seg.seq == tcb.irs:
+            ecn_syn_again(tcb, seg)
             tcb.rtx_nxt = tcb.iss                     # the peer's SYN again: so is our answer
             want_output(tcb)
             return DROP_TCP_DUPLICATE
         if seg.flags & SYN:
+            ecn_answer_again(tcb, seg)
             challenge(tcb)
             return DROP_TCP_SEQUENCE
         if length and seq_le(end, tcb.rcv_nxt):
             tcb.flags |= TF_ACK_NOW                   # old data: our ACK was lost
             want_output(tcb)
+            if tcb.ecn_mode and not seq_lt(end, tcb.rcv_acked):
+                ecn_received(tcb, seg)                # the newest of what is known: its counters are the peer's too
             if seg.length:
                 report_duplicate(tcb, seg.seq, seg.seq + seg.length)
             acknowledge_duplicate_segment(tcb, seg)
@@ -396,6 +420,7 @@ cdef DropReason establish_passive(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcb.max_snd_wnd = tcb.snd_wnd
     tcb.snd_wl1 = seg.seq
     tcb.snd_wl2 = seg.ack
+    ecn_established(tcb, seg)
     first_round_trip(tcb, seg)
     connection_established(tcb)
     if tcb.flags & TF_FIN_QUEUED:                     # closed before the handshake was over (3.10.4)
@@ -513,7 +538,7 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
             edge = end
         else:
             end = edge
-            seg.flags &= ~<uint8_t> FIN               # what lies beyond the window has not been received
+            seg.flags &= ~<uint16_t> FIN               # what lies beyond the window has not been received
     if not seq_lt(start, end):
         tcb.flags |= TF_ACK_NOW
         want_output(tcb)

@@ -11,9 +11,11 @@ cdef struct plan_t:
     uint32_t seq
     uint32_t length              # payload bytes
     uint32_t header_length       # TCP header with options, bytes
-    uint8_t flags
+    uint16_t flags
     uint8_t fresh                # the payload, or its end, is the caller's data, not yet in the send buffer
     uint8_t retransmit
+    uint8_t prior                # acknowledges ecn.prior_ack, not rcv_nxt
+    uint8_t ecn                  # IP's codepoint
     tcp_options_t options
 
 

@@ -10,6 +10,7 @@ from netstack.sock cimport EVENT_OUT, SF_ORPHAN, sock_event
 from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out, send_writable
 from netstack.tcp.congestion.controller cimport congestion_idle, congestion_sent
 from netstack.tcp.connection cimport connection_abort, receive_window_field
+from netstack.tcp.ecn cimport OPTION_SPACE, ecn_limit, ecn_plan, ecn_sent, ecn_syn_flags, ecn_syn_option
 from netstack.tcp.isn cimport timestamp_now
 from netstack.tcp.mtu cimport mtu_black_hole, mtu_probe_limit, mtu_probe_sent, mtu_refresh
 from netstack.tcp.pacing cimport pacing_holds, pacing_sent
@@ -23,8 +24,9 @@ from netstack.tcp.scoreboard cimport (
 )
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, CA_CWR, CA_RECOVERY, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN, FIN_WAIT_2, LISTEN, PSH, SYN, SYN_RCVD, SYN_SENT,
-    TF_ACK_NOW, TF_CORK, TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_MORE, TF_NODELAY, TF_PERSIST, TF_PROBE, TF_RTT_TIMING,
+    ACK, AE, CA_CWR, CA_RECOVERY, CLOSED, CLOSE_WAIT, CWR, ECE, EF_PRIOR_ECHO, ESTABLISHED, FIN, FIN_WAIT_2, LISTEN, NOT_ECT, PSH, SYN,
+    SYN_RCVD, SYN_SENT,
+    TF_ACK_NOW, TF_CORK, TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_MORE, TF_NODELAY, TF_PERSIST, TF_PRIOR_ACK, TF_PROBE, TF_RTT_TIMING,
     TF_RTX_HEAD, TF_SACK_OK, TF_SYN_SENT, TF_TAIL_PROBE, TF_TS_OK, TF_WANT_WRITE, TF_WS_OK, TIMER_PROBE, TIMER_REORDER,
     TIMER_RTO, TIME_WAIT, TM_URGENT, URG, data_end, range_t, recovery_t, send_segment_limit, sent_t, tcp_t, want_output,
 )
@@ -33,7 +35,11 @@ from netstack.wire.checksum cimport (
     checksum_combine, checksum_finish, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
 )
 from netstack.wire.byte_order cimport store_be16, store_native16
-from netstack.wire.tcp cimport tcp_options_length, write_tcp, write_tcp_options
+from netstack.wire.tcp cimport ACCECN_FIELDS, NO_ACCECN, tcp_options_length, write_tcp, write_tcp_options
+
+
+cdef enum:
+    MAX_OPTIONS = 40             # bytes of a TCP header behind the fixed ones
 
 
 # --- deciding ---------------------------------------------------------------------------------------------------------
@@ -48,6 +54,9 @@ cdef void options_plain(tcb_t *tcb, plan_t *plan) noexcept nogil:
     plan.options.sack_permitted = 0
     plan.options.sack_count = 0
     plan.options.has_ts = 0
+    plan.options.accecn_fields = NO_ACCECN
+    plan.prior = 0
+    plan.ecn = NOT_ECT
     plan.header_length = 20
     if tcb.flags & TF_TS_OK:
         plan.options.has_ts = 1
@@ -62,6 +71,8 @@ cdef void options_plain(tcb_t *tcb, plan_t *plan) noexcept nogil:
             plan.options.sack[i].end = blocks[i].end
         plan.options.sack_count = <uint8_t> n
         plan.header_length += 4 + 8 * n
+    if tcb.ecn_mode:
+        ecn_plan(tcb, plan)
 
 
 cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
@@ -77,7 +88,9 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
     plan.length = 0
     plan.fresh = 0
     plan.retransmit = (tcb.flags & TF_SYN_SENT) != 0
-    plan.flags = SYN | ACK if passive else SYN
+    plan.flags = <uint16_t> ((SYN | ACK if passive else SYN) | ecn_syn_flags(tcb))
+    plan.prior = 0
+    plan.ecn = tcb.ecn.syn_sent if plan.flags & (AE | CWR | ECE) else NOT_ECT
     plan.options.mss = <uint16_t> (tcb.user_mss if tcb.user_mss and tcb.user_mss < tcb.cc.mss else tcb.cc.mss)
     plan.options.sack_count = 0
     plan.options.sack_permitted = tcp.config.sack
@@ -91,6 +104,13 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
     if plan.options.has_ts:
         plan.options.tsval = timestamp_now(tcb)
         plan.options.tsecr = tcb.ts_recent if passive else 0
+    plan.options.accecn_fields = NO_ACCECN
+    if ecn_syn_option(tcb, plan.retransmit):
+        plan.options.accecn_fields = ACCECN_FIELDS
+        plan.options.accecn[0] = plan.options.accecn[2] = 1    # the counters of ECT begin there (RFC 9768 section 3.2.1)
+        plan.options.accecn[1] = 0
+        if tcp_options_length(&plan.options) > MAX_OPTIONS:
+            plan.options.accecn_fields = NO_ACCECN
     plan.header_length = 20 + tcp_options_length(&plan.options)
     return True
 
@@ -102,6 +122,15 @@ cdef void plan_ack(tcb_t *tcb, plan_t *plan, uint32_t seq) noexcept nogil:
     plan.retransmit = 0
     plan.flags = ACK
     options_plain(tcb, plan)
+
+
+cdef void plan_prior_ack(tcb_t *tcb, plan_t *plan) noexcept nogil:
+    """What had come before CE began or ended (RFC 8257 section 3.2)."""
+    plan_ack(tcb, plan, tcb.snd_nxt)
+    plan.prior = 1
+    plan.flags &= ~<uint16_t> ECE
+    if tcb.ecn.flags & EF_PRIOR_ECHO:
+        plan.flags |= ECE
 
 
 cdef bint may_send_small(tcb_t *tcb, uint32_t length, bint all_of_it) noexcept nogil:
@@ -165,6 +194,7 @@ cdef bint plan_forced(tcb_t *tcb, plan_t *plan, uint32_t limit) noexcept nogil:
     end = tcb.snd_una + tcb.snd_wnd
     available = data_end(tcb) - tcb.snd_nxt if seq_gt(data_end(tcb), tcb.snd_nxt) else 0
     if available and seq_lt(tcb.snd_nxt, end) and scoreboard_reserve(tcb):
+        limit = ecn_limit(tcb, limit)
         plan.seq = tcb.snd_nxt
         plan.length = available if available < limit else limit
         if plan.length > end - tcb.snd_nxt:
@@ -199,8 +229,11 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     if tcb.state == TIME_WAIT:
         return False
     limit = send_segment_limit(tcb)
-    if tcb.flags & TF_PROBE:
-        plan_ack(tcb, plan, tcb.snd_una - 1)
+    if tcb.flags & (TF_PROBE | TF_PRIOR_ACK):
+        if tcb.flags & TF_PRIOR_ACK:
+            plan_prior_ack(tcb, plan)
+        else:
+            plan_ack(tcb, plan, tcb.snd_una - 1)
         return True
     if tcb.flags & (TF_RTX_HEAD | TF_TAIL_PROBE) and plan_forced(tcb, plan, limit):
         return True
@@ -220,6 +253,8 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     if tcb.pmtu:
         mtu_refresh(tcb)
         limit = send_segment_limit(tcb)
+    if tcb.ecn_mode:
+        limit = ecn_limit(tcb, limit)
     used = in_flight(tcb)
     room = tcb.cc.cwnd - used if tcb.cc.cwnd > used else 0
     offered = tcb.snd_una + tcb.snd_wnd - seq
@@ -304,9 +339,12 @@ cdef void write_urgent(tcb_t *tcb, const plan_t *plan, uint8_t *head) noexcept n
 
 
 cdef void write_header(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint32_t payload_sum) noexcept nogil:
-    cdef uint32_t total
+    cdef uint32_t total, received = tcb.rcv_nxt
+    if plan.prior:
+        tcb.rcv_nxt = tcb.ecn.prior_ack    # its window reaches as far as the next one's
     write_tcp(head, tcb.lport, tcb.rport, plan.seq, tcb.rcv_nxt if plan.flags & ACK else 0,
               <uint8_t> plan.header_length, plan.flags, receive_window_field(tcb, plan.flags & SYN))
+    tcb.rcv_nxt = received
     write_tcp_options(head + 20, &plan.options)
     if tcb.modes & TM_URGENT:
         write_urgent(tcb, plan, head)
@@ -343,6 +381,7 @@ cdef uint32_t write_bare(const bare_t *b, uint8_t *head) noexcept nogil:
         options.wscale = 255
         options.sack_permitted = 0
         options.sack_count = 0
+        options.accecn_fields = NO_ACCECN
         options.has_ts = 1
         options.tsval = b.tsval
         options.tsecr = b.tsecr
@@ -360,7 +399,13 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
     cdef uint32_t occupied = plan.length, end
     tcp.counters.tcp_segments_out += 1
     count_segment_out(tcb, plan.length, plan.retransmit)
-    if plan.flags & ACK:
+    if tcb.ecn_mode:
+        ecn_sent(tcb, plan)
+    if plan.prior:
+        tcb.flags &= ~TF_PRIOR_ACK
+        tcb.rcv_acked = tcb.ecn.prior_ack
+        tcb.duplicate.end = tcb.duplicate.start
+    elif plan.flags & ACK:
         tcb.flags &= ~TF_ACK_NOW
         tcb.ack_pending = 0
         tcb.ack_deadline = 0
@@ -388,7 +433,8 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
             tcb.burst_seq = plan.seq + plan.length
         elif tcb.last_send_ns != tcp.now_ns:
             tcb.burst_seq = plan.seq
-        if plan.length < tcb.cc.mss and not plan.retransmit:
+        if plan.length < tcb.cc.mss and not plan.retransmit and not (
+                plan.options.accecn_fields != NO_ACCECN and plan.length + OPTION_SPACE >= tcb.cc.mss):
             tcb.snd_small = plan.seq + plan.length
     end = plan.seq + occupied
     tcb.flags &= ~TF_FORCE

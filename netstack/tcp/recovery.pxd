@@ -41,6 +41,8 @@ cdef struct ack_t:
     int64_t rate_interval_ns
     uint32_t rate_in_flight
     uint32_t tsecr               # echoed timestamp; has_ts
+    uint32_t delivered           # segments newly acknowledged, in either way
+    uint32_t ce_bytes            # of what is newly delivered, bytes that met congestion
     unsigned char any_reordered
     unsigned char rate_app_limited
     unsigned char has_ts

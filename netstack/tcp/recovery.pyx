@@ -12,6 +12,7 @@ from netstack.clock cimport NS_PER_MS
 from netstack.tcp.congestion.controller cimport (
     congestion_ecn, congestion_loss, congestion_recovered, congestion_rto, congestion_undo,
 )
+from netstack.tcp.ecn cimport ecn_reduced, ecn_restored
 from netstack.tcp.mtu cimport mtu_probe_lost
 from netstack.tcp.rack cimport (
     rack_detect_loss, rack_mark_lost, rack_remaining, rto_rearm,
@@ -130,6 +131,7 @@ cdef void start_reduction(tcb_t *tcb, bint ecn) noexcept nogil:
     """The algorithm says how far (ssthresh); how fast is PRR's."""
     cdef recovery_t *rec = tcb.rec
     cdef uint32_t flight = tcb.snd_nxt - tcb.snd_una
+    ecn_reduced(tcb)
     rec.high_seq = tcb.snd_nxt
     rec.probing = 0
     rec.prior_cwnd = tcb.cc.cwnd
@@ -254,6 +256,7 @@ cdef void undo_reduction(tcb_t *tcb, bint unmark) noexcept nogil:
         unmark_all_lost(tcb)
     if rec.prior_ssthresh:
         congestion_undo(tcb)
+        ecn_restored(tcb)
         if not tcb.cc_ops.flags & CC_OWNS_CWND:
             tcb.cc.cwnd = before if before > rec.prior_cwnd else rec.prior_cwnd
         if rec.prior_ssthresh > tcb.cc.ssthresh:
@@ -526,6 +529,7 @@ cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
         rec.prior_ssthresh = current_ssthresh(tcb)
         rec.prior_cwnd = tcb.cc.cwnd
         congestion_rto(tcb, flight if flight < tcb.cc.cwnd else tcb.cc.cwnd)
+        ecn_reduced(tcb)
         start_undo(tcb)
     if not tcb.cc_ops.flags & CC_OWNS_CWND:
         tcb.cc.cwnd = in_flight(tcb) + tcb.cc.mss

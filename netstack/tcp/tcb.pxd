@@ -32,6 +32,7 @@ cdef enum:                       # flags of a segment
     URG = 0x20
     ECE = 0x40
     CWR = 0x80
+    AE = 0x100                   # RFC 9768 section 3.1; was the nonce sum
 
 cdef enum:                       # tcb_t.flags: what happened to this connection
     TF_ACK_NOW = 0x0001          # an acknowledgement is owed at once
@@ -44,6 +45,7 @@ cdef enum:                       # tcb_t.flags: what happened to this connection
     TF_FIN_AHEAD = 0x0080        # the peer's FIN was seen beyond a gap, at fin_seq
     TF_SHUT_RD = 0x0100          # the application reads no more
     TF_TAIL_PROBE = 0x0200       # a tail loss probe is due
+    TF_PRIOR_ACK = 0x0400        # ecn.prior_ack is to be acknowledged before anything else
     TF_OUTPUT = 0x0800           # in the output list
     TF_PASSIVE = 0x1000          # came from a listener
     TF_RTT_TIMING = 0x4000       # rtt_seq is being timed
@@ -69,6 +71,61 @@ cdef enum:                       # tcb_t.modes
     TM_CC_CHOSEN = 0x0100        # TCP_CONGESTION was set here or at the listener: the stack's default does not matter
     TM_CC_ACTIVE = 0x0200        # cc_ops has begun: its state is there
     TM_PACED = 0x0400            # cc.pacing_rate is kept up to date
+
+cdef enum:                       # IP's two bits (RFC 3168 section 5)
+    NOT_ECT = 0
+    ECT_1 = 1
+    ECT_0 = 2
+    CE = 3
+
+cdef enum:                       # tcb_t.ecn_mode; TCP_INFO's numbers
+    ECN_OFF = 0
+    ECN_CLASSIC = 1              # RFC 3168
+    ECN_ACCURATE = 2             # RFC 9768
+    ECN_ASKED = 3                # our SYN asked for AccECN
+
+cdef enum:                       # ecn_t.flags
+    EF_SEEN = 0x01               # something came with an ECT codepoint or CE
+    EF_ECHO = 0x02               # classic: ECE on everything, until CWR (or, RFC 8257, until CE ends)
+    EF_QUEUE_CWR = 0x04          # classic: the next new data says CWR
+    EF_REFLECT = 0x08            # AccECN: the next segment tells how the SYN,ACK came, in the handshake's encoding
+    EF_OPTION_WITH_DSACK = 0x10  # the last acknowledgement told a duplicate and had the option
+    EF_PRIOR_ECHO = 0x20         # what TF_PRIOR_ACK is to say: ECE
+    EF_HEARD = 0x40              # the peer's first feedback after the handshake was looked at
+
+cdef enum:                       # ecn_t.fail; TCP_INFO's bits
+    ECN_FAIL_ACE_SEND = 1        # the network changes or drops our ACE field
+    ECN_FAIL_ACE_RECEIVE = 2     # the peer's
+    ECN_FAIL_OPTION_SEND = 4     # our option gets lost
+    ECN_FAIL_OPTION_RECEIVE = 8  # the peer's is zeroed, or came too late
+
+cdef enum:                       # ecn_t.option_seen; TCP_INFO's numbers
+    OPTION_UNSEEN = 0
+    OPTION_EMPTY = 1
+    OPTION_COUNTERS = 2
+    OPTION_FAILED = 3
+
+
+cdef struct ecn_t:
+    # Explicit Congestion Notification; see tcp/ecn. Codepoints are IP's, and counters of bytes are in their order less one.
+    uint8_t flags                # EF_*
+    uint8_t fail                 # ECN_FAIL_*
+    uint8_t option_seen          # OPTION_*
+    uint8_t syn_sent             # codepoint that our SYN or SYN,ACK left with
+    uint8_t syn_received         # and that the peer's came with
+    uint8_t last_received        # of the segment before
+    uint8_t estimate             # of what the peer counts at present; 0: unclear
+    uint8_t option_demand        # segments still to carry the option
+    uint8_t option_least         # counters it needs for what has changed
+    uint8_t ce_pending           # CE received since an ACE field was sent, at most 15
+    uint32_t received_ce         # packets: r.cep (RFC 9768 section 3.2.1), from 0
+    uint32_t delivered_ce        # packets of ours the peer got with CE: s.cep
+    uint32_t received_bytes[3]   # payload: r.e1b, r.e0b, r.ceb
+    uint32_t delivered_bytes[3]
+    uint32_t acked_average       # segments an acknowledgement covers, smoothed, in 64ths; 0: none yet
+    uint32_t prior_ack
+    int64_t option_ns            # when the option was sent last
+
 
 cdef enum:                       # of a listener's flags, those its connections begin with
     INHERITED_FLAGS = TF_NODELAY | TF_CORK | TF_LINGER
@@ -187,6 +244,7 @@ cdef enum:                       # congestion_ops_t.flags
     CC_OWNS_CWND = 1             # the algorithm sets cwnd in recovery too: no proportional rate reduction over it (BBR)
     CC_NEEDS_ECN = 2             # asks for ECN on the connection (DCTCP)
     CC_UNSAVED = 8               # extended holds pointers: a snapshot keeps only its size
+    CC_ECHOES_CE = 16            # as a receiver it echoes each change of CE, not one CE until CWR (RFC 8257 section 3.2)
     CC_PACED = 4                 # sets pacing_rate itself; else the core derives it from cwnd and the round trip
 
 cdef enum:
@@ -284,6 +342,7 @@ cdef struct tcb_t:
     uint8_t state
     uint8_t snd_wscale           # the peer's shift: its window field << snd_wscale
     uint8_t rcv_wscale           # ours
+    uint8_t ecn_mode             # ECN_*
     uint32_t snd_una
     uint32_t snd_nxt             # one past the highest sequence number ever sent
     uint32_t rtx_nxt             # of a SYN: iss, it is to be sent (again); else snd_nxt
@@ -299,6 +358,7 @@ cdef struct tcb_t:
     uint32_t mss                 # largest payload we send in a segment without options
     uint32_t snd_len             # bytes in the send buffer, from snd_una (SYN not counted)
     uint32_t ack_pending         # segments with data received since our last acknowledgement
+    uint16_t predicted           # flags of the next expected segment, PSH aside: ACK, with AccECN the ACE field that says nothing new
     uint8_t *snd_buf
     uint8_t *rcv_buf
     uint32_t snd_cap             # power of two, or 0
@@ -360,6 +420,7 @@ cdef struct tcb_t:
     int32_t soft_error           # what ICMP said; reported when the connection times out (RFC 5927)
     uint32_t challenge_count
     int64_t challenge_ns         # start of the interval it counts in
+    ecn_t ecn
     # --- a thread's buffer, lent while it waits in recv_into
     uint8_t *lent
     uint32_t lent_size
@@ -424,9 +485,10 @@ cdef struct bare_t:
     uint32_t tsval
     uint32_t tsecr
     uint16_t wnd
-    uint8_t flags
+    uint16_t flags
     uint8_t has_ts
     uint8_t interface
+    uint8_t ecn                  # IP's codepoint
 
 
 cdef struct timer_heap_t:
@@ -464,6 +526,10 @@ cdef struct tcp_config_t:
     uint8_t pacing               # every connection is paced: net.core.default_qdisc is fq
     uint16_t pacing_ss_ratio     # percent of cwnd / srtt
     uint16_t pacing_ca_ratio
+    uint8_t ecn                  # tcp_ecn: 0 to 5
+    uint8_t ecn_fallback
+    uint8_t ecn_option           # AccECN option: 0 never, 1 when it tells something, 2 always
+    uint8_t ecn_option_beacon    # at least so often a round trip
     uint32_t base_mss
     uint32_t notsent_lowat
     uint32_t rmem_default
@@ -543,7 +609,7 @@ cdef struct segment_t:
     uint32_t ack
     uint32_t wnd                 # the field, not scaled
     uint32_t length              # payload bytes
-    uint8_t flags
+    uint16_t flags
     uint8_t has_ts
     uint8_t wscale               # from a SYN: shift, 255: none
     uint8_t sack_permitted
@@ -553,6 +619,11 @@ cdef struct segment_t:
     uint32_t tsecr
     uint32_t sack_count
     range_t sack[4]
+    uint8_t ecn                  # IP's codepoint
+    uint8_t newer                # its timestamp is newer than the last one remembered; kept with AccECN only
+    uint8_t accecn_fields        # NO_ACCECN: no option
+    uint8_t accecn_order
+    uint32_t accecn[3]
     const uint8_t *payload
     uint32_t partial             # sum of pseudo header and TCP header: with the payload's it must fold to 0xffff
     uint8_t trusted              # the link vouches for the sum

@@ -35,6 +35,10 @@ cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
     config.frto = 2
     config.reordering = 3                  # RFC 5681 section 3.2's three duplicates
     config.max_reordering = 300
+    config.ecn = 2                         # answer, do not ask
+    config.ecn_fallback = 1
+    config.ecn_option = 2
+    config.ecn_option_beacon = 3
     config.rmem_default = 1 << 20          # bytes
     config.rmem_max = 6 << 20
     config.wmem_default = 1 << 20
@@ -63,6 +67,7 @@ cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
     tcb.sock.kind = SOCK_TCP
     tcb.tcp = tcp
     tcb.state = CLOSED
+    tcb.predicted = ACK
     tcb.ttl = 64
     tcb.snd_wanted = tcp.config.wmem_default
     tcb.rcv_wanted = tcp.config.rmem_default

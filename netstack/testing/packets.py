@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 ICMP, TCP, UDP = 1, 6, 17
-FLAG_LETTERS = "FSRPAUEC"              # bit 0 first (RFC 9293 section 3.1, RFC 3168)
-_FLAG_ORDER = "SFRPAUEC"               # how they are written: "SA", "FA", "PA"
+FLAG_LETTERS = "FSRPAUECN"             # bit 0 first (RFC 9293 section 3.1, RFC 3168); N: AE, once the nonce (RFC 9768)
+_FLAG_ORDER = "SFRPAUECN"              # how they are written: "SA", "FA", "PA"
 _PSEUDO_V6 = struct.Struct("!16s16sI3xB")
 
 
@@ -28,7 +28,7 @@ def checksum(data: bytes) -> int:
 
 
 def flag_bits(flags: str | int) -> int:
-    """TCP flags as bits: ``"SA"`` is 0x12. Letters F S R P A U E(CE) C(WR).
+    """TCP flags as bits: ``"SA"`` is 0x12. Letters F S R P A U E(CE) C(WR) N, which is AE.
 
     Raises
     ------
@@ -64,6 +64,8 @@ class Packet:
         Of TCP; the window is not scaled.
     flags : str
         Of TCP, as `flag_text` writes them.
+    accecn :
+        The AccECN option (RFC 9768): its order and its counters as they stand there.
     mss, window_scale, sack_permitted, sack, timestamp :
         TCP options (RFC 9293, 7323, 2018). `sack` is a tuple of (start, end), `timestamp` is (value, echo).
     options : bytes
@@ -97,6 +99,7 @@ class Packet:
     sack_permitted: bool = False
     sack: tuple[tuple[int, int], ...] = ()
     timestamp: tuple[int, int] | None = None
+    accecn: tuple[int, tuple[int, ...]] | None = None
     options: bytes = b""
     icmp_type: int | None = None
     icmp_code: int | None = None
@@ -129,7 +132,7 @@ class Packet:
                 f" {name} {value}"
                 for name, value in (
                     ("mss", self.mss), ("ws", self.window_scale), ("sackOK", self.sack_permitted or None),
-                    ("sack", self.sack or None), ("ts", self.timestamp),
+                    ("sack", self.sack or None), ("ts", self.timestamp), ("accecn", self.accecn),
                 )
                 if value is not None
             )
@@ -162,6 +165,9 @@ def _tcp_options(options: bytes) -> dict[str, Any]:
             out["sack"] = tuple(struct.iter_unpack("!II", value))
         elif kind == 8 and len(value) == 8:
             out["timestamp"] = struct.unpack("!II", value)
+        elif kind in (172, 174) and len(value) % 3 == 0:
+            out["accecn"] = (kind == 174) + 0, tuple(
+                int.from_bytes(value[i:i + 3], "big") for i in range(0, len(value), 3))
         at += options[at + 1]
     return out
 
@@ -169,12 +175,12 @@ def _tcp_options(options: bytes) -> dict[str, Any]:
 def _transport(protocol: int, data: bytes, pseudo: bytes) -> dict[str, Any]:
     """Fields of the transport header; too short a one gives only the payload."""
     if protocol == TCP and len(data) >= 20:
-        sport, dport, seq, ack, offset, flags, window, _, urgent = struct.unpack_from("!HHIIBBHHH", data)
-        header = (offset >> 4) * 4
+        sport, dport, seq, ack, flags, window, _, urgent = struct.unpack_from("!HHIIHHHH", data)
+        header = (flags >> 12) * 4
         if not 20 <= header <= len(data):
             raise ValueError(f"TCP data offset {header} in a segment of {len(data)} bytes")
         return dict(
-            sport=sport, dport=dport, seq=seq, ack=ack, flags=flag_text(flags), window=window, urgent=urgent,
+            sport=sport, dport=dport, seq=seq, ack=ack, flags=flag_text(flags & 0x1FF), window=window, urgent=urgent,
             options=data[20:header], payload=data[header:], checksum_ok=checksum(pseudo + data) == 0,
             **_tcp_options(data[20:header]),
         )
@@ -250,10 +256,12 @@ def build_tcp(src: str, dst: str, sport: int, dport: int, flags: str | int = "A"
               ack: int = 0, window: int = 65535, payload: bytes = b"", mss: int | None = None,
               window_scale: int | None = None, sack_permitted: bool = False,
               sack: tuple[tuple[int, int], ...] = (), timestamp: tuple[int, int] | None = None,
-              options: bytes = b"", urgent: int = 0, **ip: Any) -> bytes:
+              accecn: tuple[int, ...] | None = None, accecn_order: int = 1, options: bytes = b"", urgent: int = 0,
+              **ip: Any) -> bytes:
     """An IPv4 packet with a TCP segment, both checksums right.
 
-    ``options`` are raw bytes behind the named ones; all together are padded to 4 bytes. Further keywords go
+    ``accecn``: counters of an AccECN option as they go on the wire. ``options`` are raw bytes behind the named
+    ones; all together are padded to 4 bytes. Further keywords go
     to `build_ipv4`.
     """
     out = b""
@@ -267,10 +275,12 @@ def build_tcp(src: str, dst: str, sport: int, dport: int, flags: str | int = "A"
         out += bytes((3, 3, window_scale))
     if sack:
         out += bytes((5, 2 + 8 * len(sack))) + b"".join(struct.pack("!II", *block) for block in sack)
+    if accecn is not None:
+        out += bytes((172 + 2 * accecn_order, 2 + 3 * len(accecn))) + b"".join(n.to_bytes(3, "big") for n in accecn)
     out += options
     out += b"\x01" * (-len(out) % 4)
-    segment = struct.pack("!HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF,
-                          (20 + len(out)) << 2, flag_bits(flags), window, 0, urgent) + out + payload
+    segment = struct.pack("!HHIIHHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF,
+                          (20 + len(out)) << 10 | flag_bits(flags), window, 0, urgent) + out + payload
     total = checksum(_pseudo(src, dst, TCP, len(segment)) + segment)
     return build_ipv4(src, dst, TCP, segment[:16] + total.to_bytes(2, "big") + segment[18:], **ip)
 

@@ -139,7 +139,7 @@ cdef object read_segment(const uint8_t *p, uint32_t length, int64_t t_ns, bint o
         name = p[12:20] + t[:4]
     else:
         name = p[16:20] + p[12:16] + t[2:4] + t[:2]
-    return (t_ns, outgoing, name, <int> (t[13] & 0x3f), get_u32(t + 4), get_u32(t + 8), get_u16(t + 14),
+    return (t_ns, outgoing, name, <int> (t[13] | (t[12] & 1) << 8), get_u32(t + 4), get_u32(t + 8), get_u16(t + 14),
             t[offset:size], <int> mss if has_mss else -1, wscale, sack_ok, <int64_t> tsval if has_ts else -1, tsecr, sack,
             fast_open, <int> (offset - 20), p[1], True)
 

@@ -19,7 +19,10 @@ from netstack.testing.packets import TCP, flag_bits
 
 MASK = 0xFFFFFFFF
 HALF = 1 << 31
-FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR, AE = 1, 2, 4, 8, 16, 32, 64, 128, 256
+ACE = AE | CWR | ECE                   # RFC 9768: a field of three bits
+CE = 3                                 # IP's codepoint (RFC 3168 section 5)
+ACE_START = 5                          # RFC 9768 section 3.2.1
 MSS_DEFAULT = 536                      # RFC 9293 section 3.7.1
 MSS_FLOOR = 216                        # net.ipv4.tcp_min_snd_mss: a smaller offer is taken for this much
 INITIAL_SEGMENTS = 10                  # RFC 6928
@@ -189,6 +192,12 @@ class Connection:
         self.tsecr: int | None = None
         self.heard_stamps: set[int] = set()
         self.newest_stamp: int | None = None
+        # congestion notification
+        self.ecn_asked = self.ecn_answered = 0     # flags of SYNs and SYN,ACKs, of either side, all that passed
+        self.ecn_everywhere = False                # our SYN was ECT: all we send may be (RFC 8257 section 3.5)
+        self.heard_ce = 0                          # packets
+        self.heard_ece = self.sent_again = False   # since we last said CWR
+        self.reflects = 2                          # segments that may tell how a SYN,ACK came (RFC 9768 3.2.2.1)
 
     @property
     def embryonic(self) -> bool:
@@ -220,6 +229,7 @@ class Connection:
         flags = seg[3]
         self.heard_acks.append(seg[5])
         self.heard_ends.append((seg[4] + len(seg[7]) + (flags & SYN > 0) + (flags & FIN)) & MASK)
+        self.hear_congestion(seg, flags)
         if self.irs is not None and (seg[7] or flags & FIN):
             self.hear_again(seg)
         if flags & RST:
@@ -253,6 +263,23 @@ class Connection:
         if ack <= self.nxt and (seg[7] or flags & FIN):
             # with an acknowledgement that is too old it may have been refused (RFC 5961 section 5.2)
             self.hear_text(seg, seq, end, certain, fresh and ack >= self.una_heard)
+
+    def hear_congestion(self, seg: Segment, flags: int) -> None:
+        if flags & SYN:
+            self.note_ecn(flags)
+            if flags & ACK:
+                self.reflects += 1
+        elif flags & ECE:
+            self.heard_ece = True
+        if seg[16] & 3 == CE:
+            self.heard_ce += 1
+
+    def note_ecn(self, flags: int) -> None:
+        """Of a SYN or SYN,ACK of either side. In a simultaneous open SYN,ACKs answer each other."""
+        if flags & ACK:
+            self.ecn_answered |= flags & ACE
+        else:
+            self.ecn_asked |= flags & ACE
 
     def hear_ack(self, seg: Segment, ack: int, certain: bool) -> None:
         if ack > self.nxt:
@@ -398,6 +425,7 @@ class Connection:
                 return
         seq = self.mine(seg[4])
         end = seq + len(seg[7])
+        self.say_congestion(seg, end > self.nxt)
         if seg[7]:
             self.say_text(seg, seq, end)
         if flags & FIN:
@@ -411,6 +439,31 @@ class Connection:
             self.complain(seg, "timestamps", "were not agreed (RFC 7323 section 3.2)")
         if seg[13]:
             self.say_sack(seg)
+
+    def say_congestion(self, seg: Segment, fresh: bool) -> None:
+        """RFC 3168 section 6.1, RFC 9768 section 3. fresh: there is data that was not sent before."""
+        flags, codepoint = seg[3] & ACE, seg[16] & 3
+        if not flags and not codepoint:
+            return
+        if not self.ecn_asked or not self.ecn_answered:
+            self.complain(seg, "ecn", "was not agreed (RFC 3168 section 6.1.1)")
+        elif self.ecn_answered == ECE:         # else AccECN, or both kinds of answer were seen
+            if codepoint and not (fresh and seg[7]) and not self.ecn_everywhere:
+                self.complain(seg, "ecn", "ECT on what is not new data (RFC 3168 sections 6.1.4 to 6.1.6)")
+            if flags & ECE and not self.heard_ce:
+                self.complain(seg, "ecn", "ECE although no CE came (RFC 3168 section 6.1.3)")
+            if flags & CWR:
+                if not (fresh and seg[7]):
+                    self.complain(seg, "ecn", "CWR on what is not new data (RFC 3168 section 6.1.2)")
+                elif not self.heard_ece and not self.sent_again:
+                    self.complain(seg, "ecn", "CWR after neither ECE nor a loss (RFC 3168 section 6.1.2)")
+                self.heard_ece = self.sent_again = False
+        elif self.ecn_answered & (CWR | AE) and not self.ecn_answered & ECE and self.heard_ce < 8:
+            count = ((flags >> 6) - ACE_START) & 7
+            if count > self.heard_ce and (self.reflects <= 0 or flags >> 6 not in (2, 3, 4, 6)):
+                self.complain(seg, "ecn", f"counts {count} packets with CE, {self.heard_ce} came (RFC 9768 3.2.1)")
+            if flags >> 6 in (2, 3, 4, 6):
+                self.reflects -= 1
 
     def say_text(self, seg: Segment, seq: int, end: int) -> None:
         payload = seg[7]
@@ -430,6 +483,7 @@ class Connection:
                 ESTABLISHED, CLOSE_WAIT, SYN_RCVD, FIN_WAIT_1, CLOSED)):
             self.complain(seg, "state", "data in a state without any left to send")
         if seq < self.nxt:
+            self.sent_again = True
             known = min(end, self.nxt)
             if seq >= self.base and self.stream[seq - self.base:known - self.base] != payload[:known - seq]:
                 self.complain(seg, "other bytes", f"sends {seq}..{known} again with other contents")
@@ -522,6 +576,8 @@ class Connection:
     def say_syn(self, seg: Segment) -> None:
         flags = seg[3]
         self.fast_open = self.fast_open or seg[14]
+        self.note_ecn(flags)
+        self.ecn_everywhere = self.ecn_everywhere or seg[16] & 3 != 0
         asked = self.last_syn
         if flags & ACK and asked is not None and asked[4] != self.irs and seg[5] == (asked[4] + 1) & MASK and \
                 self.state != SYN_SENT:

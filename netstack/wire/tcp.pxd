@@ -5,6 +5,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from netstack.counters cimport DropReason
 
 
+cdef enum:
+    NO_ACCECN = 255              # accecn_fields: no such option
+    ACCECN_FIELDS = 3            # counters an AccECN option can have (RFC 9768 section 3.2.3)
+
+
 cdef struct wire_range_t:
     uint32_t start
     uint32_t end
@@ -17,7 +22,7 @@ cdef struct tcp_header_t:
     uint32_t ack
     uint32_t wnd
     uint16_t urgent
-    uint8_t flags
+    uint16_t flags               # the low eight, and AE (RFC 9768 section 3.1) as 0x100
     uint8_t header_length        # bytes, options included
     # options
     uint8_t has_ts
@@ -28,6 +33,9 @@ cdef struct tcp_header_t:
     uint32_t tsval
     uint32_t tsecr
     wire_range_t sack[4]
+    uint8_t accecn_fields        # NO_ACCECN: no AccECN option; else how many of its counters follow
+    uint8_t accecn_order         # 0: ECT(0), CE, ECT(1); 1: ECT(1), CE, ECT(0)
+    uint32_t accecn[3]           # 24 bits each, in the order on the wire
 
 
 cdef struct tcp_options_t:
@@ -37,9 +45,11 @@ cdef struct tcp_options_t:
     uint8_t sack_permitted
     uint8_t has_ts
     uint8_t sack_count
+    uint8_t accecn_fields        # NO_ACCECN: leave out; always written in order 1
     uint32_t tsval
     uint32_t tsecr
     wire_range_t sack[4]
+    uint32_t accecn[3]           # ECT(1), CE, ECT(0); the low 24 bits
 
 
 # p: private copy; available: bytes of it; segment_length: TCP header plus payload.
@@ -49,4 +59,4 @@ cdef uint32_t tcp_options_length(const tcp_options_t *o) noexcept nogil
 cdef uint32_t write_tcp_options(uint8_t *p, const tcp_options_t *o) noexcept nogil     # bytes written, a multiple of 4
 # 20 bytes, checksum field zero
 cdef void write_tcp(uint8_t *p, uint16_t sport, uint16_t dport, uint32_t seq, uint32_t ack, uint8_t header_length,
-                    uint8_t flags, uint16_t wnd) noexcept nogil
+                    uint16_t flags, uint16_t wnd) noexcept nogil

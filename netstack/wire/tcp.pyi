@@ -14,5 +14,6 @@ class TcpHeader(NamedTuple):
     sack_permitted: bool
     timestamps: tuple[int, int] | None
     sack: tuple[tuple[int, int], ...]
+    accecn: tuple[int, tuple[int, ...]] | None = ...
 
 def parse(data: bytes | bytearray | memoryview) -> TcpHeader: ...

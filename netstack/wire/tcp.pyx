@@ -1,4 +1,4 @@
-"""TCP header and options: bytes to fields and back (RFC 9293 section 3.1, RFC 7323, RFC 2018)."""
+"""TCP header and options: bytes to fields and back (RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 9768)."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -16,6 +16,17 @@ cdef enum:
     OPT_SACK_PERMITTED = 4
     OPT_SACK = 5
     OPT_TIMESTAMPS = 8
+    OPT_ACCECN0 = 172            # RFC 9768 section 3.2.3
+    OPT_ACCECN1 = 174
+
+
+cdef inline uint32_t load_be24(const uint8_t *p) noexcept nogil:
+    return <uint32_t> p[0] << 16 | load_be16(p + 1)
+
+
+cdef inline void store_be24(uint8_t *p, uint32_t v) noexcept nogil:
+    p[0] = <uint8_t> (v >> 16)
+    store_be16(p + 1, <uint16_t> v)
 
 
 cdef DropReason parse_tcp(const uint8_t *p, uint32_t available, uint32_t segment_length, tcp_header_t *out) noexcept nogil:
@@ -34,7 +45,7 @@ cdef DropReason parse_tcp(const uint8_t *p, uint32_t available, uint32_t segment
     out.seq = load_be32(p + 4)
     out.ack = load_be32(p + 8)
     out.header_length = <uint8_t> header_length
-    out.flags = p[13]
+    out.flags = <uint16_t> (p[13] | (p[12] & 1) << 8)
     out.wnd = load_be16(p + 14)
     out.urgent = load_be16(p + 18)
     out.wscale = 255
@@ -42,6 +53,7 @@ cdef DropReason parse_tcp(const uint8_t *p, uint32_t available, uint32_t segment
     out.sack_count = 0
     out.mss = 0
     out.has_ts = 0
+    out.accecn_fields = NO_ACCECN
     # The usual case first: NOP NOP TIMESTAMPS and nothing else.
     if header_length == 32 and p[20] == OPT_NOP and p[21] == OPT_NOP and p[22] == OPT_TIMESTAMPS and p[23] == 10:
         out.has_ts = 1
@@ -84,7 +96,21 @@ cdef void parse_tcp_options(const uint8_t *p, uint32_t n, tcp_header_t *out) noe
             for k in range(out.sack_count):
                 out.sack[k].start = load_be32(p + i + 2 + 8 * k)
                 out.sack[k].end = load_be32(p + i + 6 + 8 * k)
+        elif (kind == OPT_ACCECN0 or kind == OPT_ACCECN1) and size <= 2 + 3 * ACCECN_FIELDS and (size - 2) % 3 == 0:
+            out.accecn_order = kind == OPT_ACCECN1
+            out.accecn_fields = <uint8_t> ((size - 2) // 3)
+            for k in range(out.accecn_fields):
+                out.accecn[k] = load_be24(p + i + 2 + 3 * k)
         i += size
+
+
+cdef inline uint32_t accecn_padded(const tcp_options_t *o) noexcept nogil:
+    """Bytes of the AccECN option with what aligns the next: SACK blocks want to begin at 2 modulo 4."""
+    cdef uint32_t n
+    if o.accecn_fields == NO_ACCECN:
+        return 0
+    n = 2 + 3 * o.accecn_fields
+    return ((n + 1) & ~<uint32_t> 3) + 2 if o.sack_count else (n + 3) & ~<uint32_t> 3
 
 
 cdef uint32_t tcp_options_length(const tcp_options_t *o) noexcept nogil:
@@ -99,14 +125,15 @@ cdef uint32_t tcp_options_length(const tcp_options_t *o) noexcept nogil:
     if o.wscale != 255:
         n += 4
     if o.sack_count:
-        n += 4 + 8 * o.sack_count
-    return n
+        n += (2 if o.accecn_fields != NO_ACCECN else 4) + 8 * o.sack_count
+    return n + accecn_padded(o)
 
 
 cdef uint32_t write_tcp_options(uint8_t *p, const tcp_options_t *o) noexcept nogil:
-    """Write options in Linux's order: mss, sackOK, TS, nop wscale; nop nop TS; nop nop sack."""
+    """Write options in Linux's order: mss, sackOK, TS, AccECN, nop wscale; nop nop TS, AccECN; nop nop sack."""
     cdef uint8_t *start = p
     cdef int k
+    cdef uint32_t n
     if o.mss:
         p[0] = OPT_MSS
         p[1] = 4
@@ -124,7 +151,15 @@ cdef uint32_t write_tcp_options(uint8_t *p, const tcp_options_t *o) noexcept nog
         store_be32(p + 4, o.tsval)
         store_be32(p + 8, o.tsecr)
         p += 12
-    elif o.sack_permitted:
+    if o.accecn_fields != NO_ACCECN:
+        n = accecn_padded(o)
+        memset(p, OPT_NOP, n)
+        p[0] = OPT_ACCECN1
+        p[1] = <uint8_t> (2 + 3 * o.accecn_fields)
+        for k in range(o.accecn_fields):
+            store_be24(p + 2 + 3 * k, o.accecn[k])
+        p += n
+    if o.sack_permitted and not o.has_ts:
         p[0] = OPT_NOP
         p[1] = OPT_NOP
         p[2] = OPT_SACK_PERMITTED
@@ -137,11 +172,13 @@ cdef uint32_t write_tcp_options(uint8_t *p, const tcp_options_t *o) noexcept nog
         p[3] = o.wscale
         p += 4
     if o.sack_count:
-        p[0] = OPT_NOP
-        p[1] = OPT_NOP
-        p[2] = OPT_SACK
-        p[3] = <uint8_t> (2 + 8 * o.sack_count)
-        p += 4
+        if o.accecn_fields == NO_ACCECN:       # else what aligns stands there already
+            p[0] = OPT_NOP
+            p[1] = OPT_NOP
+            p += 2
+        p[0] = OPT_SACK
+        p[1] = <uint8_t> (2 + 8 * o.sack_count)
+        p += 2
         for k in range(o.sack_count):
             store_be32(p, o.sack[k].start)
             store_be32(p + 4, o.sack[k].end)
@@ -150,14 +187,14 @@ cdef uint32_t write_tcp_options(uint8_t *p, const tcp_options_t *o) noexcept nog
 
 
 cdef void write_tcp(uint8_t *p, uint16_t sport, uint16_t dport, uint32_t seq, uint32_t ack, uint8_t header_length,
-                    uint8_t flags, uint16_t wnd) noexcept nogil:
+                    uint16_t flags, uint16_t wnd) noexcept nogil:
     """The fixed 20 bytes; the checksum field is left zero for the caller to fill."""
     store_be16(p, sport)
     store_be16(p + 2, dport)
     store_be32(p + 4, seq)
     store_be32(p + 8, ack)
-    p[12] = <uint8_t> ((header_length >> 2) << 4)
-    p[13] = flags
+    p[12] = <uint8_t> ((header_length >> 2) << 4 | flags >> 8)
+    p[13] = <uint8_t> flags
     store_be16(p + 14, wnd)
     memset(p + 16, 0, 4)
 
@@ -178,6 +215,7 @@ class TcpHeader(NamedTuple):
     sack_permitted: bool
     timestamps: tuple[int, int] | None
     sack: tuple[tuple[int, int], ...]
+    accecn: tuple[int, tuple[int, ...]] | None = None     # order (0 or 1) and the counters, as they stand there
 
 
 def parse(data):
@@ -210,4 +248,5 @@ def parse(data):
         h.mss or None, None if h.wscale == 255 else h.wscale, bool(h.sack_permitted),
         (h.tsval, h.tsecr) if h.has_ts else None,
         tuple((h.sack[i].start, h.sack[i].end) for i in range(h.sack_count)),
+        (h.accecn_order, tuple(h.accecn[i] for i in range(h.accecn_fields))) if h.accecn_fields != NO_ACCECN else None,
     )

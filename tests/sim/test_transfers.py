@@ -35,10 +35,12 @@ def scenario(seed):
         sysctl={
             "net.ipv4.tcp_timestamps": int(rng.random() < 0.8),
             "net.ipv4.tcp_window_scaling": int(rng.random() < 0.9),
+            "net.ipv4.tcp_ecn": random.Random(f"ecn {seed}").choice((1, 2, 3, 3)),
         },
     )
     if rng.random() < 0.2:
         settings.update(rate=rng.randrange(1_000_000, 100_000_000), queue=rng.randrange(5, 200))
+        settings.update(mark=random.Random(f"mark {seed}").choice((None, 4, 20)))
     return settings, 65536 + int(rng.expovariate(1 / 20000)), 65536 + int(rng.expovariate(1 / 20000))
 
 

@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 from netstack.tcp.congestion.controller cimport CWND_MAX, congestion_register
 from netstack.tcp.congestion.reno cimport reno_after_idle
 from netstack.tcp.congestion.window cimport additive_increase, slow_start
-from netstack.tcp.tcb cimport CC_NEEDS_ECN, congestion_ops_t, congestion_t, rate_sample_t
+from netstack.tcp.tcb cimport CC_ECHOES_CE, CC_NEEDS_ECN, congestion_ops_t, congestion_t, rate_sample_t
 
 cdef enum:
     ONE = 1024
@@ -60,7 +60,7 @@ cdef void dctcp_on_ack(congestion_t *cc, const rate_sample_t *rs) noexcept nogil
     if not s.started:
         s.started = 1
         s.round_end = <uint32_t> cc.delivered + rs.in_flight
-    s.delivered += acked + rs.sacked
+    s.delivered += acked if acked else rs.sacked       # what moves snd_una has what it selectively acknowledges in it
     s.marked += rs.ce_bytes
     if <int32_t> (<uint32_t> cc.delivered - s.round_end) >= 0:
         end_of_window(cc, rs)
@@ -109,7 +109,7 @@ cdef uint32_t dctcp_info(const congestion_t *cc, uint8_t *out) noexcept nogil:
 cdef congestion_t one
 cdef congestion_ops_t ops
 ops.name = b"dctcp"
-ops.flags = CC_NEEDS_ECN
+ops.flags = CC_NEEDS_ECN | CC_ECHOES_CE
 ops.init = dctcp_init
 ops.on_ack = dctcp_on_ack
 ops.on_loss = dctcp_on_loss

@@ -241,6 +241,7 @@ class Backend:
         return 0
 
     def send(self, fd, data, flags, to):
+        self.configure()
         sock = self.of(fd)
         if len(to) and (sock.state == "UDP" or flags & socket.MSG_FASTOPEN):
             return sock.sendto(bytes(data), read_sockaddr(to), *((flags,) if flags else ()))

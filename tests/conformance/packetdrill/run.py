@@ -194,8 +194,8 @@ class Runner:
         settings = self.scratch / f"{name}.settings"
         settings.unlink(missing_ok=True)
         environment["PD_SETTINGS"] = str(settings)
-        if with_standins:
-            environment["PATH"] = f"{STANDINS}:{environment.get('PATH', '/usr/bin:/bin')}"
+        standins = STANDINS if with_standins else STANDINS / "linux"
+        environment["PATH"] = f"{standins}:{environment.get('PATH', '/usr/bin:/bin')}"
         process = subprocess.Popen(
             self.command(script_file, text, states), cwd=folder, env=environment, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
