@@ -17,7 +17,7 @@ import struct
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from netstack.address cimport address_t
 from netstack.demux cimport (
@@ -37,12 +37,14 @@ from netstack.tcp.congestion.controller cimport congestion_default, congestion_f
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.scoreboard cimport NONE, recovery_reserve, scoreboard_append, scoreboard_reserve, sent_at
 from netstack.tcp.tcb cimport (
-    CC_UNSAVED, CLOSED, LISTEN, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TF_SACK_OK,
+    CC_UNSAVED, CE, CLOSED, ECN_ASKED, LISTEN, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX,
+    TF_OUTPUT, TF_SACK_OK,
     TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
     want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.udp.endpoint cimport datagram_t, udp_endpoint_init, udp_endpoint_t
+from netstack.wire.tcp cimport ACCECN_FIELDS
 
 from netstack.config import InterfaceConfig, StackConfig
 from netstack.errors import SnapshotError
@@ -668,6 +670,8 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict fa
     unpack(r, plans["tcp"], tcb, shift)
     if tcb.route_interface != 255 and tcb.route_interface > c.interface_count or tcb.state > TIME_WAIT:
         raise SnapshotError("a connection with an impossible interface or state")
+    if tcb.ecn_mode > ECN_ASKED or tcb.ecn.estimate > CE or tcb.ecn.option_least > ACCECN_FIELDS:
+        raise SnapshotError("a connection with an impossible kind of ECN")
     tcb.sock.kind = SOCK_TCP
     tcb.sock.flags &= ~<uint8_t> (SF_QUEUED_EVENT | SF_BOUND)
     length = tcb.snd_len
@@ -867,6 +871,7 @@ cdef Stack restore_stack(object cls, object data, object now_ns, object links):
         elif kind == RECORD_DATAGRAM:
             restore_datagram(c, one, plans["datagram"], shift)
         elif kind == RECORD_TIME_WAIT:
+            memset(&tw, 0, sizeof(tw))
             unpack(one, plans["time_wait"], &tw, shift)
             need(demux_tw_insert(&c.demux, &tw) == 0)
     c.next_sock_id = header["next_sock_id"]

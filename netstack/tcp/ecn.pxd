@@ -43,6 +43,7 @@ cdef void ecn_syn_crossed(tcb_t *tcb, const segment_t *seg) noexcept nogil   # s
 cdef void ecn_syn_answered(tcb_t *tcb, const segment_t *seg) noexcept nogil  # SYN,ACK in SYN-SENT
 cdef void ecn_answer_again(tcb_t *tcb, const segment_t *seg) noexcept nogil  # SYN,ACK of an established connection
 cdef void ecn_established(tcb_t *tcb, const segment_t *seg) noexcept nogil   # the segment that ends SYN-RECEIVED
+cdef void ecn_cookie_accepted(tcb_t *tcb, const segment_t *seg, bint agreed) noexcept nogil   # SYN and ACK at once
 cdef uint16_t ecn_syn_flags(const tcb_t *tcb) noexcept nogil                 # of our SYN or SYN,ACK
 cdef bint ecn_syn_option(const tcb_t *tcb, bint again) noexcept nogil        # whether our SYN,ACK has the option
 

@@ -240,6 +240,13 @@ cdef void ecn_established(tcb_t *tcb, const segment_t *seg) noexcept nogil:
     predict(tcb)
 
 
+cdef void ecn_cookie_accepted(tcb_t *tcb, const segment_t *seg, bint agreed) noexcept nogil:
+    """A connection made from the ACK of a SYN cookie: *agreed* is what the cookie remembers."""
+    begin(tcb)
+    set_mode(tcb, ecn_cookie_mode(agreed, seg.flags))
+    ecn_established(tcb, seg)
+
+
 cdef uint16_t ecn_syn_flags(const tcb_t *tcb) noexcept nogil:
     """Flags beside SYN. A SYN that got no answer goes again without them: at once when it asks for classic ECN (RFC 3168
     section 6.1.1.1), the second time when for AccECN; so does a SYN,ACK."""

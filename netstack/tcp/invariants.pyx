@@ -10,12 +10,14 @@ from libc.stdlib cimport abort
 
 from netstack.clock cimport NEVER
 from netstack.sock cimport SF_QUEUED_EVENT, sock_t
+from netstack.tcp.ecn cimport ACE_START, ace_flags
 from netstack.tcp.scoreboard cimport NONE, sent_at
 from netstack.tcp.seq cimport seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    CLOSED, ESTABLISHED, LISTEN, MAX_RANGES, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED,
-    TF_FIN_RECEIVED, TF_FIN_SENT, TF_IN_ACCEPT, TF_OUTPUT, TF_SACK_OK, TIME_WAIT,
-    data_end, listener_t, receive_end, recovery_t, sent_t,
+    ACK, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, ESTABLISHED, LISTEN, MAX_RANGES, SENT_AGAIN, SENT_LISTED, SENT_LOST,
+    SENT_SACKED, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
+    TF_IN_ACCEPT, TF_OUTPUT, TF_PRIOR_ACK, TF_SACK_OK, TIME_WAIT, data_end, listener_t, receive_end, recovery_t,
+    sent_t,
 )
 
 cdef enum:
@@ -122,6 +124,20 @@ cdef void check_receiving(const tcb_t *t) noexcept nogil:
         broken(t, b"a lent buffer is not overfilled")
 
 
+cdef void check_congestion_notification(const tcb_t *t) noexcept nogil:
+    if t.ecn_mode > ECN_ASKED or t.ecn.estimate > CE or t.ecn.option_least > 3 or t.ecn.option_demand > 2:
+        broken(t, b"ECN is of a kind there is")
+    if t.ecn_mode == ECN_ASKED and t.state != SYN_SENT:
+        broken(t, b"what a SYN asks is settled by its answer")
+    if t.ecn_mode == ECN_ACCURATE and t.state >= ESTABLISHED and t.predicted != (
+            ACK | ace_flags(ACE_START + t.ecn.delivered_ce)):
+        broken(t, b"the predicted ACE field is that of the marks we know of")
+    if t.ecn_mode != ECN_ACCURATE and t.predicted != ACK:
+        broken(t, b"without AccECN an acknowledgement is ACK")
+    if t.flags & TF_PRIOR_ACK and seq_gt(t.ecn.prior_ack, t.rcv_nxt):
+        broken(t, b"what came before a change of CE has come")
+
+
 cdef void check_listener(const tcb_t *t) noexcept nogil:
     cdef const listener_t *l = t.listener
     cdef const tcb_t *child = l.accept_first
@@ -162,6 +178,7 @@ cdef void check_invariants(const tcb_t *t) noexcept nogil:
             broken(t, b"LISTEN has its queues")
         check_listener(t)
         return
+    check_congestion_notification(t)
     check_sending(t)
     if t.state >= SYN_RCVD:
         check_receiving(t)

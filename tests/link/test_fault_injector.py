@@ -257,3 +257,45 @@ def test_impossible_settings_say_why():
 
 def test_durations_have_units():
     assert duration_ns("1.5us") == 1500 and duration_ns("2min") == 120 * 10**9 and duration_ns(7) == 7
+
+
+def ip_packets(media):
+    """``(frame, IP packet within, codepoint)`` of both versions, for all codepoints."""
+    from netstack.testing import build_udp
+
+    for codepoint in range(4):
+        four = build_udp("10.0.0.1", "10.0.0.2", 1, 2, bytes(500), tos=0xB8 | codepoint)
+        six = bytes((0x6B, 0x80 | codepoint << 4, 0, 0, 0, 8, 17, 64)) + bytes(40)
+        for packet, kind in ((four, b"\x08\x00"), (six, b"\x86\xdd")):
+            yield (bytes(12) + kind if media == "ethernet" else b"") + packet, packet, codepoint
+
+
+@pytest.mark.parametrize("media", ["ip", "ethernet"])
+def test_a_long_queue_marks_what_is_capable_and_drops_the_rest(media):
+    """RFC 3168 section 5: CE for ECT, the checksum stays right, the other six bits too."""
+    from netstack.testing import parse_packet
+
+    skip = 14 if media == "ethernet" else 0
+    for frame, packet, codepoint in ip_packets(media):
+        rig = Rig(media=media, output={"rate": "8mbit", "mark": 3})
+        for _ in range(5):
+            rig.output(frame)
+        got = [f[skip:] for _, f in rig.run()]
+        assert got[:3] == [packet] * 3
+        stats = rig.link.stats()["output"]
+        if codepoint == 0:
+            assert len(got) == 3 and stats["queue_dropped"] == 2 and stats["marked"] == 0
+            continue
+        assert stats["marked"] == (0 if codepoint == 3 else 2) and stats["queue_dropped"] == 0
+        for changed in got[3:]:
+            p = parse_packet(changed)
+            assert p.ip_ok and p.tos == parse_packet(packet).tos | 3 and changed[12:] == packet[12:]
+
+
+def test_frames_that_are_no_ip_packets_are_dropped_by_a_queue_that_marks():
+    rig = Rig(media="ethernet", output={"rate": "8mbit", "mark": 1})
+    for frame in (bytes(12) + b"\x08\x06" + b"\x45\x02" + bytes(40), bytes(12) + b"\x08\x00" + b"\x15\x02" + bytes(40),
+                  bytes(12) + b"\x08\x00\x45\x02"):
+        rig.output(bytes(100))
+        rig.output(frame)
+    assert len(rig.run()) == 1 and rig.link.stats()["output"]["queue_dropped"] == 5

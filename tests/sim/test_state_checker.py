@@ -202,3 +202,56 @@ def test_a_watch_raises_what_it_found():
     with pytest.raises(ProtocolViolation, match="answers a SYN that never came"), watched():
         judge = watching.current().judge("somebody")
         judge.read([Segment(0, True, b"x", SYN | ACK, 1, 2, 3, b"")])
+
+
+# --- congestion notification ------------------------------------------------------------------------------------------
+
+ECE, CWR, AE = 0x40, 0x80, 0x100
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["classic", "accurate"])
+def marked(request):
+    """`Segment` lists of a and b over a wire that marks, with ECN of either kind."""
+    pair = Pair(seed=6, log=True, sysctl={"net.ipv4.tcp_ecn": request.param}, delay="5ms",
+                a_to_b={"rate": "20mbit", "mark": 10}, b_to_a={"rate": "20mbit", "mark": 10})
+    pair.transfer(300_000, 300_000)
+    return request.param, [[Segment(*s) for s in host.log.segments()] for host in (pair.a, pair.b)]
+
+
+def test_marked_traces_are_silent(marked):
+    _, both = marked
+    for trace in both:
+        assert rules(trace) == set()
+        assert any(s.out and s.flags & (ECE | CWR) and s.payload for s in trace)
+        assert any(not s.out and s.tos & 3 == 3 for s in trace)
+
+
+def without_agreement(trace):
+    return [s._replace(flags=s.flags & ~(ECE | CWR | AE)) if s.flags & SYN else s for s in trace]
+
+
+def without_marks(trace):
+    return [s if s.out else s._replace(tos=s.tos & ~3) for s in trace]
+
+
+def without_news(trace):
+    return [s if s.out or s.flags & SYN else s._replace(flags=s.flags & ~ECE) for s in trace]
+
+
+def test_ecn_that_was_not_agreed_is_caught(marked):
+    for trace in marked[1]:
+        assert rules(without_agreement(trace)) == {"ecn"}
+
+
+def test_feedback_without_marks_is_caught(marked):
+    for trace in marked[1]:
+        assert rules(without_marks(trace)) == {"ecn"}
+
+
+def test_classic_rules_are_caught(marked):
+    kind, both = marked
+    for trace in both if kind == 1 else ():
+        assert rules(without_news(trace)) == {"ecn"}                 # CWR after neither ECE nor a loss
+        ack = next(i for i in acks_sent(trace) if i > 20)
+        for fields in ({"tos": 2}, {"flags": ACK | CWR}):
+            assert rules(change(trace, ack, **fields)) == {"ecn"}

@@ -551,3 +551,21 @@ def test_marks_are_counted_right_although_acknowledgements_get_lost(seed):
     ours, theirs = client.tcp_info(), server.tcp_info()
     assert theirs.received_ce > 0
     assert (ours.delivered_ce - theirs.received_ce) % 8 == 0 and ours.delivered_ce >= theirs.received_ce - 8
+
+
+# --- the bytes --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("fields", range(4))
+@pytest.mark.parametrize("blocks", range(3))
+def test_the_option_reads_back(order, fields, blocks):
+    """Kinds 172 and 174 (section 3.2.3), beside others, by the stack's parser."""
+    from netstack.testing import build_tcp
+    from netstack.wire.tcp import parse
+
+    counters = (0xFFFFFF, 1, 0x123456)[:fields]
+    sack = ((1, 2), (3, 4))[:blocks]
+    header = parse(build_tcp("10.0.0.1", "10.0.0.2", 1, 2, "SAECN", timestamp=(5, 6), sack=sack, accecn=counters,
+                             accecn_order=order)[20:])
+    assert header.accecn == (order, counters) and header.sack == sack and header.timestamps == (5, 6)
+    assert header.flags == 0x1D2

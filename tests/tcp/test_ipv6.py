@@ -106,3 +106,25 @@ def test_a_packet_too_big_is_believed_when_it_quotes_what_was_sent():
                              (IPv6(src="fd00::9", dst=US) / ICMPv6PacketTooBig(mtu=1280) / Raw(quote), True)):
         sizes = [len(p[TCP].payload) for p in far.give(router)]
         assert sizes == ([1220, 220] if believed else [])
+
+
+def test_congestion_is_told_in_the_traffic_class():
+    """RFC 3168 section 5 and RFC 9768: two bits of it, in and out; the other six are the application's."""
+    far = Far()
+    far.stack.set("net.ipv4.tcp_ecn", 3)
+    server = far.stack.socket(family=10)
+    server.bind(("::", 80))
+    server.listen()
+    syn = far.tcp("SECN", 100, options=[("MSS", 1440)])
+    syn[IPv6].tc = 2
+    [answer] = far.give(syn)
+    assert str(answer[TCP].flags) == "SAN" and answer.tc == 0          # scapy calls AE by its old name, N
+    far.iss = answer[TCP].seq
+    far.give(far.tcp("AC", 101, far.iss + 1))
+    sock, _ = server.accept()
+    sock.setsockopt(0, 1, 0xB8)
+    marked = far.tcp("PAEN", 101, far.iss + 1, b"x" * 100)
+    marked[IPv6].tc = 3
+    [ack] = far.give(marked)
+    assert ack.tc == 0xB8 | 2 and str(ack[TCP].flags) == "ACN"        # six: one packet with CE
+    assert sock.tcp_info().received_ce == 1
