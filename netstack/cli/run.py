@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -139,6 +140,7 @@ def command(name, address, mtu, pcap, stats, trace, dns, program) -> None:
         code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats, trace, dns))
     if code < 0:
         # End as the program did, for whoever waits for us.
-        signal.signal(-code, signal.SIG_DFL)
+        with contextlib.suppress(OSError):                 # SIGKILL has no handler
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
