@@ -103,8 +103,8 @@ def test_a7_every_option_kind_and_length_at_every_offset_ends_the_walk_or_is_rea
                 tail = bytes((k, length)) + bytes(range(7, 45))
                 check_options((b"\x01" * offset + tail)[:40])
                 if length < 4:                              # where the walk has to end, nothing behind it is read
-                    tail = bytes((k, length)) + b"\x02\x04\x05\xb4" + bytes(40)
-                    check_options((b"\x01" * offset + tail)[:40])
+                    for behind in (b"\x02\x04\x05\xb4" + bytes(40), b"\xff" * 40):
+                        check_options((b"\x01" * offset + bytes((k, length)) + behind)[:40])
 
 
 @pytest.mark.unwatched         # segments go to the stack directly

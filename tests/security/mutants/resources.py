@@ -30,10 +30,11 @@ MUTANTS = [
     Mutant("D5", "an orphan tries as often as others", OUTPUT,
            "return tcb.tcp.config.orphan_retries", "return tcb.tcp.config.retries2",
            ("test_d5_what_a_vanished_peer_leaves_is_freed_at_the_set_time",)),
-    Mutant("D5", "TIME-WAIT records stay", CORE,
-           "while stack.demux.tw_first != NULL and stack.demux.tw_first.expires_ns <= now_ns:",
-           "while stack.demux.tw_first != NULL and "
-           "stack.demux.tw_first.expires_ns + 600 * <int64_t> NS_PER_S <= now_ns:",
+    Mutant("D5", "TIME-WAIT takes ten times as long", CORE,
+           "stack.tcp.now_ns + <int64_t> stack.tcp.config.time_wait_ms * NS_PER_MS,\n"
+           "                    stack.tcp.config",
+           "stack.tcp.now_ns + <int64_t> stack.tcp.config.time_wait_ms * 10 * NS_PER_MS,\n"
+           "                    stack.tcp.config",
            ("test_d5_what_a_vanished_peer_leaves_is_freed_at_the_set_time",)),
     Mutant("D5", "orphans without number", CONNECTION,
            "if tcp.orphans > tcp.config.max_orphans:", "if False:", ("test_d5_orphans_are_limited_in_number",)),
