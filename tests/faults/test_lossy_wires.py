@@ -101,7 +101,7 @@ def test_f6_streams_survive_thirty_percent_of_everything_on_virtual_time(seed):
     """Timeouts double up to 120 s each: how often a connection may try before it gives up is lifted."""
     sysctl = {"net.ipv4.tcp_retries2": 100, "net.ipv4.tcp_syn_retries": 127, "net.ipv4.tcp_synack_retries": 127}
     pair = Pair(seed=seed, loss=0.3, duplicate=0.3, reorder=0.3, delay="5ms", reorder_delay="20ms", sysctl=sysctl)
-    pair.transfer(scale(1 << 20), scale(1 << 20), limit="240h")        # compares both streams
+    pair.transfer(scale(1 << 20, 100_000), scale(1 << 20, 100_000), limit="240h")        # compares both streams
     pair.run()
     assert pair.a.stack.sockets() == pair.b.stack.sockets() == []
     for stats in pair.faults.stats().values():
