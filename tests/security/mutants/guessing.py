@@ -31,13 +31,11 @@ MUTANTS = [
            "2 * stack.tcp.counters.tcp_active_opens) % n)",
            ("test_c6_ports_towards_a_second_destination_tell_nothing",)),
     Mutant("C7", "packets are counted in the identification", CORE,
-           "tcb.tos, tcb.ttl, 0, True)", "tcb.tos, tcb.ttl, <uint16_t> stack.tcp.counters.packets_out, True)"),
+           "tcb.ttl, 0, True)", "tcb.ttl, <uint16_t> stack.tcp.counters.packets_out, True)"),
     Mutant("C7", "resets are counted in the identification", CORE,
-           "write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), PROTOCOL_TCP, IPV4_HEADER + n, 0, 64, 0, True)",
-           "write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), PROTOCOL_TCP, IPV4_HEADER + n, 0, 64, "
-           "<uint16_t> stack.tcp.counters.tcp_resets_out, True)"),
+           "b.ecn, 64, 0, True)", "b.ecn, 64, <uint16_t> stack.tcp.counters.tcp_resets_out, True)"),
     Mutant("C7", "packets may be fragmented on the way", CORE,
-           "tcb.tos, tcb.ttl, 0, True)", "tcb.tos, tcb.ttl, 0, False)"),
+           "tcb.ttl, 0, True)", "tcb.ttl, 0, False)"),
     Mutant("C8", "timestamps tell the uptime", ISN,
            "tcb.ts_offset = <uint32_t> tuple_hash(\n"
            "        tcb.tcp.secret, &tcb.local, &tcb.remote, tcb.lport, tcb.rport, SALT_TIMESTAMP)",
