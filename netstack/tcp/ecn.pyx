@@ -435,6 +435,10 @@ cdef void acknowledged_accurate(tcb_t *tcb, const segment_t *seg, ack_t *a) noex
     cdef uint32_t ace = ace_of(seg.flags), bytes = <uint32_t> (tcb.cc.delivered - a.prior_delivered)
     cdef uint32_t ce_before = e.delivered_bytes[CE - 1], delta, ce_bytes
     cdef bint sure
+    if not e.flags & EF_HEARD:
+        e.flags |= EF_HEARD
+        if ace == 0 and not tcb.flags & TF_PASSIVE and tcb.counts.segments_out <= 3:
+            e.fail |= ECN_FAIL_ACE_RECEIVE             # three marks cannot be: someone zeroes it (section 3.2.2.4)
     if not a.flags & (ACK_ADVANCED | ACK_SACKED) and not seg.newer:
         return
     sure = take_option(tcb, seg, bytes)
@@ -446,10 +450,6 @@ cdef void acknowledged_accurate(tcb_t *tcb, const segment_t *seg, ack_t *a) noex
         if e.acked_average:
             delta = ((e.acked_average << AVERAGE_SHIFT) - e.acked_average + delta) >> AVERAGE_SHIFT
         e.acked_average = delta if delta < 0xffff else 0xffff
-    if not e.flags & EF_HEARD:
-        e.flags |= EF_HEARD
-        if ace == 0 and not tcb.flags & TF_PASSIVE and tcb.counts.segments_out <= 3:
-            e.fail |= ECN_FAIL_ACE_RECEIVE             # three marks cannot be: someone zeroes it (section 3.2.2.4)
     if e.fail & ECN_FAIL_ACE_RECEIVE:
         return                                         # nothing of ours is ECT: nothing can have met CE
     if tcb.flags & TF_PASSIVE and tcb.retransmits and seg.length == 0 and seg.ack == tcb.iss + 1 and \

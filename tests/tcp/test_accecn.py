@@ -443,6 +443,18 @@ def test_a_field_that_is_zero_at_first_is_somebody_who_zeroes_it():
     assert sent(s, 100)[0].tos == NOT_ECT
 
 
+def test_crossing_syns_whose_last_acknowledgement_is_zeroed():
+    """The same where nothing of ours was acknowledged yet."""
+    s = dial(new_peer(ecn=3))
+    s.flow.receive()
+    s.flow.send("SECN", seq=0, mss=MSS)
+    s.flow.send("SAC", seq=0, ack=1, mss=MSS)
+    assert modes(s) == ACCURATE and not fails(s)
+    s.flow.receive_all()
+    s.flow.send("A", seq=1, ack=1)
+    assert fails(s) & ACE_FAIL_RECEIVE and sent(s, 100)[0].tos == NOT_ECT
+
+
 @pytest.mark.parametrize("counters", [(0, 0, 1), (1, 0, 0), (0, 0, 0), (0,)])
 def test_an_option_that_is_zeroed_is_not_believed(counters):
     """Section 3.2.3.2.4; ours goes on."""
