@@ -36,7 +36,9 @@ class Session:
     def __init__(self, seed):
         self.rng = random.Random(f"fuzz {seed}")
         self.clock = VirtualClock()
-        sysctl = {"net.ipv4.tcp_timestamps": self.rng.randrange(2), "net.ipv4.tcp_sack": self.rng.randrange(2)}
+        sysctl = {"net.ipv4.tcp_timestamps": self.rng.randrange(2), "net.ipv4.tcp_sack": self.rng.randrange(2),
+                  "net.ipv4.tcp_mtu_probing": self.rng.choice((0, 0, 1, 2)),
+                  "net.ipv4.tcp_recovery": self.rng.choice((1, 1, 0))}
         self.ethernet = self.rng.random() < 0.4
         media = "ethernet" if self.ethernet else "ip"
         self.victim = Stack(addresses=(f"{VICTIM}/24",), seed=2 * seed, sysctl=sysctl, media=media)
