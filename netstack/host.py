@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import ipaddress
+import os
 import socket as _kernel
 import weakref
 from collections.abc import Iterable, Mapping
@@ -101,15 +103,32 @@ class Host:
         self.stack = Stack(config, [link] if link is not None else None)
         if resolver is None and link is None:
             resolver = ResolverConfig(servers=())          # the machine's are out of reach
-        self.resolver = Resolver(self._own_addresses, dns, config=resolver, make_socket=self.socket)
+        self.resolver = Resolver(self._own_addresses, dns, config=resolver, make_socket=self.socket,
+                                 interface_index=self.interface_index)
         report, self._report = open_report() if visible and service else (-1, None)
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
         self._lease = lease
         _hosts.add(self)
 
     def _own_addresses(self) -> list[str]:
-        plain = [str(ipaddress.ip_interface(a).ip) for a in self.addresses]
-        return sorted(plain, key=lambda a: ":" in a)
+        """Those given and those that the stack made itself, without prefix; IPv4 first, those of the link last."""
+        given = [str(ipaddress.ip_interface(a).ip) for a in self.addresses]
+        own = [ipaddress.ip_address(a) for a in dict.fromkeys([*given, *self.stack.addresses])]
+        return [str(a) for a in sorted(own, key=lambda a: (a.version == 6, a.is_link_local))]
+
+    def interface_index(self, name: str) -> int:
+        """The number of an interface, for zones in addresses: by the device's name, ``if1``, or ``lo``.
+
+        Raises
+        ------
+        OSError
+            There is none of that name.
+        """
+        numbers = {"if1": 1, "lo": 2, str(getattr(self.link, "name", "if1")): 1}
+        try:
+            return numbers[name]
+        except KeyError:
+            raise OSError(errno.ENODEV, f"{os.strerror(errno.ENODEV)}: {name!r}") from None
 
     # --- sockets
 
@@ -153,6 +172,26 @@ class Host:
     def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
         """As ``socket.getaddrinfo``: literals, the hosts file, then name servers over this host's own sockets."""
         return self.resolver.getaddrinfo(host, port, family, type, proto, flags)
+
+    def gethostbyname(self, name) -> str:
+        """As ``socket.gethostbyname``."""
+        return self.resolver.gethostbyname(name)
+
+    def gethostbyname_ex(self, name):
+        """As ``socket.gethostbyname_ex``."""
+        return self.resolver.gethostbyname_ex(name)
+
+    def gethostbyaddr(self, address):
+        """As ``socket.gethostbyaddr``."""
+        return self.resolver.gethostbyaddr(address)
+
+    def getnameinfo(self, address, flags: int):
+        """As ``socket.getnameinfo``."""
+        return self.resolver.getnameinfo(address, flags)
+
+    def getfqdn(self, name: str = "") -> str:
+        """As ``socket.getfqdn``."""
+        return self.resolver.getfqdn(name)
 
     def patch(self, **options):
         """Put this host under the standard library's ``socket`` module; see `netstack.patch`."""

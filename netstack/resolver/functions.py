@@ -89,8 +89,9 @@ class Resolver:
     # --- what is known without asking
 
     def families(self) -> set[int]:
-        """Those in which the host has an address that is no loopback."""
-        return {_kernel.AF_INET6 if ":" in a else _kernel.AF_INET for a in self._addresses()}
+        """Those in which the host has an address that reaches beyond its own link."""
+        return {_kernel.AF_INET6 if ":" in a else _kernel.AF_INET for a in self._addresses()
+                if not a.startswith(("fe80:", "169.254."))}
 
     def _own(self) -> list[Found]:
         return [Found(_kernel.AF_INET6 if ":" in a else _kernel.AF_INET, a) for a in self._addresses()]
@@ -208,6 +209,9 @@ class Resolver:
         except OSError:
             return None
 
+    def _sorted(self, found: list[Found]) -> list[Found]:
+        return sort_destinations(found, self.source_of)
+
     def _wildcard(self, family: int, flags: int) -> Names:
         if flags & _kernel.AI_PASSIVE:
             found = [Found(_kernel.AF_INET, "0.0.0.0"), Found(_kernel.AF_INET6, "::")]
@@ -219,7 +223,7 @@ class Resolver:
 
     def resolve(self, name: str, family: int) -> str:
         """The best literal of ``name`` in ``family``; gaierror when there is none."""
-        return sort_destinations(self._lookup(self._text(name), family, 0).found, self.source_of)[0].address
+        return self._sorted(self._lookup(self._text(name), family, 0).found)[0].address
 
     # --- services
 
@@ -296,7 +300,7 @@ class Resolver:
 
         def entries(found: list[Found], canonical: str) -> list[tuple]:
             out = []
-            for f, literal, scope in sort_destinations(found, self.source_of):
+            for f, literal, scope in found:
                 for t, p, number in kinds:
                     address = (literal, number) if f == _kernel.AF_INET else (literal, number, 0, scope)
                     out.append((_kernel.AddressFamily(f), _kernel_type(t), p, canonical, address))
@@ -306,9 +310,9 @@ class Resolver:
         if text is None:
             names = self._wildcard(family, flags)
             return entries(names.found, "")
-        tell = None if on_part is None else lambda part: on_part(entries(part, ""))
+        tell = None if on_part is None else lambda part: on_part(entries(self._sorted(part), ""))
         names = self._lookup(text, family, flags, tell)
-        return entries(names.found, names.canonical if flags & _kernel.AI_CANONNAME else "")
+        return entries(self._sorted(names.found), names.canonical if flags & _kernel.AI_CANONNAME else "")
 
     def _one(self, name, family: int) -> Found:
         """As CPython's ``setipaddr``: one address for a name, "" and "<broadcast>" included."""
@@ -316,8 +320,7 @@ class Resolver:
             return Found(_kernel.AF_INET, "0.0.0.0")
         if name in ("<broadcast>", "255.255.255.255"):
             return Found(_kernel.AF_INET, "255.255.255.255")
-        found = self._lookup(self._text(name), family, 0).found
-        return sort_destinations(found, self.source_of)[0]
+        return self._sorted(self._lookup(self._text(name), family, 0).found)[0]
 
     def gethostbyname(self, name):
         """As ``socket.gethostbyname``."""

@@ -66,6 +66,14 @@ def test_addresses(net, name, family, expected):
     assert sorted(net.addresses(name, family)) == expected           # the server shuffles
 
 
+def test_a_host_has_the_functions_itself(net):
+    host = net.host
+    assert host.gethostbyname("four.example") == "10.9.0.80"
+    assert host.gethostbyname_ex("alias.example")[0] == "www.example"
+    assert host.gethostbyaddr("10.9.0.80")[0] == host.getfqdn("10.9.0.80") == "www.example"
+    assert host.getnameinfo(("10.9.0.80", 80), 0) == ("www.example", "http")
+
+
 def test_only_the_family_that_is_wanted_is_asked_for(net):
     net.addresses("www.example", socket.AF_INET)
     net.addresses("six.example", socket.AF_INET6)
