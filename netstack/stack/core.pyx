@@ -653,45 +653,31 @@ cdef int64_t stack_next_deadline(stack_t *stack) noexcept nogil:
     return d
 
 
-cdef void fire_due(stack_t *stack) noexcept nogil:
-    """What is due by now, once each, with the output it causes."""
-    cdef int64_t now_ns = stack.tcp.now_ns
-    cdef tcb_t *tcb
-    cdef uint32_t i
-    while True:
-        tcb = timers_due(&stack.tcp, now_ns)
-        if tcb == NULL:
-            break
-        on_timer(tcb)
-        if NETSTACK_CHECKED:
-            check_invariants(tcb)
-    for i in range(stack.interface_count):
-        if interface_next_deadline(stack.interfaces[i]) <= now_ns:
-            interface_advance(stack.interfaces[i], now_ns)
-    while stack.demux.tw_first != NULL and stack.demux.tw_first.expires_ns <= now_ns:
-        demux_tw_remove(&stack.demux, stack.demux.tw_first)
-    stack_output(stack)
-
-
 cdef void stack_advance(stack_t *stack, int64_t now_ns) noexcept nogil:
     """Fire what is due by now, in the order of the deadlines, each at its own time, with the output it causes."""
-    cdef int64_t d
+    cdef int64_t d, start
+    cdef tcb_t *tcb
+    cdef uint32_t i
     while True:
         d = stack_next_deadline(stack)
         if d > now_ns:
             break
         stack_set_now(stack, d)
-        fire_due(stack)
-    stack_set_now(stack, now_ns)
-    if stack.tcp.output_first != NULL or stack.tcp.bare_count or stack.datagram_waiters:
+        start = stack.tcp.now_ns
+        while True:
+            tcb = timers_due(&stack.tcp, start)
+            if tcb == NULL:
+                break
+            on_timer(tcb)
+            if NETSTACK_CHECKED:
+                check_invariants(tcb)
+        for i in range(stack.interface_count):
+            if interface_next_deadline(stack.interfaces[i]) <= start:
+                interface_advance(stack.interfaces[i], start)
+        while stack.demux.tw_first != NULL and stack.demux.tw_first.expires_ns <= start:
+            demux_tw_remove(&stack.demux, stack.demux.tw_first)
         stack_output(stack)
-
-
-cdef void catch_up(stack_t *stack) noexcept nogil:
-    """What is due by now fires now, and once, however late we are: a process that was stopped for an hour has not tried
-    for an hour in vain, and must not send all it would have sent, nor give up, in one go (fault row F12)."""
-    if stack_next_deadline(stack) <= stack.tcp.now_ns:
-        fire_due(stack)
+    stack_set_now(stack, now_ns)
     if stack.tcp.output_first != NULL or stack.tcp.bare_count or stack.datagram_waiters:
         stack_output(stack)
 
@@ -734,14 +720,14 @@ cdef void stack_settle(stack_t *stack) noexcept nogil:
 cdef int stack_process(stack_t *stack, int64_t now_ns, int budget) noexcept nogil:
     cdef uint32_t i
     cdef int more = 0
-    stack_set_now(stack, now_ns)
+    stack_set_now(stack, now_ns)                       # first: what fires late fires now, and once (fault row F12)
     for i in range(stack.interface_count):
         # Always, not only when due: links that delay or stamp what they receive learn the time so.
         stack.interfaces[i].link.advance(stack.interfaces[i].link, now_ns)
         more |= receive_from(stack, stack.interfaces[i], budget)
     if stack.tcp.buffer_bytes > stack.tcp.config.mem_max - stack.tcp.config.mem_max // 8:
         relieve_memory(stack)
-    catch_up(stack)
+    stack_advance(stack, now_ns)
     more |= talk_to_ourselves(stack)
     stack_flush(stack)
     stack_reap(stack)

@@ -37,4 +37,7 @@ MUTANTS = [
     Mutant("A8", "the urgent pointer skips data", INPUT,
            "cdef const uint8_t *data = seg.payload\n",
            "cdef const uint8_t *data = seg.payload + (seg.urgent if seg.urgent < seg.length else 0)\n"),
+    Mutant("A8", "an overlap is not cut off", INPUT,
+           "data += tcb.rcv_nxt - start\n        start = tcb.rcv_nxt", "start = tcb.rcv_nxt",
+           ("test_a8_an_urgent_pointer_drives_nothing",)),
 ]
