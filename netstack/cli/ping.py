@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -12,9 +13,12 @@ import time
 import click
 
 from netstack.cli.attaching import Failure, family_option, find_target, host_from, on_a_host
+from netstack.cli.complaints import listen, next_complaint
 
 ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}       # request and reply: RFC 792, RFC 4443
 HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}                # IP and ICMP headers of a request
+HOPS = {socket.AF_INET: (socket.IPPROTO_IP, 2), socket.AF_INET6: (socket.IPPROTO_IPV6, 52)}    # IP_TTL, IPV6_HOPLIMIT
+RECEIVE_HOPS = {socket.AF_INET: (socket.IPPROTO_IP, 12), socket.AF_INET6: (socket.IPPROTO_IPV6, 51)}     # linux/in.h
 PROTOCOLS = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 
 
@@ -84,12 +88,11 @@ class Pinger:
             return False
         self.s.settimeout(left)
         try:
-            data, sender = self.s.recvfrom(65535)
+            data, ancillary, _, sender = self.s.recvmsg(65535, 256)
         except TimeoutError:
             return False
-        except OSError as error:                       # what an ICMP error made of it
-            self.statistics.errors += 1
-            self.show(f"From {self.to[0]}: {error.strerror}")
+        except OSError as error:
+            self.complain(error)
             return True
         now = time.perf_counter()
         if len(data) < 8 or data[0] != ECHO[self.family][1]:
@@ -98,7 +101,9 @@ class Pinger:
         start = self._sent_at.get(sequence)
         if start is None:
             return True
-        text = f"{len(data)} bytes from {sender[0]}: icmp_seq={sequence} time={1000 * (now - start):.3g} ms"
+        hops = next((f" ttl={int.from_bytes(value, sys.byteorder)}" for level, kind, value in ancillary
+                     if (level, kind) in HOPS.values() and len(value) == 4), "")
+        text = f"{len(data)} bytes from {sender[0]}: icmp_seq={sequence}{hops} time={1000 * (now - start):.3g} ms"
         if data[8:] != self.payload:
             text += " (wrong data!)"
         if sequence in self._answered:
@@ -110,6 +115,18 @@ class Pinger:
             self.statistics.times.append(now - start)
         self.show(text)
         return True
+
+    def complain(self, error: OSError) -> None:
+        """Show what was said about a request."""
+        self.statistics.errors += 1
+        complaint = next_complaint(self.s, self.family)
+        if complaint is None or not complaint.icmp:
+            self.show(f"ping: {error.strerror}")
+            return
+        about = ""
+        if len(complaint.quoted) >= 8:
+            about = f" icmp_seq={struct.unpack_from('!H', complaint.quoted, 6)[0]}"
+        self.show(f"From {complaint.address}{about} {complaint.text}")
 
     @property
     def outstanding(self) -> bool:
@@ -160,6 +177,9 @@ def command(target, count, interval, size, ttl, timeout, deadline, quiet, family
         except OSError as error:
             raise Failure(f"{target}: {error.strerror}") from None
         with s:
+            listen(s, family)
+            with contextlib.suppress(OSError):
+                s.setsockopt(*RECEIVE_HOPS[family], 1)
             if ttl is not None:
                 level, option = ((socket.IPPROTO_IP, socket.IP_TTL) if family == socket.AF_INET else
                                  (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS))

@@ -2,10 +2,14 @@
 
 import re
 import signal
+import socket
+import struct
 import subprocess
+import sys
 
 import pytest
 
+from netstack.cli.complaints import EXTENDED_ERROR
 from netstack.cli.ping import Pinger, Statistics
 from tests.cli.conftest import NETSTACK, SERVER, netstack_command
 
@@ -96,12 +100,16 @@ class Echo:
     def sendto(self, data, to):
         self.sent.append(data)
 
-    def recvfrom(self, size):
+    def recvmsg(self, size, room, flags=0):
         if not self.answers:
             raise TimeoutError
         answer = self.answers.pop(0)
-        data = self.sent[-1]
-        return (answer(data) if callable(answer) else answer), ("10.0.0.1", 0)
+        if isinstance(answer, OSError):
+            raise answer
+        if isinstance(answer, tuple):
+            return answer
+        data = answer(self.sent[-1]) if callable(answer) else answer
+        return data, [(0, 2, (61).to_bytes(4, sys.byteorder))], 0, ("10.0.0.1", 0)
 
 
 def test_duplicates_strangers_and_wrong_data_are_told_apart():
@@ -116,5 +124,22 @@ def test_duplicates_strangers_and_wrong_data_are_told_apart():
     pinger.send()
     while s.answers:
         assert pinger.take(float("inf"))
+    assert all("ttl=61 " in line for line in shown)
     assert [("DUP" in line, "wrong data" in line) for line in shown] == [(False, False), (True, False), (True, True)]
     assert (pinger.statistics.received, pinger.statistics.duplicates) == (1, 2)
+
+
+@pytest.mark.parametrize("origin, type_, code, text", [
+    (2, 3, 1, "From 10.0.0.9 icmp_seq=7 Destination Host Unreachable"),
+    (2, 11, 0, "From 10.0.0.9 icmp_seq=7 Time to live exceeded"),
+    (2, 3, 4, "From 10.0.0.9 icmp_seq=7 Frag needed and DF set (mtu = 1400)"),
+    (2, 3, 77, "From 10.0.0.9 icmp_seq=7 ICMP type 3, code 77"), (1, 0, 0, "ping: No route to host")])
+def test_what_routers_say_is_said_as_ping_8_says_it(origin, type_, code, text):
+    sender = struct.pack("=HH4s8s", 2, 0, socket.inet_aton("10.0.0.9"), bytes(8))
+    said = EXTENDED_ERROR.pack(113, origin, type_, code, 0, 1400, 0) + sender
+    shown = []
+    s = Echo(OSError(113, "No route to host"), (b"\x08\0\0\0\0\0\0\7data", [(0, 11, said)], 0x2000, ("10.0.0.1", 0)))
+    pinger = Pinger(s, 2, ("10.0.0.1", 0), 8, shown.append)
+    assert pinger.take(float("inf"))
+    assert shown == [text] and pinger.statistics.errors == 1
+    assert "+1 errors" in pinger.statistics.lines("x", 0)[1]
