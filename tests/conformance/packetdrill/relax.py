@@ -5,7 +5,8 @@ import re
 OUTBOUND = re.compile(r"^\s*(?:[+0-9.~*%]\S*\s+|\*\s+)?>\s")
 SYN = re.compile(r"(>\s+(?:\([^)]*\)\s+)?S[A-Z.]*\s[^<]*)<[^>]*>")
 WINDOW = re.compile(r"\s+win\s+\d+")
-STATES = {"CLOSED": "CLOSE", "SYN_RECEIVED": "SYN_RECV", "FIN_WAIT_1": "FIN_WAIT1", "FIN_WAIT_2": "FIN_WAIT2"}   # Linux's
+# FreeBSD's names of states, where Linux spells another.
+STATES = {"CLOSED": "CLOSE", "SYN_RECEIVED": "SYN_RECV", "FIN_WAIT_1": "FIN_WAIT1", "FIN_WAIT_2": "FIN_WAIT2"}
 BUFFER_CHECK = re.compile(r"getsockopt\(.*SO_(?:RCV|SND)BUF\b")
 
 

@@ -146,7 +146,7 @@ def own_options(text):
 
 
 def folder_of(path, text, repository):
-    """Where a script wants to be run: there the programs it names relatively are found. Its own folder, or one above it."""
+    """Where a script wants to be run: its own folder, or the one above it where the programs it names are found."""
     programs = re.findall(r"^\s*`?\s*([\w.-]+/[\w./-]+)", text, re.MULTILINE)
     for folder in path.parents:
         if all((folder / program).exists() for program in programs):
