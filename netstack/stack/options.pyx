@@ -10,13 +10,13 @@ from netstack.sock cimport (
 from netstack.stack.tcp_info cimport (
     CC_INFO_BYTES, MEMINFO_WORDS, cc_info_fill, meminfo_fill, tcp_info_fill, tcp_info_t,
 )
-from netstack.tcp.buffers cimport send_writable
+from netstack.tcp.buffers cimport send_writable, unsent_bytes
 from netstack.tcp.congestion.controller cimport (
     CONGESTION_NAME, congestion_find, congestion_names, congestion_set_paced, congestion_switch,
 )
 from netstack.tcp.connection cimport keepalive_start
 from netstack.tcp.tcb cimport (
-    CLOSED, ESTABLISHED, LISTEN, TF_ACK_NOW, TF_CORK, TF_LINGER, TF_MORE, TF_NODELAY, TF_WANT_WRITE, TIME_WAIT,
+    CLOSED, ESTABLISHED, LISTEN, TF_ACK_NOW, TF_CORK, TF_FORCE, TF_LINGER, TF_MORE, TF_NODELAY, TF_WANT_WRITE, TIME_WAIT,
     TM_CC_CHOSEN, TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, send_segment_limit, tcb_t, tcp_config_t, want_output,
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
@@ -176,6 +176,9 @@ cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept
     if name == TCP_NODELAY:
         set_flag(tcb, TF_NODELAY, v)
         if v and tcb.state >= ESTABLISHED:
+            tcb.flags &= ~TF_MORE
+            if tcb.flags & TF_CORK and unsent_bytes(tcb):
+                tcb.flags |= TF_FORCE                  # as Linux: what is queued goes, the cork holds what comes
             want_output(tcb)
     elif name == TCP_CORK:
         set_flag(tcb, TF_CORK, v)
@@ -435,6 +438,7 @@ SYSCTLS = {
     "net.ipv4.tcp_congestion_control": None,
     "net.ipv4.tcp_available_congestion_control": None,
     "net.ipv4.tcp_cubic_hystart": (0, 2),
+    "net.ipv4.tcp_min_tso_segs": (1, 255),
     "net.ipv4.tcp_pacing_ss_ratio": (0, 1000),
     "net.ipv4.tcp_pacing_ca_ratio": (0, 1000),
     "net.core.default_qdisc": None,
@@ -511,6 +515,8 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
         c.orphan_retries = value if value else 8
     elif short == "tcp_cubic_hystart":
         c.cubic_hystart = value
+    elif short == "tcp_min_tso_segs":
+        c.min_tso_segs = value
     elif short == "tcp_pacing_ss_ratio":
         c.pacing_ss_ratio = value
     elif short == "tcp_pacing_ca_ratio":
@@ -605,7 +611,7 @@ cdef object sysctl_get(stack_t *stack, str name):
         "tcp_moderate_rcvbuf": c.moderate_rcvbuf, "tcp_notsent_lowat": c.notsent_lowat or 0xffffffff,
         "tcp_rmem": (BUFFER_MIN, c.rmem_default, c.rmem_max), "tcp_wmem": (BUFFER_MIN, c.wmem_default, c.wmem_max),
         "tcp_available_congestion_control": " ".join(congestion_names()),
-        "tcp_cubic_hystart": c.cubic_hystart, "tcp_pacing_ss_ratio": c.pacing_ss_ratio,
+        "tcp_min_tso_segs": c.min_tso_segs, "tcp_cubic_hystart": c.cubic_hystart, "tcp_pacing_ss_ratio": c.pacing_ss_ratio,
         "tcp_pacing_ca_ratio": c.pacing_ca_ratio, "default_qdisc": "fq" if c.pacing else "pfifo_fast",
         "tcp_congestion_control": stack.tcp.congestion.name.decode(),
     }[name.rpartition(".")[2]]

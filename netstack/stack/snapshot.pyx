@@ -37,7 +37,7 @@ from netstack.tcp.congestion.controller cimport congestion_default, congestion_f
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.scoreboard cimport NONE, recovery_reserve, scoreboard_append, scoreboard_reserve, sent_at
 from netstack.tcp.tcb cimport (
-    CC_UNSAVED, CE, CLOSED, ECN_ASKED, LISTEN, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX,
+    CC_UNSAVED, CE, CLOSED, ECN_ASKED, LISTEN, MAX_RECORD_ENDS, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX,
     TF_OUTPUT, TF_SACK_OK,
     TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
     want_output,
@@ -137,6 +137,8 @@ cdef list tcb_fields():
         ("fin_seq", <char *> &s.fin_seq - base, sizeof(s.fin_seq), False),
         ("ooo_acks", <char *> &s.ooo_acks - base, sizeof(s.ooo_acks), False),
         ("sack_recent", <char *> &s.sack_recent - base, sizeof(s.sack_recent), False),
+        ("record_ends", <char *> &s.record_ends - base, sizeof(s.record_ends), False),
+        ("record_count", <char *> &s.record_count - base, sizeof(s.record_count), False),
         ("duplicate", <char *> &s.duplicate - base, sizeof(s.duplicate), False),
         ("retries", <char *> &s.retries - base, sizeof(s.retries), False),
         ("keepalive_probes", <char *> &s.keepalive_probes - base, sizeof(s.keepalive_probes), False),
@@ -291,6 +293,7 @@ cdef list config_fields():
         ("min_snd_mss", <char *> &s.min_snd_mss - base, sizeof(s.min_snd_mss), False),
         ("cubic_hystart", <char *> &s.cubic_hystart - base, sizeof(s.cubic_hystart), False),
         ("pacing", <char *> &s.pacing - base, sizeof(s.pacing), False),
+        ("min_tso_segs", <char *> &s.min_tso_segs - base, sizeof(s.min_tso_segs), False),
         ("pacing_ss_ratio", <char *> &s.pacing_ss_ratio - base, sizeof(s.pacing_ss_ratio), False),
         ("pacing_ca_ratio", <char *> &s.pacing_ca_ratio - base, sizeof(s.pacing_ca_ratio), False),
         ("initial_cwnd_segments", <char *> &s.initial_cwnd_segments - base, sizeof(s.initial_cwnd_segments), False),
@@ -675,7 +678,7 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict fa
     tcb.sock.kind = SOCK_TCP
     tcb.sock.flags &= ~<uint8_t> (SF_QUEUED_EVENT | SF_BOUND)
     length = tcb.snd_len
-    if length > MAX_DATA:
+    if length > MAX_DATA or tcb.record_count > MAX_RECORD_ENDS:
         raise SnapshotError("a send buffer of impossible size")
     tcb.snd_len = 0
     raw = r.take(16)

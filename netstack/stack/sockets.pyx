@@ -36,9 +36,11 @@ from netstack.tcp.connection cimport (
 )
 from netstack.tcp.isn cimport random_below
 from netstack.tcp.output cimport next_segment, plan_t
+from netstack.tcp.records cimport record_end
 from netstack.tcp.tcb cimport (
     CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_MORE, TF_SHUT_RD,
-    TF_SYN_SENT, TF_WANT_WRITE, TIME_WAIT, TM_URGENT, data_end, listener_t, receive_end, send_segment_limit, tcb_t, want_output,
+    TF_SYN_SENT, TF_WANT_WRITE, TIME_WAIT, TM_MORE_LAST, TM_URGENT, data_end, listener_t, receive_end, send_segment_limit, tcb_t,
+    want_output,
 )
 from netstack.udp.endpoint cimport (
     udp_endpoint_free, udp_endpoint_init, udp_endpoint_t, udp_receive,
@@ -51,6 +53,7 @@ cdef enum:
     MSG_OOB = 1
     MSG_PEEK = 2
     MSG_TRUNC = 0x20
+    MSG_EOR = 0x80
     MSG_MORE = 0x8000
     PORT_TRIES = 64
 
@@ -358,8 +361,10 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
         return -EPIPE                                  # never connected too, as Linux
     if flags & MSG_MORE:
         tcb.flags |= TF_MORE
+        tcb.modes |= TM_MORE_LAST
     else:
         tcb.flags &= ~TF_MORE
+        tcb.modes &= ~TM_MORE_LAST
     if flags & MSG_OOB and n:
         tcb.modes |= TM_URGENT                         # as RFC 6093 has it: in line, and everything up to its end
         tcb.snd_up = data_end(tcb) + <uint32_t> n
@@ -398,6 +403,8 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
         tcb.flags |= TF_WANT_WRITE
         if flags & MSG_OOB:
             tcb.snd_up = data_end(tcb)
+    elif flags & MSG_EOR and n:
+        record_end(tcb)
     account_limits(tcb)
     stack_settle(stack)
     if done:

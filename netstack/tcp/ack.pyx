@@ -28,7 +28,7 @@ from netstack.tcp.scoreboard cimport (
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
     CA_CWR, CA_LOSS, CA_OPEN, CA_RECOVERY, CC_OWNS_CWND, FIN, SENT_AGAIN, SENT_SACKED, SENT_TWICE, SYN, TF_FIN_QUEUED,
-    TF_PERSIST, TF_SACK_OK, TF_TS_OK, TF_WANT_WRITE, TIMER_RTO, rate_sample_t, recovery_t, sent_t, tcp_t, want_output,
+    TF_MORE, TF_PERSIST, TF_SACK_OK, TF_TS_OK, TF_WANT_WRITE, TIMER_RTO, rate_sample_t, recovery_t, sent_t, tcp_t, want_output,
 )
 
 cdef enum:
@@ -56,6 +56,7 @@ cdef void acknowledge(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if acked:
         a.flags |= ACK_ADVANCED
         a.acked = acked
+        tcb.flags &= ~TF_MORE                         # as Linux: MSG_MORE holds back until the next acknowledgement
         tcb.retries = 0
         tcb.soft_error = 0
         if tcb.timeouts_since_ns:

@@ -2,7 +2,17 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from netstack.tcp.tcb cimport tcb_t, tcp_t
+from netstack.tcp.seq cimport seq_gt
+from netstack.tcp.tcb cimport data_end, tcb_t, tcp_t
+
+
+cdef inline uint32_t unsent_bytes(const tcb_t *tcb) noexcept nogil:
+    return data_end(tcb) - tcb.snd_nxt if seq_gt(data_end(tcb), tcb.snd_nxt) else 0
+
+
+cdef inline uint32_t unsent_mark(const tcb_t *tcb) noexcept nogil:
+    """Bytes not yet sent at which a writer waits: TCP_NOTSENT_LOWAT, else the sysctl as it stands; 0: none."""
+    return tcb.notsent_lowat if tcb.notsent_lowat else tcb.tcp.config.notsent_lowat
 
 
 # --- send buffer: bytes snd_una .. snd_una + snd_len (behind the SYN)

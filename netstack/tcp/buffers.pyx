@@ -9,8 +9,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from netstack.tcp.seq cimport seq_gt
-from netstack.tcp.tcb cimport TM_RCVBUF_SET, TM_SNDBUF_SET, data_end, receive_end
+from netstack.tcp.tcb cimport TM_RCVBUF_SET, TM_SNDBUF_SET, receive_end
 from netstack.wire.checksum cimport (
     checksum_and_copy, checksum_and_copy2, checksum_and_copy2_nt, checksum_and_copy_nt, checksum_combine, copy_bytes,
 )
@@ -98,23 +97,21 @@ cdef void ring_move(uint8_t *to, uint32_t to_capacity, const uint8_t *ring, uint
 
 cdef uint32_t send_room(const tcb_t *tcb) noexcept nogil:
     """Bytes the application may still put in."""
-    cdef uint32_t room = tcb.snd_wanted - tcb.snd_len if tcb.snd_len < tcb.snd_wanted else 0, unsent
-    if tcb.notsent_lowat:
+    cdef uint32_t room = tcb.snd_wanted - tcb.snd_len if tcb.snd_len < tcb.snd_wanted else 0
+    cdef uint32_t lowat = unsent_mark(tcb), unsent
+    if lowat:
         unsent = unsent_bytes(tcb)
-        if unsent >= tcb.notsent_lowat:
+        if unsent >= lowat:
             return 0
-        if room > tcb.notsent_lowat - unsent:
-            room = tcb.notsent_lowat - unsent
+        if room > lowat - unsent:
+            room = lowat - unsent
     return room
-
-
-cdef inline uint32_t unsent_bytes(const tcb_t *tcb) noexcept nogil:
-    return data_end(tcb) - tcb.snd_nxt if seq_gt(data_end(tcb), tcb.snd_nxt) else 0
 
 
 cdef bint send_writable(const tcb_t *tcb) noexcept nogil:
     """A third of the buffer is free, and less than half of TCP_NOTSENT_LOWAT waits to be sent."""
-    if tcb.notsent_lowat and 2 * <uint64_t> unsent_bytes(tcb) >= tcb.notsent_lowat:
+    cdef uint32_t lowat = unsent_mark(tcb)
+    if lowat and 2 * <uint64_t> unsent_bytes(tcb) >= lowat:
         return False
     return tcb.snd_len < tcb.snd_wanted and 3 * <uint64_t> (tcb.snd_wanted - tcb.snd_len) >= tcb.snd_wanted
 

@@ -66,6 +66,7 @@ cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
     memset(&tcb.counts, 0, sizeof(tcb.counts))
     tcb.ack_pending = 0
     tcb.modes &= ~TM_URGENT
+    tcb.record_count = 0
     tcb.tune_space = 0
     tcb.rcv_rtt_ns = 0
     tcb.quickack = tcb.tcp.config.quickack_segments

@@ -568,6 +568,8 @@ cdef DropReason process_text(tcb_t *tcb, segment_t *seg) noexcept nogil:
         return DROP_NONE
     receive_store(tcb, start, data, end - start)
     holes = tcb.range_count != 0
+    if holes and seq_gt(end, tcb.ranges[0].start) and tcb.duplicate.start == tcb.duplicate.end:
+        report_duplicate(tcb, tcb.ranges[0].start, end if seq_lt(end, tcb.ranges[0].end) else tcb.ranges[0].end)
     tcb.rcv_nxt = end
     if seq_gt(end, tcb.rcv_adv):
         tcb.rcv_adv = end

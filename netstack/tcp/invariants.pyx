@@ -14,7 +14,7 @@ from netstack.tcp.ecn cimport ACE_START, ace_flags
 from netstack.tcp.scoreboard cimport NONE, sent_at
 from netstack.tcp.seq cimport seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, ESTABLISHED, LISTEN, MAX_RANGES, SENT_AGAIN, SENT_LISTED, SENT_LOST,
+    ACK, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, ESTABLISHED, LISTEN, MAX_RANGES, MAX_RECORD_ENDS, SENT_AGAIN, SENT_LISTED, SENT_LOST,
     SENT_SACKED, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
     TF_IN_ACCEPT, TF_OUTPUT, TF_PRIOR_ACK, TF_SACK_OK, TIME_WAIT, data_end, listener_t, receive_end, recovery_t,
     sent_t,
@@ -83,6 +83,9 @@ cdef void check_sending(const tcb_t *t) noexcept nogil:
         broken(t, b"nothing was sent that is not in the send buffer")
     if fin and not t.flags & TF_FIN_QUEUED:
         broken(t, b"no FIN is sent that was not queued")
+    if t.record_count > MAX_RECORD_ENDS or t.record_count and not (
+            seq_gt(t.record_ends[0], t.snd_nxt) and seq_le(t.record_ends[t.record_count - 1], data_end(t))):
+        broken(t, b"records end in what is not yet sent")
     if t.snd_wnd > t.max_snd_wnd:
         broken(t, b"snd_wnd <= max_snd_wnd")
     if t.state >= ESTABLISHED and (t.cc.cwnd < t.cc.mss or t.cc.mss == 0):

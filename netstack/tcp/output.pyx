@@ -7,7 +7,7 @@ from netstack.address cimport address_is_v4, address_t, address_v4
 from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.tcp.accounting cimport account_timeout, count_segment_out
 from netstack.sock cimport EVENT_OUT, SF_ORPHAN, sock_event
-from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out, send_writable
+from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out, send_writable, unsent_mark
 from netstack.tcp.congestion.controller cimport congestion_idle, congestion_sent
 from netstack.tcp.connection cimport connection_abort, receive_window_field
 from netstack.tcp.ecn cimport OPTION_SPACE, ecn_limit, ecn_plan, ecn_sent, ecn_syn_flags, ecn_syn_option
@@ -15,6 +15,7 @@ from netstack.tcp.isn cimport timestamp_now
 from netstack.tcp.mtu cimport mtu_black_hole, mtu_probe_limit, mtu_probe_sent, mtu_refresh
 from netstack.tcp.pacing cimport pacing_holds, pacing_sent
 from netstack.tcp.rack cimport probe_schedule, rto_rearm
+from netstack.tcp.records cimport record_limit, record_sent
 from netstack.tcp.recovery cimport recovery_on_reorder_timer, recovery_on_timeout
 from netstack.tcp.ranges cimport sack_blocks
 from netstack.tcp.rtt cimport rto_backoff
@@ -28,7 +29,8 @@ from netstack.tcp.tcb cimport (
     SYN_RCVD, SYN_SENT,
     TF_ACK_NOW, TF_CORK, TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_MORE, TF_NODELAY, TF_PERSIST, TF_PRIOR_ACK, TF_PROBE, TF_RTT_TIMING,
     TF_RTX_HEAD, TF_SACK_OK, TF_SYN_SENT, TF_TAIL_PROBE, TF_TS_OK, TF_WANT_WRITE, TF_WS_OK, TIMER_PROBE, TIMER_REORDER,
-    TIMER_RTO, TIME_WAIT, TM_URGENT, URG, data_end, range_t, recovery_t, send_segment_limit, sent_t, tcp_t, want_output,
+    TIMER_RTO, TIME_WAIT, TM_MORE_LAST, TM_URGENT, URG, data_end, range_t, recovery_t, send_segment_limit, sent_t, tcp_config_t, tcp_t,
+    want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport (
@@ -40,6 +42,11 @@ from netstack.wire.tcp cimport ACCECN_FIELDS, NO_ACCECN, tcp_options_length, wri
 
 cdef enum:
     MAX_OPTIONS = 40             # bytes of a TCP header behind the fixed ones
+
+
+cdef enum:
+    BURST_MAX = 65536            # bytes; Linux's gso_max_size
+    BURST_RTT_NS = 524288        # 2^9 us: tcp_tso_rtt_log
 
 
 # --- deciding ---------------------------------------------------------------------------------------------------------
@@ -196,7 +203,7 @@ cdef bint plan_forced(tcb_t *tcb, plan_t *plan, uint32_t limit) noexcept nogil:
     if available and seq_lt(tcb.snd_nxt, end) and scoreboard_reserve(tcb):
         limit = ecn_limit(tcb, limit)
         plan.seq = tcb.snd_nxt
-        plan.length = available if available < limit else limit
+        plan.length = record_limit(tcb, tcb.snd_nxt, available if available < limit else limit)
         if plan.length > end - tcb.snd_nxt:
             plan.length = end - tcb.snd_nxt
         plan.fresh = 0
@@ -207,20 +214,38 @@ cdef bint plan_forced(tcb_t *tcb, plan_t *plan, uint32_t limit) noexcept nogil:
     return plan_again(tcb, sent_at(tcb, tcb.rec.sent_count - 1), limit, plan)
 
 
+cdef uint32_t burst_size(const tcb_t *tcb, uint32_t limit) noexcept nogil:
+    """Bytes that Linux hands to a card at once: a millisecond's worth at the rate it would pace at, more on a short path,
+    at least tcp_min_tso_segs segments, at most half a window."""
+    cdef const tcp_config_t *config = &tcb.tcp.config
+    cdef uint32_t most = tcb.cc.cwnd // 2
+    cdef double size = BURST_MAX
+    cdef int64_t shift = tcb.cc.min_rtt_ns // BURST_RTT_NS
+    if tcb.srtt_ns and shift:
+        size = <double> tcb.cc.cwnd * (
+            config.pacing_ss_ratio if tcb.cc.cwnd < tcb.cc.ssthresh // 2 else config.pacing_ca_ratio
+        ) / 100 * NS_PER_S / tcb.srtt_ns / 1024 + (BURST_MAX >> shift if shift < 16 else 0)
+    if size < config.min_tso_segs * limit:
+        size = config.min_tso_segs * limit
+    if size > BURST_MAX:
+        size = BURST_MAX
+    return <uint32_t> size if size < most else most
+
+
 cdef inline bint ends_burst(const tcb_t *tcb, uint32_t end, uint32_t limit, uint32_t room, uint32_t rest) noexcept nogil:
-    """The last whole segment of several that leave together, or of half a window of them, says PSH, as one that a card
-    had cut to size would: the peer need not wait for more. room, rest: what cwnd, and the data, leave for others."""
+    """The last of several segments that leave together says PSH, as one that a card had cut to size would: the peer need not
+    wait for more. room, rest: what cwnd, and the data, leave for others."""
     if tcb.last_send_ns != tcb.tcp.now_ns or tcb.burst_seq == tcb.snd_nxt:
         return False
     if room < limit or rest < limit:
         return True
-    return end - tcb.burst_seq + limit > tcb.cc.cwnd // 2 and room >= 2 * limit and rest >= 2 * limit
+    return end - tcb.burst_seq + limit > burst_size(tcb, limit)
 
 
 cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
-    cdef uint32_t limit, used, available, length, seq, room, offered
+    cdef uint32_t limit, used, available, length, record, seq, room, offered
     cdef recovery_t *rec = tcb.rec
-    cdef bint all_of_it
+    cdef bint all_of_it, ends_record
     cdef sent_t *r
     if tcb.state < ESTABLISHED:
         if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
@@ -270,24 +295,29 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
         available = 0                      # its timer goes on with it; an acknowledgement may still be owed
     elif available:
         length = available if available < limit else limit
+        record = record_limit(tcb, seq, length)
+        ends_record = record < length      # and more follows, so that no Nagle holds it back
+        length = record
         if length > room:
+            ends_record = False
             # A whole segment does not fit: wait for room, unless the peer's window is what is small.
             length = room
             if length and room < offered and tcb.snd_una != tcb.snd_nxt:
                 length = 0                 # cwnd's remainder: wait, rather than cut a segment short
         if length and scoreboard_reserve(tcb):
             all_of_it = length == available
-            if length == limit or rec.new_first or may_send_small(tcb, length, all_of_it):
+            if length == limit or ends_record or rec.new_first or may_send_small(tcb, length, all_of_it):
                 plan.seq = seq
                 plan.length = length
                 plan.fresh = length > available - fresh
                 plan.retransmit = 0
                 plan.flags = ACK
                 if ends_burst(tcb, seq + length, limit, room - length, available - length) or (
-                        offered - length < limit and not all_of_it):
+                        offered - length < limit and not all_of_it) or ends_record:
+                    plan.flags |= PSH
+                if all_of_it and (not tcb.modes & TM_MORE_LAST or tcb.flags & TF_FORCE):
                     plan.flags |= PSH
                 if all_of_it:
-                    plan.flags |= PSH
                     if tcb.flags & TF_FIN_QUEUED and fresh == 0 and length < room:
                         plan.flags |= FIN
                 options_plain(tcb, plan)
@@ -515,6 +545,8 @@ cdef void sent_new(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
     tcp.counters.tcp_payload_out += plan.length
     tcb.snd_nxt = end
     tcb.rtx_nxt = end
+    if tcb.record_count:
+        record_sent(tcb)
     used = in_flight(tcb)
     r.in_flight = used
     if rec.state == CA_CWR or rec.state == CA_RECOVERY:
@@ -525,7 +557,7 @@ cdef void sent_new(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
         rec.cwnd_limited = used + tcb.cc.mss > tcb.cc.cwnd
         rec.largest_flight = used
         rec.usage_seq = end
-    if tcb.notsent_lowat and tcb.flags & TF_WANT_WRITE and send_writable(tcb):
+    if tcb.flags & TF_WANT_WRITE and unsent_mark(tcb) and send_writable(tcb):
         tcb.flags &= ~TF_WANT_WRITE
         sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
     if tcb.flags & TF_TAIL_PROBE:
@@ -545,8 +577,9 @@ cdef void sent_new(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
 # --- timers -----------------------------------------------------------------------------------------------------------
 
 cdef void give_up(tcb_t *tcb) noexcept nogil:
-    """R2 is over (3.8.3): what ICMP said meanwhile is the better reason (RFC 5927)."""
-    connection_abort(tcb, tcb.soft_error if tcb.soft_error else ETIMEDOUT, tcb.state > SYN_RCVD)
+    """R2 is over (3.8.3): what ICMP said meanwhile is the better reason (RFC 5927). Nobody was heard, so nobody is told
+    (3.10.8), as in Linux."""
+    connection_abort(tcb, tcb.soft_error if tcb.soft_error else ETIMEDOUT, False)
 
 
 cdef uint32_t retry_limit(const tcb_t *tcb) noexcept nogil:
@@ -645,7 +678,7 @@ cdef void on_keepalive_timer(tcb_t *tcb) noexcept nogil:
         tcb.keepalive_deadline = tcb.last_receive_ns + idle
         return
     if tcb.keepalive_probes >= tcb.keepalive_count:
-        give_up(tcb)
+        connection_abort(tcb, tcb.soft_error if tcb.soft_error else ETIMEDOUT, True)
         return
     tcb.keepalive_probes += 1
     tcb.flags |= TF_PROBE

@@ -80,10 +80,10 @@ cdef int range_insert(tcb_t *tcb, uint32_t start, uint32_t end) noexcept nogil:
     while last < tcb.range_count and seq_le(r[last].start, end):
         last += 1
     if last > low:                           # overlaps or touches ranges low .. last - 1: they become one
-        tcb.duplicate.start = start if seq_gt(start, r[low].start) else r[low].start
-        tcb.duplicate.end = end if seq_lt(end, r[low].end) else r[low].end
-        if seq_ge(tcb.duplicate.start, tcb.duplicate.end):
-            tcb.duplicate.start = tcb.duplicate.end
+        middle = low + 1 if r[low].end == start else low     # what it only touches did not come again
+        if tcb.tcp.config.dsack and middle < last and seq_lt(r[middle].start, end):
+            tcb.duplicate.start = start if seq_gt(start, r[middle].start) else r[middle].start
+            tcb.duplicate.end = end if seq_lt(end, r[middle].end) else r[middle].end
         if seq_lt(start, r[low].start):
             r[low].start = start
         if seq_gt(r[last - 1].end, end):

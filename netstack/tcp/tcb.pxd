@@ -68,6 +68,7 @@ cdef enum:                       # tcb_t.modes
     TM_SNDBUF_SET = 0x0002       # the application chose SO_SNDBUF: no tuning
     TM_RCVBUF_SET = 0x0004       # SO_RCVBUF
     TM_ORPHAN = 0x0008           # counted in tcp_t.orphans
+    TM_MORE_LAST = 0x0010        # the last write said MSG_MORE: the end of the buffer is no end of a message
     TM_CC_CHOSEN = 0x0100        # TCP_CONGESTION was set here or at the listener: the stack's default does not matter
     TM_CC_ACTIVE = 0x0200        # cc_ops has begun: its state is there
     TM_PACED = 0x0400            # cc.pacing_rate is kept up to date
@@ -135,6 +136,7 @@ cdef enum:
     MAX_BARE = 64                # segments of strangers answered in one pass; more are dropped
     SCRATCH_BYTES = 65536
     MAX_PATH_MTUS = 32
+    MAX_RECORD_ENDS = 16         # marks of MSG_EOR in what is not yet sent
 
 
 cdef struct range_t:
@@ -441,6 +443,8 @@ cdef struct tcb_t:
     uint32_t notsent_lowat       # TCP_NOTSENT_LOWAT: bytes not yet sent at which a writer waits; 0: none
     uint32_t fin_timeout_ms      # TCP_LINGER2
     uint32_t window_clamp        # TCP_WINDOW_CLAMP: the most we advertise; 0: none
+    uint32_t record_ends[MAX_RECORD_ENDS]    # where MSG_EOR ended what was not sent yet, ascending: tcp/records
+    uint8_t record_count
     # --- path MTU; sizes are of whole packets
     uint16_t mss_clamp           # what both SYNs and our link allow
     uint8_t mtu_probing
@@ -524,6 +528,7 @@ cdef struct tcp_config_t:
     uint8_t retries1             # R1: timeouts after which the path is doubted
     uint8_t cubic_hystart        # 0 off, 1 classic (Linux), 2 HyStart++
     uint8_t pacing               # every connection is paced: net.core.default_qdisc is fq
+    uint8_t min_tso_segs         # segments that leave together before one says PSH, at least
     uint16_t pacing_ss_ratio     # percent of cwnd / srtt
     uint16_t pacing_ca_ratio
     uint8_t ecn                  # tcp_ecn: 0 to 5

@@ -26,6 +26,7 @@ cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
     config.mtu_probing = 0
     config.base_mss = 1024
     config.cubic_hystart = 2               # RFC 9406
+    config.min_tso_segs = 2
     config.pacing_ss_ratio = 200
     config.pacing_ca_ratio = 120
     config.retries1 = 3
@@ -82,7 +83,6 @@ cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
     tcb.rec = &tcp.idle
     tcb.hist.reordering = tcp.config.reordering
     tcb.hist.rack_steps = 1
-    tcb.notsent_lowat = tcp.config.notsent_lowat
     tcb.fin_timeout_ms = tcp.config.fin_timeout_ms
     tcp.tcb_count += 1
 

@@ -389,12 +389,19 @@ static int shim_close(void *u, int fd)
 
 /* ---- data ------------------------------------------------------------------------------------------------------- */
 
+static long usable(int fd, const void *buffer, size_t n, int flags)
+{
+	if (!is_ours(fd))
+		return -EBADF;
+	return buffer || !n || flags & MSG_TRUNC ? 0 : -EFAULT;
+}
+
 static ssize_t receive(int fd, void *buffer, size_t n, int flags, uint8_t *peer)
 {
 	ENTER();
-	long r = -EBADF;
+	long r = usable(fd, buffer, n, flags);
 
-	if (is_ours(fd))
+	if (!r)
 		r = until_done("recv", Py_BuildValue("(iNiN)", fd, bytes_out(buffer, n), flags & ~MSG_DONTWAIT, bytes_out(peer, 32)),
 		               fd, flags & MSG_ERRQUEUE ? 8 : EVENT_IN, flags & (MSG_DONTWAIT | MSG_ERRQUEUE));
 	return leave(gil, r);
@@ -493,7 +500,7 @@ static ssize_t transmit(int fd, const void *data, size_t n, int flags, const voi
 {
 	size_t done = 0;
 	ENTER();
-	long r = is_ours(fd) ? 0 : -EBADF;
+	long r = usable(fd, data, n, 0);
 
 	while (r >= 0) {
 		r = until_done("send", Py_BuildValue("(iNiN)", fd, bytes_in((const char *)data + done, n - done),
