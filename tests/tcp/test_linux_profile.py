@@ -10,7 +10,17 @@ from netstack.testing import is_tcp
 from .test_path_mtu import too_big
 from .test_recovery import sender
 from .tools import (
-    MSG_MORE, SO_ERROR, SOL_SOCKET, SOL_TCP, TCP_CORK, TCP_NODELAY, TCP_USER_TIMEOUT, listen, new_peer, passive, reach,
+    MSG_MORE,
+    SO_ERROR,
+    SOL_SOCKET,
+    SOL_TCP,
+    TCP_CORK,
+    TCP_NODELAY,
+    TCP_USER_TIMEOUT,
+    listen,
+    new_peer,
+    passive,
+    reach,
 )
 
 SIOCINQ, SIOCOUTQ = 0x541B, 0x5411
