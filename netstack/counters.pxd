@@ -70,6 +70,7 @@ cdef struct counters_t:
     uint64_t tcp_tail_probes      # RFC 8985 section 7
     uint64_t tcp_undos            # reductions of the window taken back
     uint64_t tcp_sack_steps       # records looked at for them
+    uint64_t tcp_recovery_steps   # ... by recovery: for what is lost, for what to send again, for taking a reduction back
     uint64_t tcp_sack_invalid     # blocks outside of what is in flight
     uint64_t tcp_fast_path        # segments taken by header prediction
     uint64_t tcp_out_of_order

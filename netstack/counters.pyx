@@ -16,7 +16,7 @@ cdef dict counters_as_dict(const counters_t *c):
         "tcp_retransmits": c.tcp_retransmits, "tcp_timeouts": c.tcp_timeouts,
         "tcp_fast_retransmits": c.tcp_fast_retransmits, "tcp_fast_path": c.tcp_fast_path,
         "tcp_tail_probes": c.tcp_tail_probes, "tcp_undos": c.tcp_undos, "tcp_sack_invalid": c.tcp_sack_invalid,
-        "tcp_sack_steps": c.tcp_sack_steps,
+        "tcp_sack_steps": c.tcp_sack_steps, "tcp_recovery_steps": c.tcp_recovery_steps,
         "tcp_out_of_order": c.tcp_out_of_order,
         "tcp_resets_in": c.tcp_resets_in, "tcp_resets_out": c.tcp_resets_out,
         "tcp_challenge_acks": c.tcp_challenge_acks,

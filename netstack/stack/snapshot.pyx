@@ -232,7 +232,6 @@ cdef list recovery_fields():
         ("probe_high", <char *> &s.probe_high - base, sizeof(s.probe_high), False),
         ("largest_flight", <char *> &s.largest_flight - base, sizeof(s.largest_flight), False),
         ("usage_seq", <char *> &s.usage_seq - base, sizeof(s.usage_seq), False),
-        ("seen", <char *> &s.seen - base, sizeof(s.seen), False),
         ("rack_sent_ns", <char *> &s.rack_sent_ns - base, sizeof(s.rack_sent_ns), True),
         ("rack_rtt_ns", <char *> &s.rack_rtt_ns - base, sizeof(s.rack_rtt_ns), False),
         ("delivered_ns", <char *> &s.delivered_ns - base, sizeof(s.delivered_ns), True),
@@ -498,7 +497,10 @@ cdef object scoreboard_restore(tcb_t *tcb, list order):
         if record.flags & SENT_SACKED:
             rec.sacked += record.end - record.start
             rec.sacked_out += 1
+            record.later = rec.sent_first + i + 1
         if record.flags & SENT_LOST:
+            if record.flags & SENT_SACKED:
+                raise SnapshotError("a segment both lost and arrived")
             rec.lost += record.end - record.start
             rec.lost_out += 1
             if not record.flags & SENT_AGAIN:
@@ -506,10 +508,11 @@ cdef object scoreboard_restore(tcb_t *tcb, list order):
         if record.flags & SENT_AGAIN:
             rec.again += record.end - record.start
             rec.again_out += 1
-    rec.hint = rec.sent_first
     for i in order:
         k = (rec.sent_first + i) & (rec.sent_capacity - 1)
         record = &rec.sent[k]
+        if record.flags & SENT_SACKED or record.flags & (SENT_LOST | SENT_AGAIN) == SENT_LOST:
+            raise SnapshotError("an order of sending with a segment that is in flight no more")
         record.earlier = last
         record.later = NONE
         record.flags |= SENT_LISTED

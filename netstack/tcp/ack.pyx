@@ -23,7 +23,8 @@ from netstack.tcp.recovery cimport (
 )
 from netstack.tcp.rtt cimport rto_reset, rtt_sample
 from netstack.tcp.scoreboard cimport (
-    forget_again, in_flight, mark_sacked, recovery_release, scoreboard_find, scoreboard_pop, scoreboard_trim, sent_at,
+    forget_again, in_flight, mark_sacked, recovery_release, scoreboard_find, scoreboard_pop, scoreboard_skip,
+    scoreboard_trim, sent_at,
 )
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
@@ -32,6 +33,7 @@ from netstack.tcp.tcb cimport (
 )
 
 cdef enum:
+    DSACK_RECORDS = 128          # a report of duplicates is of a segment; of more than so many the rest is not looked at
     MIN_RTT_S = 300              # how long a smallest round trip is believed (Linux's tcp_min_rtt_wlen)
     TS_LIMIT_MS = 120000         # an echo older than the longest RTO is nobody's
 
@@ -176,7 +178,7 @@ cdef bint take_dsack(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nogil:
 cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
     """Blocks within SND.UNA .. SND.NXT (security row D9), each record once. A record counts when all of it is covered."""
     cdef recovery_t *rec = tcb.rec
-    cdef uint32_t i, k, start, end, first
+    cdef uint32_t k, start, end
     cdef bint duplicate = take_dsack(tcb, seg, a)
     for k in range(seg.sack_count):
         start = seg.sack[k].start
@@ -195,49 +197,29 @@ cdef void take_blocks(tcb_t *tcb, segment_t *seg, ack_t *a) noexcept nogil:
         if k == 0 and duplicate:
             take_block(tcb, start, end, True, a)
             continue
-        for i in range(4):                            # blocks mostly grow: what the last acknowledgement told is known
-            if rec.seen[i].start != rec.seen[i].end and seq_ge(rec.seen[i].start, start) and \
-                    seq_le(rec.seen[i].end, end):
-                first = whole(tcb, rec.seen[i].start, True)
-                take_block(tcb, start, first if seq_lt(first, end) else end, False, a)
-                first = whole(tcb, rec.seen[i].end, False)
-                if seq_gt(first, start):
-                    start = first
-                break
         take_block(tcb, start, end, False, a)
-    for k in range(4):
-        rec.seen[k].start = rec.seen[k].end = 0
-        if k < seg.sack_count and seq_lt(seg.sack[k].start, seg.sack[k].end) and not seq_lt(seg.sack[k].start, tcb.snd_una) \
-                and not seq_gt(seg.sack[k].end, tcb.snd_nxt) and not (k == 0 and duplicate):
-            rec.seen[k].start = seg.sack[k].start
-            rec.seen[k].end = seg.sack[k].end
     if a.any_reordered and (rec.state != CA_LOSS or rec.undo):
         check_reordering(tcb, a.reordered)
-
-
-cdef uint32_t whole(const tcb_t *tcb, uint32_t seq, bint up) noexcept nogil:
-    """The end (up) or start of the record that *seq* cuts in two; itself when it cuts none."""
-    cdef uint32_t i = scoreboard_find(tcb, seq)
-    if i >= tcb.rec.sent_count or not seq_lt(sent_at(tcb, i).start, seq):
-        return seq
-    return sent_at(tcb, i).end if up else sent_at(tcb, i).start
 
 
 cdef void take_block(tcb_t *tcb, uint32_t start, uint32_t end, bint duplicate, ack_t *a) noexcept nogil:
     cdef recovery_t *rec = tcb.rec
     cdef sent_t *r
-    cdef uint32_t i
-    if not seq_lt(start, end):
-        return
-    i = scoreboard_find(tcb, start)
+    cdef uint32_t i = scoreboard_find(tcb, start), last = i + DSACK_RECORDS
+    if i < rec.sent_count and seq_lt(sent_at(tcb, i).start, start):
+        i += 1                                        # covered in part
     while i < rec.sent_count:
+        if not duplicate:
+            i = scoreboard_skip(tcb, i)
+            if i == rec.sent_count:
+                break
+        elif i == last:
+            break
         r = sent_at(tcb, i)
         i += 1
         tcb.tcp.counters.tcp_sack_steps += 1
         if seq_gt(r.end, end):
             break
-        if seq_lt(r.start, start):
-            continue
         if duplicate and r.flags & SENT_AGAIN:
             if rec.undo and rec.undo_again > 0 and seq_gt(r.end, rec.undo_marker):
                 rec.undo_again -= 1
@@ -293,6 +275,8 @@ cdef void take_cumulative(tcb_t *tcb, uint32_t ack, ack_t *a) noexcept nogil:
             a.delivered += 1
         if r.flags & SENT_TWICE:
             a.flags |= ACK_RESENT
+            if a.again_sent_ns == 0 or r.sent_ns < a.again_sent_ns:
+                a.again_sent_ns = r.sent_ns
         elif not r.flags & SENT_SACKED:
             a.last_sent_ns = r.sent_ns
             if a.first_sent_ns == 0:
@@ -325,8 +309,13 @@ cdef void take_cumulative(tcb_t *tcb, uint32_t ack, ack_t *a) noexcept nogil:
 
 cdef void round_trip(tcb_t *tcb, const ack_t *a) noexcept nogil:
     """Karn's rule per segment: a sample from what was sent once; else from the echoed timestamp, which names the transmission
-    (RFC 7323 section 4), and only for something newly acknowledged."""
-    cdef int64_t now = tcb.tcp.now_ns, rtt = 0
+    (RFC 7323 section 4), and only for something newly acknowledged.
+
+    What names a time before a timeout, or before all that was sent again, says how long answers were lost, not how long the
+    path is: a receiver that has a segment answers each copy of it with the echo of the first, and an acknowledgement that
+    a retransmission brought covers what had arrived long before. Taken for round trips, such times drive the RTO up with
+    the RTO. It stays backed off instead (RFC 6298 section 5.5) until a sample is true."""
+    cdef int64_t now = tcb.tcp.now_ns, rtt = 0, most = now - tcb.rtt_time_ns
     cdef int32_t ms
     if a.first_sent_ns and not a.flags & ACK_RESENT:
         rtt = now - a.first_sent_ns
@@ -334,9 +323,15 @@ cdef void round_trip(tcb_t *tcb, const ack_t *a) noexcept nogil:
         rtt = now - a.sack_sent_ns
     elif a.has_ts and tcb.flags & TF_TS_OK and a.tsecr:
         ms = <int32_t> (timestamp_now(tcb) - a.tsecr)
-        if 0 <= ms < TS_LIMIT_MS:
-            rtt = <int64_t> (ms if ms else 1) * NS_PER_MS
+        if ms < 0 or ms >= TS_LIMIT_MS:
+            return                                    # no echo of ours
+        rtt = <int64_t> (ms if ms else 1) * NS_PER_MS
+        if a.again_sent_ns > tcb.rtt_time_ns:
+            most = now - a.again_sent_ns
+        most += NS_PER_MS                             # the clock of timestamps is no finer
     else:
+        return
+    if rtt > most:
         return
     if rtt < 1:
         rtt = 1

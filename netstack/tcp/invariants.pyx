@@ -4,13 +4,14 @@ Each rule says in words what is checked; the first that fails is printed with th
 aborts, so that the test or fuzzer that caused it stands in the backtrace.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport fflush, fprintf, stderr
 from libc.stdlib cimport abort
 
 from netstack.clock cimport NEVER
 from netstack.sock cimport SF_QUEUED_EVENT, sock_t
 from netstack.tcp.ecn cimport ACE_START, ace_flags
+from netstack.tcp.places cimport place_next
 from netstack.tcp.scoreboard cimport NONE, sent_at
 from netstack.tcp.seq cimport seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
@@ -37,6 +38,14 @@ cdef void broken(const tcb_t *t, const char *rule) noexcept nogil:
     abort()
 
 
+cdef bint is_next(const recovery_t *rec, const sent_t *r) noexcept nogil:
+    cdef uint64_t steps = 0
+    cdef uint32_t place = place_next(rec.sent, rec.sent_capacity, rec.sent_first & (rec.sent_capacity - 1), &steps)
+    if place == rec.sent_capacity:
+        place = place_next(rec.sent, rec.sent_capacity, 0, &steps)
+    return place == <uint32_t> (r - rec.sent)
+
+
 cdef void check_scoreboard(const tcb_t *t) noexcept nogil:
     cdef const recovery_t *rec = t.rec
     cdef uint32_t i, at = t.snd_una, sacked = 0, lost = 0, again = 0, waiting = 0, listed = 0, order = rec.order_first
@@ -53,11 +62,15 @@ cdef void check_scoreboard(const tcb_t *t) noexcept nogil:
             if r.flags & SENT_SACKED:
                 broken(t, b"nothing is lost and arrived")
             if not r.flags & SENT_AGAIN:
+                if waiting == 0 and rec.tree_valid and not is_next(rec, r):
+                    broken(t, b"the tree knows the first that waits")
                 waiting += 1
         if r.flags & SENT_AGAIN:
             again += r.end - r.start
         if r.flags & SENT_LISTED:
             listed += 1
+            if r.flags & SENT_SACKED or r.flags & (SENT_LOST | SENT_AGAIN) == SENT_LOST:
+                broken(t, b"what has arrived, or waits, is not in the order of sending")
     if at != t.snd_nxt:
         broken(t, b"records end at snd_nxt")
     if lost != rec.lost or again != rec.again or waiting != rec.waiting or (t.flags & TF_SACK_OK and sacked != rec.sacked):

@@ -55,23 +55,24 @@ cdef int64_t rack_remaining(const tcb_t *tcb, const sent_t *r, int64_t reorder_w
 
 
 cdef int64_t rack_detect_loss(tcb_t *tcb) noexcept nogil:
-    """Section 6.2 step 5."""
+    """Section 6.2 step 5. The list is in the order of sending: what is due lies at its front, and the last that was
+    overtaken waits longest. The place of that one is remembered, since what arrives can only overtake more."""
     cdef recovery_t *rec = tcb.rec
-    cdef int64_t window = reorder_window(tcb), remaining, wait = 0
-    cdef uint32_t at = rec.order_first, later
-    cdef sent_t *r
-    while at != NONE:
-        r = &rec.sent[at]
-        later = r.later
-        if not sent_after(rec.rack_sent_ns, r.sent_ns, rec.rack_end, r.end):
-            break
-        remaining = rack_remaining(tcb, r, window)
-        if remaining <= 0:
-            mark_lost(tcb, r)
-        elif remaining > wait:
-            wait = remaining
-        at = later
-    return wait
+    cdef int64_t window = reorder_window(tcb), remaining
+    cdef uint64_t steps = 0
+    cdef uint32_t at = rec.order_first if rec.rack_at == NONE else rec.sent[rec.rack_at].later
+    while at != NONE and sent_after(rec.rack_sent_ns, rec.sent[at].sent_ns, rec.rack_end, rec.sent[at].end):
+        rec.rack_at = at
+        at = rec.sent[at].later
+        steps += 1
+    while rec.rack_at != NONE and rack_remaining(tcb, &rec.sent[rec.order_first], window) <= 0:
+        mark_lost(tcb, &rec.sent[rec.order_first])
+        steps += 1
+    tcb.tcp.counters.tcp_recovery_steps += steps
+    if rec.rack_at == NONE:
+        return 0
+    remaining = rack_remaining(tcb, &rec.sent[rec.rack_at], window)
+    return remaining if remaining > 0 else 0
 
 
 cdef bint rack_mark_lost(tcb_t *tcb) noexcept nogil:

@@ -34,6 +34,7 @@ cdef struct ack_t:
     uint64_t prior_lost          # recovery_t.lost_ever before
     int64_t first_sent_ns        # oldest and newest transmission among what was sent once and is acknowledged; 0: none
     int64_t last_sent_ns
+    int64_t again_sent_ns        # oldest among the last transmissions of what was sent twice and is acknowledged
     int64_t sack_sent_ns         # oldest among what is newly selectively acknowledged
     uint64_t rate_delivered      # of the newest segment: congestion_t.delivered when it was sent; rate_ns 0: none
     uint64_t rate_lost

@@ -3,7 +3,8 @@
 Losses are found by RACK (RFC 8985) or, without SACK, by duplicates (RFC 6582, the duplicates standing for segments that
 arrived); the window shrinks by proportional rate reduction (RFC 6937, RFC 9937); a timeout first asks whether it was
 needed (F-RTO, RFC 5682); a reduction that turns out to be needless, by timestamps (RFC 3522, RFC 4015) or D-SACK
-(RFC 3708), is taken back. None of it looks at more records per acknowledgement than it changes; a timeout looks at all.
+(RFC 3708), is taken back. None of it looks at more records per acknowledgement than it changes; a timeout and taking back
+look at all, once.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
@@ -19,12 +20,12 @@ from netstack.tcp.rack cimport (
 )
 from netstack.tcp.rtt cimport rto_backoff
 from netstack.tcp.scoreboard cimport (
-    in_flight, mark_lost, scoreboard_cut, scoreboard_find, sent_at, unmark_all_lost, unmark_sacked,
+    in_flight, mark_lost, mark_lost_below, scoreboard_cut, scoreboard_find, sent_at, unmark_all_lost, unmark_sacked,
 )
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
     CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, CC_OWNS_CWND, SENT_APP_LIMITED, SENT_LOST, SENT_SACKED,
-    SENT_SAMPLED, TF_RTT_TIMING, TF_RTX_HEAD, TF_SACK_OK, TF_TS_OK, TIMER_RTO, data_end, recovery_t,
+    SENT_SAMPLED, TF_RTX_HEAD, TF_SACK_OK, TF_TS_OK, TIMER_RTO, data_end, recovery_t,
     send_segment_limit, want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -343,25 +344,7 @@ cdef void identify_losses(tcb_t *tcb, ack_t *a) noexcept nogil:
         if again > rec.again_out:
             a.flags |= ACK_LOST_AGAIN
     else:
-        mark_by_duplicates(tcb)
-
-
-cdef void mark_by_duplicates(tcb_t *tcb) noexcept nogil:
-    """RFC 6675 section 4, IsLost by segments: more than DupThresh of them above it have arrived. The walk goes from the
-    front to the first record that has not enough above it: with RACK switched off only, its cost is the window's."""
-    cdef recovery_t *rec = tcb.rec
-    cdef uint32_t i, above = rec.sacked_out
-    cdef sent_t *r
-    if rec.sacked_out < tcb.hist.reordering:
-        return
-    for i in range(rec.sent_count):
-        r = sent_at(tcb, i)
-        if above < tcb.hist.reordering:
-            break
-        if r.flags & SENT_SACKED:
-            above -= 1
-        elif not r.flags & SENT_LOST:
-            mark_lost(tcb, r)
+        mark_lost_below(tcb, tcb.hist.reordering)     # RFC 6675 section 4, IsLost by segments
 
 
 cdef void process_loss(tcb_t *tcb, ack_t *a, bint duplicate) noexcept nogil:
@@ -513,6 +496,7 @@ cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
     renege = (sent_at(tcb, 0).flags & SENT_SACKED) != 0
     if not has_sack(tcb):
         reset_duplicates(tcb)
+    tcb.tcp.counters.tcp_recovery_steps += rec.sent_count
     for i in range(rec.sent_count):
         r = sent_at(tcb, i)
         if renege:
@@ -520,10 +504,6 @@ cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
         elif i and uses_rack(tcb) and not r.flags & SENT_SACKED and rack_remaining(tcb, r, 0) > 0:
             continue
         mark_lost(tcb, r)
-    rec.hint = rec.sent_first
-    if renege:
-        for i in range(4):
-            rec.seen[i].start = rec.seen[i].end = 0
     flight = tcb.snd_nxt - tcb.snd_una
     if rec.state <= CA_DISORDER or not seq_gt(rec.high_seq, tcb.snd_una) or (rec.state == CA_LOSS and tcb.retries == 0):
         rec.prior_ssthresh = current_ssthresh(tcb)
@@ -541,7 +521,7 @@ cdef void recovery_on_timeout(tcb_t *tcb) noexcept nogil:
     rec.state = CA_LOSS
     rec.high_seq = tcb.snd_nxt
     rec.probing = 0
-    tcb.flags &= ~TF_RTT_TIMING
+    tcb.rtt_time_ns = tcb.tcp.now_ns
     tcb.flags |= TF_RTX_HEAD
     rto_backoff(tcb)
     rec.timer = TIMER_RTO

@@ -28,8 +28,10 @@ cdef bint recovery_reserve(tcb_t *tcb) noexcept nogil                    # False
 cdef void recovery_release(tcb_t *tcb) noexcept nogil
 cdef void recovery_free_spares(tcp_t *tcp) noexcept nogil
 cdef uint32_t scoreboard_find(const tcb_t *tcb, uint32_t seq) noexcept nogil    # the first whose end lies beyond seq; or the count
+cdef uint32_t scoreboard_skip(tcb_t *tcb, uint32_t i) noexcept nogil             # the first from the i-th on that has not arrived; or the count
 cdef sent_t *scoreboard_next_lost(tcb_t *tcb) noexcept nogil             # the first that waits to be sent again, or NULL
 cdef void mark_lost(tcb_t *tcb, sent_t *r) noexcept nogil
+cdef void mark_lost_below(tcb_t *tcb, uint32_t threshold) noexcept nogil  # RFC 6675: so many have arrived above it
 cdef void mark_sacked(tcb_t *tcb, sent_t *r) noexcept nogil
 cdef void unmark_sacked(tcb_t *tcb, sent_t *r) noexcept nogil
 cdef void unmark_all_lost(tcb_t *tcb) noexcept nogil

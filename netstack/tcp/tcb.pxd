@@ -177,8 +177,9 @@ cdef struct sent_t:
     uint64_t lost                # recovery_t.lost_ever then; the record has 64 bytes
     uint32_t in_flight           # bytes, it included
     uint32_t earlier             # neighbours in the order of sending: places in the array
-    uint32_t later
+    uint32_t later               # of one selectively acknowledged: the number of a record up to which all are
     uint8_t flags                # SENT_*
+    uint8_t tree                 # of tcp/places, not of this record
 
 
 cdef struct history_t:
@@ -210,7 +211,9 @@ cdef struct recovery_t:
     uint32_t lost_out
     uint32_t again_out
     uint32_t waiting             # records lost and not sent again yet
-    uint32_t hint                # none of them lies before the record of this number (sent_first counts up)
+    uint32_t rack_at             # last in the order of sending of those that RACK's newest arrival overtook
+    uint32_t marked              # number (sent_first counts up) of the first record not judged by duplicates above it ...
+    uint32_t marked_above        # ... and how many from there on are selectively acknowledged
     uint32_t highest_sack        # one past the highest byte selectively acknowledged
     uint32_t high_seq            # snd_nxt when the present state began: acknowledged, the state is over
     uint32_t undo_marker         # snd_una when the window was reduced
@@ -224,7 +227,6 @@ cdef struct recovery_t:
     uint32_t probe_high          # snd_nxt when a tail loss probe went out
     uint32_t largest_flight      # bytes, in the window that ends at usage_seq
     uint32_t usage_seq
-    range_t seen[4]              # the last blocks: what lies in them has been looked at
     int64_t rack_sent_ns         # of the segment sent last among those that have arrived
     int64_t rack_rtt_ns
     int64_t delivered_ns
@@ -239,6 +241,7 @@ cdef struct recovery_t:
     uint8_t new_first            # F-RTO: new data goes before retransmissions
     uint8_t undo                 # undo_marker stands
     uint8_t cwnd_limited
+    uint8_t tree_valid           # the tree in sent[] names those that wait
     recovery_t *spare            # next of those that wait to be used again
 
 
@@ -389,7 +392,7 @@ cdef struct tcb_t:
     int64_t srtt_ns
     int64_t rttvar_ns
     int64_t rto_ns
-    int64_t rtt_time_ns          # when rtt_seq was sent
+    int64_t rtt_time_ns          # when the SYN, then when the last timeout sent: what left before is timed no more
     uint32_t rtt_seq
     uint32_t ts_offset
     int64_t ts_recent_ns         # when ts_recent was taken

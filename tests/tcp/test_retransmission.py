@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from netstack.testing import is_tcp
+from netstack.testing import Pair, is_tcp
 
 from .tools import MS, SO_ERROR, SOL_SOCKET, S, Wire, new_peer, passive, reach
 
@@ -108,6 +108,44 @@ def test_with_timestamps_the_retransmission_itself_is_timed():
     s.peer.advance("7ms")
     s.pure_ack(501, timestamp=(2, last.timestamp[0]))
     assert s.sock.info()["rto_ns"] < 1 * S
+
+
+def test_an_echo_of_before_the_retransmission_is_no_round_trip():
+    """RFC 6298 section 3, RFC 7323 section 4: the receiver had the segment, its answers were lost, and it answers the
+    copies with the echo of the first. Taken for a round trip, that age of the loss drives the RTO up with the RTO."""
+    s = sender(timestamp=(1, 0))
+    s.sock.send(bytes(500))
+    first = s.flow.receive_all()[0]
+    s.peer.advance("900ms")
+    assert len(s.flow.receive_all()) >= 2
+    before = s.sock.info()
+    s.pure_ack(501, timestamp=(2, first.timestamp[0]))
+    after = s.sock.info()
+    assert (after["srtt_ns"], after["rto_ns"]) == (before["srtt_ns"], before["rto_ns"])   # still backed off
+    s.sock.send(bytes(500))
+    stamp = s.flow.receive_all()[-1].timestamp[0]
+    s.peer.advance("5ms")
+    s.pure_ack(1001, timestamp=(3, stamp))
+    assert s.sock.info()["rto_ns"] < 250 * MS
+
+
+def test_the_rto_stays_near_the_round_trip_at_a_loss_of_a_quarter_without_sack():
+    """What the path is said to take stays what it takes, however long answers were lost."""
+    worst = []
+    for seed in range(12):
+        pair = Pair(seed=seed, loss=.25, delay="20ms", sysctl={
+            "net.ipv4.tcp_sack": 0, "net.ipv4.tcp_retries2": 100, "net.ipv4.tcp_syn_retries": 100,
+            "net.ipv4.tcp_synack_retries": 100})
+        sockets = pair.connect(limit="24h")
+        samples = [max(sockets[0].info()["srtt_ns"], 200 * MS)]     # the handshake has losses of its own
+
+        def look(sockets=sockets, samples=samples):
+            if sockets[0].state not in ("CLOSED", "TIME_WAIT"):
+                samples.append(sockets[0].info()["srtt_ns"])
+
+        pair.transfer(30_000, limit="24h", sockets=sockets, on_step=look)
+        worst.append(max(samples) / samples[0])
+    assert max(worst) == 1, worst
 
 
 @pytest.mark.parametrize("echo", [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, "future", "past"])
