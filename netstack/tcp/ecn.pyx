@@ -487,7 +487,7 @@ cdef void fit_option(tcb_t *tcb, plan_t *plan) noexcept nogil:
     """As many counters as there is room for, but those that have changed; one SACK block may give way to them, as in
     Linux. What has no room waits for the next segment."""
     cdef uint8_t blocks = plan.options.sack_count, fields = ACCECN_FIELDS
-    if plan.length and plan.length + OPTION_SPACE > send_segment_limit(tcb):
+    if plan.length and plan.length + OPTION_SPACE + (4 + 8 * blocks if blocks else 0) > send_segment_limit(tcb):
         return
     while True:
         plan.options.accecn_fields = fields

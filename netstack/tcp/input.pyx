@@ -42,6 +42,8 @@ from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksu
 
 cdef enum:
     NOT_PREDICTED = -1
+    # Where something still flows: data of both, or the acknowledgements of ours, which may be much after a close too.
+    PREDICTED = 1 << ESTABLISHED | 1 << FIN_WAIT_1 | 1 << FIN_WAIT_2 | 1 << CLOSE_WAIT | 1 << CLOSING | 1 << LAST_ACK
     RTO_AFTER_SYN_LOSS_S = 3     # RFC 6298 section 5.7
     PAWS_IDLE_DAYS = 24          # RFC 7323 section 5.5: an older ts_recent proves nothing
 
@@ -80,7 +82,7 @@ cdef DropReason segment_for_nobody(tcp_t *tcp, segment_t *seg) noexcept nogil:
 cdef DropReason segment_arrives(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef int verdict
     cdef DropReason reason
-    if tcb.state == ESTABLISHED and (seg.flags & ~PSH) == tcb.predicted and seg.seq == tcb.rcv_nxt:
+    if PREDICTED >> tcb.state & 1 and (seg.flags & ~PSH) == tcb.predicted and seg.seq == tcb.rcv_nxt:
         verdict = header_prediction(tcb, seg)
         if verdict != NOT_PREDICTED:
             return <DropReason> verdict
@@ -103,7 +105,7 @@ cdef inline void note_newer(const tcb_t *tcb, segment_t *seg) noexcept nogil:
 
 
 cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
-    """The next expected segment of an established connection: in order, acceptable ACK, nothing special.
+    """The next expected segment of a connection that flows, one way at least: in order, acceptable ACK, nothing special.
 
     Everything that is not exactly that is NOT_PREDICTED, before anything changed.
     """
@@ -115,7 +117,7 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if tcb.flags & TF_TS_OK and (not seg.has_ts or <int32_t> (seg.tsval - tcb.ts_recent) < 0):
         return NOT_PREDICTED
     if n:
-        if tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL:
+        if (tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL) or tcb.state > FIN_WAIT_2:
             return NOT_PREDICTED
         if tcb.lent != NULL and tcb.rcv_read == tcb.rcv_nxt:
             lent = tcb.lent_size - tcb.lent_filled
@@ -146,6 +148,10 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
         receiver_round_trip(tcb, seg)
     if seg.ack != tcb.snd_una or seg.wnd << tcb.snd_wscale != tcb.snd_wnd or n == 0 or seg.sack_count:
         acknowledge(tcb, seg)
+        if tcb.state != ESTABLISHED:
+            after_ack(tcb)
+            if tcb.state == CLOSED or tcb.state == TIME_WAIT:
+                return DROP_NONE
     if n:
         tcb.rcv_nxt += n
         tcb.rcv_read += lent
@@ -430,10 +436,11 @@ cdef DropReason establish_passive(tcb_t *tcb, segment_t *seg) noexcept nogil:
 
 
 cdef bint sample_from_timestamp(tcb_t *tcb, const segment_t *seg) noexcept nogil:
-    """After a retransmission only a timestamp tells which transmission this answers (RFC 7323 section 4). Forged ones are
-    bounded: from 1 ms to what the longest RTO allows."""
+    """After a retransmission only a timestamp tells which transmission this answers (RFC 7323 section 4), and only the echo
+    of the last says how long the way is. Forged ones are bounded: from 1 ms to what the longest RTO allows."""
     cdef int32_t ms = <int32_t> (timestamp_now(tcb) - seg.tsecr)
-    if not seg.has_ts or not tcb.flags & TF_TS_OK or seg.tsecr == 0 or ms <= 0 or ms >= 120000:
+    if not seg.has_ts or not tcb.flags & TF_TS_OK or seg.tsecr == 0 or ms <= 0 or ms >= 120000 or \
+            <int64_t> (ms - 1) * NS_PER_MS > tcb.tcp.now_ns - tcb.rtt_time_ns:
         return False
     rtt_sample(tcb, <int64_t> ms * NS_PER_MS)
     return True

@@ -51,11 +51,30 @@ cdef enum:
 
 # --- deciding ---------------------------------------------------------------------------------------------------------
 
+cdef inline bint has_report(const tcb_t *tcb) noexcept nogil:
+    """Something beyond a gap, or received twice, that the peer wants to know."""
+    return (tcb.range_count or tcb.duplicate.start != tcb.duplicate.end) and tcb.flags & TF_SACK_OK and tcb.tcp.config.sack
+
+
+cdef uint32_t report_length(const tcb_t *tcb) noexcept nogil:
+    """Bytes that SACK blocks take from a segment of new data (RFC 6691); Linux makes room for them too."""
+    cdef uint32_t n = tcb.range_count, most = 3 if tcb.flags & TF_TS_OK else 4
+    if tcb.duplicate.start != tcb.duplicate.end:
+        n += 1
+    return 4 + 8 * (n if n < most else most)
+
+
+cdef inline uint32_t taken_by_options(const tcb_t *tcb, const plan_t *plan) noexcept nogil:
+    """What SACK blocks and counters of ECN took from a segment: as full as they let it be, it is no small one."""
+    cdef uint32_t n = 4 + 8 * plan.options.sack_count if plan.options.sack_count else 0
+    return n + OPTION_SPACE if plan.options.accecn_fields != NO_ACCECN or (n and tcb.ecn_mode) else n
+
+
 cdef void options_plain(tcb_t *tcb, plan_t *plan) noexcept nogil:
-    """Options of a segment that is no SYN: timestamps, and SACK blocks while data waits beyond a gap (RFC 2018)."""
+    """Options of a segment that is no SYN: timestamps, and while there is something to report as many SACK blocks as find
+    room (RFC 2018). What is sent again keeps its size, and has mostly none."""
     cdef range_t[4] blocks
-    cdef int i, n
-    cdef tcp_t *tcp = tcb.tcp
+    cdef int i, n, room
     plan.options.mss = 0
     plan.options.wscale = 255
     plan.options.sack_permitted = 0
@@ -70,14 +89,19 @@ cdef void options_plain(tcb_t *tcb, plan_t *plan) noexcept nogil:
         plan.options.tsval = timestamp_now(tcb)
         plan.options.tsecr = tcb.ts_recent
         plan.header_length = 32
-    if (tcb.range_count or tcb.duplicate.start != tcb.duplicate.end) and tcb.flags & TF_SACK_OK and tcp.config.sack \
-            and plan.length == 0:
-        n = sack_blocks(tcb, blocks, 3 if plan.options.has_ts else 4)
-        for i in range(n):
-            plan.options.sack[i].start = blocks[i].start
-            plan.options.sack[i].end = blocks[i].end
-        plan.options.sack_count = <uint8_t> n
-        plan.header_length += 4 + 8 * n
+    if has_report(tcb):
+        n = 3 if plan.options.has_ts else 4
+        if plan.length:
+            room = <int> tcb.mss - (<int> plan.header_length - 20) - <int> plan.length
+            if (room - 4) // 8 < n:
+                n = (room - 4) // 8
+        if n > 0:
+            n = sack_blocks(tcb, blocks, n)
+            for i in range(n):
+                plan.options.sack[i].start = blocks[i].start
+                plan.options.sack[i].end = blocks[i].end
+            plan.options.sack_count = <uint8_t> n
+            plan.header_length += 4 + 8 * n
     if tcb.ecn_mode:
         ecn_plan(tcb, plan)
 
@@ -202,6 +226,8 @@ cdef bint plan_forced(tcb_t *tcb, plan_t *plan, uint32_t limit) noexcept nogil:
     available = data_end(tcb) - tcb.snd_nxt if seq_gt(data_end(tcb), tcb.snd_nxt) else 0
     if available and seq_lt(tcb.snd_nxt, end) and scoreboard_reserve(tcb):
         limit = ecn_limit(tcb, limit)
+        if has_report(tcb):
+            limit -= report_length(tcb)
         plan.seq = tcb.snd_nxt
         plan.length = record_limit(tcb, tcb.snd_nxt, available if available < limit else limit)
         if plan.length > end - tcb.snd_nxt:
@@ -260,11 +286,15 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
         else:
             plan_ack(tcb, plan, tcb.snd_una - 1)
         return True
+    if tcb.flags & TF_ACK_NOW and (tcb.range_count or tcb.duplicate.start != tcb.duplicate.end):
+        plan_ack(tcb, plan, tcb.snd_nxt)   # a duplicate counts only without data (RFC 5681 section 2)
+        return True
     if tcb.flags & (TF_RTX_HEAD | TF_TAIL_PROBE) and plan_forced(tcb, plan, limit):
         return True
     if rec.waiting and not rec.new_first:
         r = scoreboard_next_lost(tcb)
-        if r != NULL and may_send_again(tcb, r) and plan_again(tcb, r, limit, plan):
+        if r != NULL and may_send_again(tcb, r) and not (tcb.cc.pacing_rate and pacing_holds(tcb)) and \
+                plan_again(tcb, r, limit, plan):
             return True
     seq = tcb.snd_nxt
     available = data_end(tcb) - seq        # wraps when the FIN has been sent: seq is one beyond the data
@@ -280,6 +310,8 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
         limit = send_segment_limit(tcb)
     if tcb.ecn_mode:
         limit = ecn_limit(tcb, limit)
+    if has_report(tcb):
+        limit -= report_length(tcb)
     used = in_flight(tcb)
     room = tcb.cc.cwnd - used if tcb.cc.cwnd > used else 0
     offered = tcb.snd_una + tcb.snd_wnd - seq
@@ -440,7 +472,7 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
         tcb.ack_pending = 0
         tcb.ack_deadline = 0
         tcb.rcv_acked = tcb.rcv_nxt
-        if plan.length == 0:
+        if plan.length == 0 or plan.options.sack_count:
             tcb.duplicate.end = tcb.duplicate.start            # reported, once (RFC 2883 section 4)
     if plan.flags & (SYN | FIN):
         occupied += 1
@@ -463,8 +495,7 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
             tcb.burst_seq = plan.seq + plan.length
         elif tcb.last_send_ns != tcp.now_ns:
             tcb.burst_seq = plan.seq
-        if plan.length < tcb.cc.mss and not plan.retransmit and not (
-                plan.options.accecn_fields != NO_ACCECN and plan.length + OPTION_SPACE >= tcb.cc.mss):
+        if plan.length < tcb.cc.mss and not plan.retransmit and plan.length + taken_by_options(tcb, plan) < tcb.cc.mss:
             tcb.snd_small = plan.seq + plan.length
     end = plan.seq + occupied
     tcb.flags &= ~TF_FORCE
@@ -489,7 +520,7 @@ cdef void syn_sent(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
     else:
         tcb.flags |= TF_RTT_TIMING
         tcb.rtt_seq = plan.seq
-        tcb.rtt_time_ns = tcp.now_ns
+    tcb.rtt_time_ns = tcp.now_ns
     if seq_gt(end, tcb.snd_nxt):
         tcb.snd_nxt = end
     if not tcb.rtx_deadline:

@@ -27,24 +27,28 @@ cdef void changed(tcb_t *tcb, const range_t *r) noexcept nogil:
 
 
 cdef int sack_blocks(const tcb_t *tcb, range_t *blocks, int room) noexcept nogil:
-    """A duplicate first (RFC 2883 section 4), then the ranges that changed last, the latest first; the rest from the left."""
+    """A duplicate first, and behind it the block of our queue that it lies in (RFC 2883 section 4); then the ranges that
+    changed last, the latest first; the rest from the left."""
     cdef const range_t *r = tcb.ranges
     cdef int n = 0, i, k, low, high, middle
-    cdef uint16_t shown[3]
+    cdef uint32_t seq
+    cdef uint16_t shown[4]
     cdef int shown_count = 0
-    if tcb.duplicate.start != tcb.duplicate.end:
+    cdef bint duplicate = tcb.duplicate.start != tcb.duplicate.end
+    if duplicate:
         blocks[0] = tcb.duplicate
         n = 1
-    for k in range(3):
+    for k in range(-1 if duplicate else 0, 3):
+        seq = tcb.sack_recent[k] if k >= 0 else tcb.duplicate.start
         low = 0
         high = tcb.range_count
         while low < high:                    # first range that ends behind it
             middle = (low + high) // 2
-            if seq_le(r[middle].end, tcb.sack_recent[k]):
+            if seq_le(r[middle].end, seq):
                 low = middle + 1
             else:
                 high = middle
-        if n == room or low == tcb.range_count or not inside(&r[low], tcb.sack_recent[k]):
+        if n == room or low == tcb.range_count or not inside(&r[low], seq):
             continue
         for i in range(shown_count):
             if shown[i] == low:

@@ -152,13 +152,74 @@ def test_no_blocks_unless_permitted():
     s.flow.expect(is_tcp(ack=1, sack=()))
 
 
-def test_data_and_fins_carry_no_blocks_but_their_acks_stay_right():
+@pytest.mark.parametrize("stamp, blocks, length", [({}, 1, 1460 - 12), ({"timestamp": (1, 0)}, 1, 1448 - 12),
+                                                   ({}, 6, 1460 - 36), ({"timestamp": (1, 0)}, 6, 1448 - 28)])
+def test_new_data_makes_room_for_blocks_and_a_duplicate_goes_before_it_alone(stamp, blocks, length):
+    """RFC 2018 section 3: blocks in every segment with ACK while there is something to report; what they take comes off
+    the payload (RFC 6691). A duplicate counts only without data (RFC 5681 section 2), so it leaves first."""
+    s = passive(sack_permitted=True, **stamp)
+    s.sock.send(b"x")
+    s.pure_ack(2, **stamp)
+    s.flow.receive_all()
+    for i in range(blocks):
+        s.flow.send("A", seq=11 + 20 * i, ack=2, payload=bytes(10), **stamp)
+    acks = s.flow.receive_all()
+    assert [len(p.payload) for p in acks] == [0] * blocks
+    s.sock.send(bytes(2 * length))
+    sent = s.flow.receive_all()
+    assert [len(p.payload) for p in sent] == [length] * 2
+    assert all(p.ack == 1 and p.sack == acks[-1].sack and 40 + len(p.options) + length <= 1500 for p in sent)
+
+
+def test_blocks_of_segments_full_of_options_do_not_wake_nagle():
+    """A segment as full as its blocks let it be is no small one: the tail of a write does not wait for it."""
     s = passive(sack_permitted=True)
     s.flow.send("A", seq=11, ack=1, payload=bytes(10))
     s.flow.receive_all()
-    s.sock.send(bytes(1460))
-    packet = s.flow.receive()
-    assert packet.ack == 1 and len(packet.payload) == 1460
+    s.sock.send(bytes(1448 + 100))
+    assert s.lengths() == [1448, 100]
+
+
+def test_a_duplicate_and_the_data_it_lets_go_leave_one_after_the_other():
+    """Without SACK only duplicates tell: one that carried data would not count (RFC 5681 section 2)."""
+    s = passive()
+    s.pure_ack(1, window=0)
+    s.sock.send(bytes(3000))
+    s.flow.expect_nothing()
+    s.flow.send("A", seq=11, ack=1, payload=bytes(10), window=65535)
+    assert s.lengths() == [0, 1460, 1460, 80]
+
+
+def test_what_is_sent_again_keeps_its_size_and_has_blocks_only_where_there_is_room():
+    s = passive(sack_permitted=True)
+    s.sock.send(bytes(1460 + 500))
+    s.flow.receive_all()
+    s.flow.send("A", seq=11, ack=1, payload=bytes(10))
+    s.flow.receive_all()
+    s.peer.advance("300ms")
+    again = s.flow.receive_all()
+    assert again and all((len(p.payload), p.sack) in ((1460, ()), (500, ((11, 21),))) for p in again if p.payload)
+    assert any(p.payload for p in again)
+
+
+@pytest.mark.unwatched                 # segments go to the stack directly
+def test_a_duplicate_inside_a_larger_block_is_followed_by_that_block():
+    """RFC 2883 section 4, whatever else has changed since."""
+    s = quiet_passive(sack_permitted=True)
+    in_one_pass(s, 11, 21, 31, 41)
+    in_one_pass(s, 101)
+    in_one_pass(s, 151)
+    assert in_one_pass(s, 21) == [(1, ((21, 31), (11, 51), (151, 161), (101, 111)))]
+    in_one_pass(s, 201)
+    assert in_one_pass(s, 46) == [(1, ((46, 51), (11, 56), (201, 211), (151, 161)))]
+
+
+def test_no_duplicate_is_reported_where_tcp_dsack_is_off():
+    s = passive(new_peer(dsack=0), sack_permitted=True)
+    s.flow.send("A", seq=11, ack=1, payload=bytes(10))
+    s.flow.receive_all()
+    s.flow.send("A", seq=11, ack=1, payload=bytes(10))
+    s.flow.expect(is_tcp(ack=1, sack=((11, 21),)))
 
 
 def test_out_of_order_pieces_are_capped_and_the_stream_still_completes():
@@ -213,6 +274,66 @@ def test_the_window_update_state_survives_two_gigabytes_one_way():
     s.flow.receive_all()
     s.pure_ack(1, window=3)
     assert s.sock.info()["snd_wnd"] == 3 << 8
+
+
+# --- header prediction ------------------------------------------------------------------------------------------------
+
+def fast(s):
+    return s.peer.stack.counters()["tcp_fast_path"]
+
+
+@pytest.mark.parametrize("state", ["ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2"])
+def test_data_in_order_takes_the_short_way_while_the_peer_may_send(state):
+    """Van Jacobson's header prediction asks for a direction that flows, not for both."""
+    s = reach(state)
+    before = fast(s)
+    for _ in range(10):
+        s.data(bytes(1000))
+        s.peer.advance("50ms")
+    assert fast(s) - before == 10 and len(s.sock.recv(99999)) == 10000
+
+
+@pytest.mark.parametrize("state", ["FIN_WAIT_1", "CLOSING", "LAST_ACK"])
+def test_acknowledgements_take_the_short_way_after_a_close_too(state):
+    """A close leaves a full buffer to be sent; the last acknowledgement of all, the FIN's, ends the state as ever."""
+    s = reach("CLOSE_WAIT" if state == "LAST_ACK" else "ESTABLISHED")
+    s.sock.send(bytes(20_000))
+    s.sock.shutdown(1)
+    if state == "CLOSING":
+        s.fin()
+    assert s.state == state
+    s.flow.receive_all()
+    before, acks = fast(s), 0
+    while s.ack < 20_002:
+        s.pure_ack(min(s.ack + 1460, 20_002))
+        s.flow.receive_all()
+        acks += 1
+    assert fast(s) - before == acks
+    assert s.state == {"FIN_WAIT_1": "FIN_WAIT_2", "CLOSING": "TIME_WAIT", "LAST_ACK": "CLOSED"}[state]
+
+
+@pytest.mark.parametrize("state", ["ESTABLISHED", "CLOSE_WAIT"])
+def test_acknowledgements_take_the_short_way_while_we_may_send(state):
+    s = reach(state)
+    before = fast(s)
+    for i in range(1, 11):
+        s.sock.send(bytes(1000))
+        s.pure_ack(1 + 1000 * i)
+    assert fast(s) - before == 10 and s.sock.info()["send_queue"] == 0
+
+
+def test_the_acknowledgement_of_our_fin_takes_the_short_way_into_fin_wait_2():
+    s = reach("FIN_WAIT_1")
+    before = fast(s)
+    s.pure_ack(2)
+    assert (s.state, fast(s) - before) == ("FIN_WAIT_2", 1)
+
+
+def test_data_after_the_peers_fin_never_takes_the_short_way():
+    s = reach("CLOSE_WAIT")
+    before = fast(s)
+    s.data(bytes(100))
+    assert fast(s) == before and s.sock.recv(100) == b""
 
 
 # --- any order --------------------------------------------------------------------------------------------------------

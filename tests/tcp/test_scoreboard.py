@@ -251,7 +251,7 @@ def test_a_peer_that_reneges_costs_one_look_at_the_window():
     w.ack(w.at(1))                        # and nothing of the rest
     w.wait(60 * MS)
     assert w.count("tcp_timeouts") == 1 and w.s.sock.tcp_info().lost >= MANY - 1
-    assert w.drain()[0][0] == w.una and w.steps() <= 4 * MANY
+    assert w.una in [seq for seq, _ in w.drain()] and w.steps() <= 4 * MANY
 
 
 def test_a_timeout_costs_one_look_at_the_window_and_each_retransmission_a_few_steps():
