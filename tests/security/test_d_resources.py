@@ -287,6 +287,7 @@ def test_d14_the_rto_stays_below_two_minutes_however_late_the_answers_are():
     assert s.sock.info()["srtt_ns"] > 60 * S and s.sock.info()["rto_ns"] == 120 * S
 
 
+@pytest.mark.unwatched                 # segments go to the stack directly
 def test_d15_seventy_thousand_events_wrap_no_counter():
     """More than 16 bits of duplicates, SACKs, window updates and out-of-order pieces on one connection."""
     with nothing_left() as peer:
