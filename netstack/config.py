@@ -60,6 +60,8 @@ class StackConfig:
     seed : bytes, int or None
         Where secrets and randomness come from. None takes 32 bytes from the operating system;
         anything else makes the stack repeatable.
+    acd : bool
+        Ask whether anybody else has an IPv4 address before it is used, on Ethernet (RFC 5227).
     sysctl : mapping
         Settings by full Linux name, ``{"net.ipv4.tcp_timestamps": 0}``; see `netstack.stack.Stack.set`.
     """
@@ -71,6 +73,7 @@ class StackConfig:
     mac: str | None = None
     interfaces: tuple[InterfaceConfig, ...] = ()
     seed: bytes | int | None = None
+    acd: bool = False
     sysctl: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -47,6 +47,16 @@ cpdef enum DropReason:
     DROP_TCP_CLOSED            # data for a connection whose application closed
     DROP_NO_MEMORY
     DROP_TX_FULL               # a datagram that found the link full
+    DROP_FRAGMENT_LENGTH       # empty, no multiple of 8, or beyond 65,535 bytes
+    DROP_FRAGMENT_TINY         # the transport's header is cut (RFC 1858, 3128)
+    DROP_FRAGMENT_OVERLAP      # of a datagram given up because its pieces overlap or contradict (RFC 5722)
+    DROP_FRAGMENT_DUPLICATE    # an exact copy of one that is there
+    DROP_FRAGMENT_TIMEOUT      # the rest of the datagram did not come
+    DROP_FRAGMENT_LIMIT        # memory for fragments, or a source's share of it, is used up
+    DROP_FRAGMENT_ECN          # ECN codepoints that one datagram cannot have
+    DROP_RAW_FILTER            # no raw socket wants it, and nobody else takes it
+    DROP_MULTICAST             # of a group, or a source in it, that nobody here asked for
+    DROP_IGMP                  # malformed, or not from this link
     DROP_REASONS               # how many there are
 
 
@@ -56,8 +66,21 @@ cdef struct counters_t:
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t ip_delivered
+    uint64_t ip_fragments_in      # pieces of datagrams
+    uint64_t ip_fragments_used    # those that became part of a whole one
+    uint64_t ip_fragment_steps    # looked at for them: datagrams of a source, pieces of a datagram
+    uint64_t ip_reassembled       # datagrams made of pieces
+    uint64_t ip_fragmented        # datagrams sent in pieces
+    uint64_t ip_fragments_out
+    uint64_t ip_pmtu_lowered      # reports about datagrams that were believed
     uint64_t icmp_in
     uint64_t icmp_out
+    uint64_t icmp_errors_in       # that found the socket they concern
+    uint64_t raw_in               # copies given to raw sockets
+    uint64_t igmp_in
+    uint64_t igmp_out
+    uint64_t address_conflicts    # another station used an address of ours (RFC 5227)
+    uint64_t arp_refused          # changes of a neighbour in use that nobody confirmed
     uint64_t udp_in
     uint64_t udp_out
     uint64_t tcp_segments_in

@@ -73,6 +73,8 @@ cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t
 cdef bint demux_port_in_use(const demux_t *d, const address_t *local, uint16_t port, bint reuse) noexcept nogil
 cdef void demux_bind(demux_t *d, sock_t *sock) noexcept nogil                # its port and address are set
 cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil
+# The first of the chain in which sockets of that kind and port stand; bind_next leads on, also to others.
+cdef sock_t *demux_first(const demux_t *d, uint8_t kind, uint16_t port) noexcept nogil
 cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port) noexcept nogil
 # After *after* (NULL: the first): the datagram socket that matches best, or for broadcast every one in turn.
 cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const address_t *local, uint16_t lport,

@@ -272,6 +272,10 @@ cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil:
         at = &at[0].bind_next
 
 
+cdef sock_t *demux_first(const demux_t *d, uint8_t kind, uint16_t port) noexcept nogil:
+    return d.bound[bucket(kind, port)]
+
+
 cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port) noexcept nogil:
     """The listener on exactly this address, else on any."""
     cdef sock_t *sock = d.bound[bucket(SOCK_TCP, port)]

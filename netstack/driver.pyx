@@ -745,6 +745,25 @@ cdef class Driver:
             stop(d)
         reporting_close(&d.reporting)
 
+    def add_address(self, text, gateway=None):
+        """As `netstack.stack.Stack.add_address`, under the lock."""
+        with nogil:
+            park_lock(&self.d.lock)
+        try:
+            stack_set_now(self.d.stack, park_now_ns())
+            self.stack.add_address(text, gateway)
+        finally:
+            driver_unlock(&self.d)
+
+    def remove_address(self, text):
+        """As `netstack.stack.Stack.remove_address`, under the lock."""
+        with nogil:
+            park_lock(&self.d.lock)
+        try:
+            self.stack.remove_address(text)
+        finally:
+            driver_unlock(&self.d)
+
     def start_trace(self, records=65536):
         """As `netstack.stack.Stack.start_trace`, under the lock."""
         with nogil:

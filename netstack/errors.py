@@ -31,6 +31,10 @@ class PoolEmptyError(RouterError):
     """The router has no free address left."""
 
 
+class AddressConflictError(NetstackError, OSError):
+    """Another station of the link has the address (RFC 5227)."""
+
+
 class ForkedError(NetstackError, OSError):
     """A socket or host made before ``fork`` was used in the child."""
 

@@ -35,6 +35,8 @@ cdef class Handle:
                           str operation) except -1
     cdef object receive_bytes(self, Py_ssize_t n, int flags, endpoint_t *src, str operation)
     cdef object receive_into(self, object buffer, Py_ssize_t n, int flags, endpoint_t *src, str operation)
+    cdef object receive_datagram(self, bytearray space, Py_ssize_t size, Py_ssize_t room, int flags)
+    cdef object send_instructed(self, bytes data, list ancillary, int flags, object address)
     cdef int parse(self, str name, endpoint_t *out) except -1
     cdef int connect_number(self, object address) except -1
     cdef bint own_address(self, const endpoint_t *e)

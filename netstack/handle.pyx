@@ -6,6 +6,7 @@ finds input waiting and nobody leading takes a bounded share of it, so that a pr
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EBADF, EINPROGRESS, EINTR, EINVAL, ENETDOWN
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
@@ -55,6 +56,7 @@ from netstack.link.link cimport NEVER
 from netstack.readiness cimport READY_EVENT, READY_PAIR
 from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_set_now
+from netstack.stack.sending cimport send_how_init, send_how_t
 from netstack.stack.sockets cimport (
     sock_accept,
     sock_bind,
@@ -65,18 +67,22 @@ from netstack.stack.sockets cimport (
     sock_listen,
     sock_local,
     sock_open,
+    sock_recvmsg,
     sock_remote,
+    sock_sendmsg,
     sock_setsockopt,
     sock_shutdown,
     sock_take_error,
 )
 from netstack.tcp.tcb cimport ESTABLISHED, TF_LINGER, receive_end, tcb_t
+from netstack.udp.endpoint cimport arrival_t, udp_endpoint_t
 
 import math
 import os
 import socket as kernel
 import warnings
 
+from netstack.ancillary import Arrival, fitting, from_ancillary, to_ancillary
 from netstack.congestion import find as find_algorithm
 from netstack.errors import ForkedError
 
@@ -92,6 +98,7 @@ cdef enum:
     MSG_TRUNC = 0x20
     MSG_DONTWAIT = 0x40
     MSG_WAITALL = 0x100
+    MSG_ERRQUEUE = 0x2000
     MSG_MORE = 0x8000
 
 cdef int64_t TIMEOUT_MOST_NS = 1 << 62
@@ -740,7 +747,8 @@ cdef class Handle:
         return r, self.from_endpoint(&e)
 
     def recvmsg(self, Py_ssize_t bufsize, Py_ssize_t ancbufsize=0, int flags=0):
-        """``(bytes, [], flags, address)``: there is no ancillary data. MSG_TRUNC in flags: the datagram was longer."""
+        """``(bytes, ancillary, flags, address)``. MSG_TRUNC in flags: the datagram was longer; MSG_CTRUNC: ancillary data
+        had no room. With MSG_ERRQUEUE one error of the error queue (IP_RECVERR)."""
         cdef bytearray space
         if bufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
@@ -754,12 +762,12 @@ cdef class Handle:
         return bytes(space), ancillary, out_flags, address
 
     def recvmsg_into(self, buffers, Py_ssize_t ancbufsize=0, int flags=0):
-        """Scatter into several buffers: ``(bytes, [], flags, address)``."""
-        cdef endpoint_t e
+        """Scatter into several buffers: ``(bytes, ancillary, flags, address)``."""
         cdef list views = [memoryview(b).cast("B") for b in buffers]
         cdef bytearray space
         cdef Py_ssize_t total = sum([len(v) for v in views]), n, at = 0
         cdef int out_flags = 0
+        ancillary = []
         for v in views:
             if v.readonly:
                 raise TypeError("recvmsg_into() argument 1 must be an iterable of read-write bytes-like objects")
@@ -770,17 +778,52 @@ cdef class Handle:
             n = self.receive_into(space, total, flags, NULL, "recvmsg_into") if total else 0
             address = None
         else:
-            n = self.receive_into(space, total, flags | MSG_TRUNC, &e, "recvmsg_into")
-            address = self.from_endpoint(&e)
+            n, ancillary, out_flags, address = self.receive_datagram(space, total, ancbufsize, flags)
             if n > total:
-                out_flags = MSG_TRUNC
+                out_flags |= MSG_TRUNC
                 if not flags & MSG_TRUNC:
                     n = total
         for v in views:
             size = min(len(v), min(n, total) - at)
             v[:size] = memoryview(space)[at:at + size]
             at += size
-        return n, [], out_flags, address
+        return n, ancillary, out_flags, address
+
+    cdef object receive_datagram(self, bytearray space, Py_ssize_t size, Py_ssize_t room, int flags):
+        """``(whole length, ancillary, flags, address)``."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef endpoint_t e
+        cdef arrival_t how
+        cdef uint32_t wants = 0, port = 0
+        cdef int64_t deadline = 0
+        cdef ssize_t r
+        cdef int step = 0
+        cdef unsigned char *data = <unsigned char *> PyByteArray_AS_STRING(space)
+        self.usable()
+        while True:
+            enter(d)
+            look(d)
+            if o.sock == NULL or d.dead:
+                r = -EBADF
+            else:
+                r = sock_recvmsg(d.stack, o.sock, data, size, (flags & ~MSG_DONTWAIT) | MSG_TRUNC, &e, &how, &wants)
+                port = (<const udp_endpoint_t *> o.sock).lport
+            done(o)
+            if r >= 0:
+                break
+            if r != -EAGAIN:
+                raise self.failure(-<int> r, "recvmsg")
+            if not self.blocks(flags) or flags & MSG_ERRQUEUE:
+                raise BlockingIOError(EAGAIN, AGAIN)
+            if not deadline:
+                deadline = self.deadline()
+            if self.wait_for(EVENT_IN, deadline, &step) == WAIT_TIMEOUT:
+                raise TimeoutError("timed out")
+        items, out_flags = fitting(to_ancillary(wants, Arrival(
+            address_format(&how.dst), address_format(&how.offender), how.interface + 1, how.ttl, how.tos, how.origin, how.type,
+            how.code, how.error, how.info, port)), room)
+        return r, items, out_flags | (flags & MSG_ERRQUEUE), self.from_endpoint(&e)
 
     # --- sending
 
@@ -871,12 +914,16 @@ cdef class Handle:
             PyBuffer_Release(&view)
 
     def sendmsg(self, buffers, ancdata=(), int flags=0, address=None):
-        """Gather: the buffers one behind the other as one datagram, or into the stream. No ancillary data."""
+        """Gather: the buffers one behind the other as one datagram, or into the stream. Ancillary data of a datagram: IP_TTL,
+        IP_TOS, IP_PKTINFO and their IPv6 kin."""
         cdef list parts
         cdef Py_ssize_t sent = 0, n
-        if list(ancdata):
-            raise OSError(EINVAL, "Invalid argument: sendmsg with ancillary data")
+        cdef list instructions = list(ancdata)
+        if instructions and self.type == 1:
+            raise OSError(EINVAL, "Invalid argument: sendmsg with ancillary data on a stream")
         parts = [memoryview(b).cast("B") for b in buffers]
+        if instructions:
+            return self.send_instructed(b"".join(parts), instructions, flags, address)
         if self.type != 1 or address is not None or len(parts) < 2 or sum([len(p) for p in parts]) <= 4 * KEEP_BYTES:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             return self.sendto(data, flags, address) if address is not None else self.send(data, flags)
@@ -891,3 +938,42 @@ cdef class Handle:
             if n < len(part):
                 break
         return sent
+
+    cdef object send_instructed(self, bytes data, list ancillary, int flags, object address):
+        """One datagram with what its ancillary data says."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef endpoint_t e
+        cdef send_how_t how
+        cdef int64_t deadline = 0
+        cdef ssize_t r
+        cdef int step = 0
+        cdef bint named = address is not None
+        self.usable()
+        send_how_init(&how)
+        try:
+            said = from_ancillary(ancillary)
+        except ValueError as error:
+            raise OSError(EINVAL, f"Invalid argument: {error}") from None
+        how.ttl, how.tos = said.ttl, said.tos
+        how.interface = said.interface
+        if said.source:
+            address_parse(said.source, &how.source)
+        if named:
+            self.to_endpoint(address, "sendmsg", &e)
+        while True:
+            enter(d)
+            look(d)
+            r = -EBADF if o.sock == NULL or d.dead else sock_sendmsg(
+                d.stack, o.sock, <const uint8_t *> PyBytes_AS_STRING(data), len(data), &e if named else NULL, &how)
+            done(o)
+            if r >= 0:
+                return r
+            if r != -EAGAIN:
+                raise self.failure(-<int> r, "sendmsg", address)
+            if not self.blocks(flags):
+                raise BlockingIOError(EAGAIN, AGAIN)
+            if not deadline:
+                deadline = self.deadline()
+            if self.wait_for(EVENT_OUT, deadline, &step) == WAIT_TIMEOUT:
+                raise TimeoutError("timed out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import ipaddress
 import os
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from netstack.config import ResolverConfig, StackConfig
 from netstack.driver import Driver
-from netstack.errors import ConfigError
+from netstack.errors import AddressConflictError, ConfigError
 from netstack.resolver import Resolver
 from netstack.socket import socket
 from netstack.stack import Stack
 from netstack.stacks import close_report, open_report
 
 if TYPE_CHECKING:
+    from netstack.dhcp import Client
     from netstack.trace import Trace
 
 _Socket = socket   # in annotations of Host, whose method has the name
@@ -39,7 +41,8 @@ class Host:
     link : Link, optional
         Where packets go; the host closes it. Without one the host only reaches itself.
     address : str or iterable of str
-        Own addresses with prefix length, ``"10.9.0.2/24"``.
+        Own addresses with prefix length, ``"10.9.0.2/24"``; ``"dhcp"`` asks the link's DHCP server for one,
+        and keeps the lease (`netstack.dhcp`).
     gateway : str, optional
         Default route. Links that carry IP packets need none.
     mtu : int, optional
@@ -62,6 +65,9 @@ class Host:
         Makes secrets and randomness of the stack repeatable.
     sysctl : mapping, optional
         Settings by Linux name, ``{"net.ipv4.tcp_timestamps": 0}``.
+    acd : bool
+        Ask the link whether anybody else has an IPv4 address before it is used (RFC 5227), and wait for that: about six
+        seconds. Links that carry IP packets have nobody to ask.
     visible : bool
         Let ``netstack ss`` of the same user list the sockets; the standby thread answers it.
     lease : object, optional
@@ -71,6 +77,8 @@ class Host:
     ------
     ConfigError
         An address, gateway or mtu that cannot be.
+    AddressConflictError
+        With ``acd``: another station has an address.
 
     Examples
     --------
@@ -83,8 +91,12 @@ class Host:
                  mtu: int | None = None, *, spin_us: float = 50.0, service: bool = True, drain: float = 60.0,
                  dns: bool | str = True, resolver: ResolverConfig | None = None,
                  seed: bytes | int | None = None, sysctl: Mapping[str, object] | None = None,
-                 visible: bool = True, lease=None) -> None:
+                 acd: bool = False, visible: bool = True, lease=None) -> None:
         addresses = (address,) if isinstance(address, str) else tuple(str(a) for a in address)
+        by_dhcp = "dhcp" in addresses
+        addresses = tuple(a for a in addresses if a != "dhcp")
+        if by_dhcp and (link is None or link.media != "ethernet"):
+            raise ConfigError("address 'dhcp' needs an Ethernet link")
         if link is not None and mtu is not None and mtu > link.mtu:
             raise ConfigError(f"mtu {mtu}: this link carries at most {link.mtu} bytes")
         try:
@@ -92,7 +104,7 @@ class Host:
                 media=link.media if link is not None else "ip",
                 addresses=addresses, gateway=gateway,
                 mtu=mtu or (link.mtu if link is not None else 65535),
-                seed=seed, sysctl=dict(sysctl or {}),
+                seed=seed, sysctl=dict(sysctl or {}), acd=acd,
             )
         except ValueError as e:
             raise ConfigError(str(e)) from e
@@ -109,6 +121,47 @@ class Host:
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
         self._lease = lease
         _hosts.add(self)
+        self._dhcp: Client | None = None
+        if by_dhcp:
+            from netstack.dhcp import Client
+
+            self._dhcp = Client(self, self.stack.mac(0))
+            try:
+                self._dhcp.acquire()
+            except BaseException:
+                self.close()
+                raise
+            self._dhcp.start()
+        if acd:
+            try:
+                self._await_addresses()
+            except BaseException:
+                self.close()
+                raise
+
+    def add_address(self, address: str, gateway: str | None = None) -> None:
+        """One more address with its prefix length, and the default route through *gateway* if given."""
+        self.driver.add_address(address, gateway)
+        self.addresses = (*self.addresses, address)
+
+    def remove_address(self, address: str) -> None:
+        """Give an address up; connections from it will time out."""
+        self.driver.remove_address(address)
+        self.addresses = tuple(a for a in self.addresses if a.partition("/")[0] != address)
+
+    def _await_addresses(self) -> None:
+        """Until every address is ours, or the first that is not."""
+        with self.socket(type=_kernel.SOCK_DGRAM) as s:
+            s.settimeout(0.05)
+            while True:
+                trials = self.stack.address_trials()
+                for address, (state, mac) in trials.items():
+                    if state == "conflict":
+                        raise AddressConflictError(errno.EADDRINUSE, f"{address} is used by {mac}")
+                if all(state == "ready" for state, _ in trials.values()):
+                    return
+                with contextlib.suppress(TimeoutError):
+                    s.recv(1)                              # drives the stack meanwhile
 
     def _own_addresses(self) -> list[str]:
         """Those given and those that the stack made itself, without prefix; IPv4 first, those of the link last."""
@@ -225,6 +278,10 @@ class Host:
         """
         if self.driver.forked or self.driver.closed:
             return
+        if self._dhcp is not None:
+            self._dhcp.stop()
+            with contextlib.suppress(OSError):
+                self._dhcp.release()
         self.driver.close_sockets()
         try:
             self.driver.linger(self.drain)

@@ -6,6 +6,7 @@ cdef enum:                       # sock_t.kind
     SOCK_TCP = 1                 # tcb_t (a listener is a tcb_t in LISTEN)
     SOCK_UDP = 2                 # udp_endpoint_t
     SOCK_PING = 3                # udp_endpoint_t that sends and receives ICMP echo
+    SOCK_RAW = 4                 # udp_endpoint_t of IP packets; its port is its protocol
 
 cdef enum:                       # events and poll masks: the numbers of poll(2)
     EVENT_IN = 0x001

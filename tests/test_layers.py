@@ -13,7 +13,7 @@ from tests.support import ROOT
 
 # From the bottom. A module may import what stands below it, and its own line unless that is PEERS.
 LAYERS = [
-    {"address", "clock", "config", "counters", "errors", "reports", "siphash", "sock", "trace", "units",
+    {"address", "ancillary", "clock", "config", "counters", "errors", "reports", "siphash", "sock", "trace", "units",
      "link.link"},      # what a link is: the type that media and their users share
     {"wire"},
     {"tcp", "udp", "ip", "link"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"demux", "stack"},
     {"driver", "doorbells", "readiness", "reporting"},
     {"handle", "calls", "resolver", "socket", "aio", "patching", "connecting"},
-    {"host", "stacks", "router", "daemon", "migration", "vpn", "dht"},
+    {"host", "stacks", "router", "daemon", "migration", "vpn", "dht", "dhcp"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another
 ABOVE_ALL = {"testing", "cli", "__main__", ""}  # nobody imports them; "" is netstack/__init__

@@ -28,3 +28,4 @@ cdef int arp_resolve(interface_t *ifc, const address_t *a, int64_t now_ns, neigh
 cdef DropReason arp_input(interface_t *ifc, const uint8_t *p, uint32_t length, int64_t now_ns) noexcept nogil
 cdef void arp_advance(interface_t *ifc, int64_t now_ns) noexcept nogil
 cdef void arp_announce(interface_t *ifc, uint32_t address_be, int64_t now_ns) noexcept nogil
+cdef void arp_probe(interface_t *ifc, uint32_t address_be, int64_t now_ns) noexcept nogil      # does anybody have it?

@@ -9,6 +9,7 @@ from netstack.address cimport address_from_v4, address_v4
 from netstack.counters cimport (
     DROP_ARP_UNSOLICITED, DROP_NEIGHBOR_UNREACHABLE, DROP_NONE, DROP_TX_FULL, drop,
 )
+from netstack.ip.acd cimport acd_heard
 from netstack.ip.neighbor cimport (
     NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_INCOMPLETE, NEIGHBOR_PROBE, NEIGHBOR_REACHABLE, NEIGHBOR_STALE,
     neighbor_find, neighbor_make, neighbor_schedule, neighbor_set_state, neighbor_table_t, neighbor_take,
@@ -64,6 +65,11 @@ cdef bint ask(interface_t *ifc, neighbor_t *n, const uint8_t *to, int64_t now_ns
 cdef void arp_announce(interface_t *ifc, uint32_t address_be, int64_t now_ns) noexcept nogil:
     """Tell the link that the address is ours (RFC 5227 section 2.3)."""
     send_arp(ifc, ARP_REQUEST, BROADCAST_MAC, address_be, NULL, address_be, now_ns)
+
+
+cdef void arp_probe(interface_t *ifc, uint32_t address_be, int64_t now_ns) noexcept nogil:
+    """RFC 5227 section 2.1.1: a question that names no sender, so that nobody takes it for an answer."""
+    send_arp(ifc, ARP_REQUEST, BROADCAST_MAC, 0, NULL, address_be, now_ns)
 
 
 # ---- waiting packets -------------------------------------------------------
@@ -207,6 +213,7 @@ cdef bint is_ours(const interface_t *ifc, uint32_t be) noexcept nogil:
 cdef void contradicted(interface_t *ifc, neighbor_t *n, int64_t now_ns) noexcept nogil:
     """Another station claims a neighbour's address: count it, and ask the one we know, at most once a second."""
     ifc.neighbors.conflicts += 1
+    ifc.counters.arp_refused += 1
     if (n.state == NEIGHBOR_REACHABLE and now_ns - n.confirmed_ns >= RETRY_NS) or n.state == NEIGHBOR_STALE:
         probe(ifc, n, now_ns)
 
@@ -220,8 +227,10 @@ cdef DropReason arp_input(interface_t *ifc, const uint8_t *p, uint32_t length, i
         return reason
     if memcmp(arp.sender_mac, ifc.mac, 6) == 0:      # our own frame, come back
         return DROP_ARP_UNSOLICITED
+    acd_heard(ifc, &arp, now_ns)
     if is_ours(ifc, arp.sender_be):
         ifc.conflicts += 1
+        ifc.counters.address_conflicts += 1
         if now_ns - ifc.defended_ns >= DEFEND_NS:
             ifc.defended_ns = now_ns
             arp_announce(ifc, arp.sender_be, now_ns)

@@ -24,8 +24,20 @@ cdef struct icmp_message_t:
     address_t embedded_src
     address_t embedded_dst
     uint32_t mtu                 # of "fragmentation needed", else 0
+    uint32_t embedded_length     # of the packet, as its header says
+    const uint8_t *quoted        # its bytes from the transport's header on, as many as came
+    uint32_t quoted_length       # 8 at least
+    uint32_t info                # of a parameter problem: where
+    uint8_t wire_type            # type and code as they came (type and code above are always ICMP's)
+    uint8_t wire_code
+    address_t offender           # who sent the message
 
 
+cdef enum:
+    ICMP_HARD = 0x10000          # in icmp_unreachable_errno: it will not go away by itself
+
+# What "destination unreachable" of that code means as an errno number, ICMP_HARD added where Linux calls it fatal.
+cdef int icmp_unreachable_errno(uint8_t code) noexcept nogil
 # Checks the message; answers echo requests itself (out.type = 8 then, nothing more to do). DROP_NONE or why it was
 # dropped, which the caller counts; icmp_in and icmp_out are counted here. What comes out is an echo reply (type 0), or
 # an error (is_error) whose embedded packet has one of the interface's addresses as source.
@@ -34,6 +46,8 @@ cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *
 cdef DropReason icmp6_input(packet_in_t *packet, icmp_message_t *out) noexcept nogil
 # Destination unreachable (type 3) about a received packet; keeps silent where RFC 1122 says so; rate limited.
 cdef void icmp_send_unreachable(packet_in_t *about, uint8_t code, int64_t now_ns) noexcept nogil
+# Any error about a received packet; rest: the second word, host order.
+cdef void icmp_send_error(packet_in_t *about, uint8_t type, uint8_t code, uint32_t rest, int64_t now_ns) noexcept nogil
 # Echo request from a ping socket; 0 or a CLAIM_* number.
 cdef int icmp_send_echo(interface_t *ifc, const address_t *src, const address_t *dst, const address_t *next_hop,
                         uint16_t identifier, uint16_t sequence, const uint8_t *payload, uint32_t length,

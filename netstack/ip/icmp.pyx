@@ -1,6 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """ICMP: what is answered, what is reported, what is believed (RFC 792, 1122 section 3.2.2, 5927)."""
 
+from libc.errno cimport (
+    ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EMSGSIZE, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
+)
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -12,11 +15,12 @@ from netstack.counters cimport (
 )
 from netstack.ip.interface cimport (
     CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_claim, interface_commit, interface_has_address,
-    packet_out_t, packet_payload,
+    packet_copy, packet_out_t, packet_payload,
 )
-from netstack.link.link cimport frame_t
+from netstack.ip.output cimport ip_send, outgoing_t
+from netstack.ip.shared cimport icmp_may_send
 from netstack.wire.byte_order cimport load_be16, load_be32, load_native32
-from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold, checksum_pseudo_ipv6
+from netstack.wire.checksum cimport checksum_and_copy, checksum_fold, checksum_partial, checksum_pseudo_ipv6
 from netstack.wire.icmp cimport (
     ICMP_CODES_UNREACHABLE, ICMP_CODE_FRAGMENTATION, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HEADER,
     ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, icmp_t, parse_icmp, write_icmp,
@@ -32,9 +36,6 @@ cdef enum:
     QUOTE_MAX = 548              # bytes of the packet an error is about: 576 in all (RFC 1812 section 4.3.2.3)
     EMBEDDED_TRANSPORT = 8       # bytes of its transport header an error carries at least (RFC 792)
     SCRATCH_STEP = 2048
-
-cdef int64_t RATE_NS = 1000000   # one error a millisecond in the long run (as net.ipv4.icmp_msgs_per_sec)
-cdef int64_t RATE_BURST = 50     # as net.ipv4.icmp_msgs_burst
 
 
 # ---- sending ---------------------------------------------------------------
@@ -67,37 +68,11 @@ cdef DropReason why_not(int claimed) noexcept nogil:
     return DROP_NONE
 
 
-cdef uint32_t copy_packet(const packet_in_t *packet, uint8_t *dst, uint32_t n) noexcept nogil:
-    """The first n bytes of a received packet and their sum; what was checked comes from the private copy."""
-    cdef const frame_t *frame = packet.frame
-    cdef uint32_t done = n if n < packet.header_bytes else packet.header_bytes
-    cdef uint32_t head_end = frame.head_length - packet.interface.link_header
-    cdef uint32_t part
-    cdef uint32_t total = checksum_and_copy(dst, packet.header, done)
-    if done < n and done < head_end:
-        part = (n if n < head_end else head_end) - done
-        total = checksum_combine(
-            total, checksum_and_copy(dst + done, frame.head + packet.interface.link_header + done, part), done)
-        done += part
-    if done < n:
-        total = checksum_combine(total, checksum_and_copy(dst + done, frame.body, n - done), done)
-    return total
-
-
-cdef bint take_token(interface_t *ifc, int64_t now_ns) noexcept nogil:
-    """Token bucket as virtual time: when the next error may go, never more than a burst in the past."""
-    if ifc.icmp_tokens_ns < now_ns - RATE_BURST * RATE_NS:
-        ifc.icmp_tokens_ns = now_ns - RATE_BURST * RATE_NS
-    if ifc.icmp_tokens_ns + RATE_NS > now_ns:
-        return False
-    ifc.icmp_tokens_ns += RATE_NS
-    return True
-
-
 cdef bint may_answer(const packet_in_t *packet) noexcept nogil:
-    """RFC 1122 section 3.2.2: no error about ICMP errors, broadcasts, or packets whose source is no single host."""
+    """RFC 1122 section 3.2.2: no error about ICMP errors, broadcasts, pieces that are not the first, or packets whose
+    source is no single host."""
     cdef uint8_t type
-    if packet.broadcast or not address_is_v4(&packet.src):
+    if packet.broadcast or not address_is_v4(&packet.src) or (packet.piece and packet.fragment.offset):
         return False
     if not packet.interface.loopback and ipv4_source_is_martian(address_v4(&packet.src)):
         return False
@@ -110,6 +85,10 @@ cdef bint may_answer(const packet_in_t *packet) noexcept nogil:
 
 
 cdef void icmp_send_unreachable(packet_in_t *about, uint8_t code, int64_t now_ns) noexcept nogil:
+    icmp_send_error(about, ICMP_UNREACHABLE, code, 0, now_ns)
+
+
+cdef void icmp_send_error(packet_in_t *about, uint8_t type, uint8_t code, uint32_t rest, int64_t now_ns) noexcept nogil:
     cdef interface_t *ifc
     cdef address_t next_hop
     cdef packet_out_t out
@@ -118,7 +97,7 @@ cdef void icmp_send_unreachable(packet_in_t *about, uint8_t code, int64_t now_ns
     cdef int claimed
     if not may_answer(about):
         return
-    if not take_token(about.interface, now_ns):
+    if not icmp_may_send(about.interface.ip, &about.src, now_ns):
         drop(about.interface.counters, DROP_ICMP_RATE)
         return
     ifc = way_back(about, &next_hop)
@@ -133,7 +112,8 @@ cdef void icmp_send_unreachable(packet_in_t *about, uint8_t code, int64_t now_ns
         if reason != DROP_NONE:
             drop(ifc.counters, reason)
         return
-    write_icmp(out.ip + IPV4_HEADER, ICMP_UNREACHABLE, code, 0, 0, copy_packet(about, out.body, quoted))
+    write_icmp(out.ip + IPV4_HEADER, type, code, <uint16_t> (rest >> 16), <uint16_t> rest,
+               packet_copy(about, 0, out.body, quoted))
     interface_commit(&out, now_ns)
     ifc.counters.icmp_out += 1
 
@@ -154,6 +134,41 @@ cdef int icmp_send_echo(interface_t *ifc, const address_t *src, const address_t 
 
 # ---- input -----------------------------------------------------------------
 
+cdef int icmp_unreachable_errno(uint8_t code) noexcept nogil:
+    """As Linux's icmp_err_convert."""
+    if code == 0:
+        return ENETUNREACH
+    if code == 1 or code == 12:
+        return EHOSTUNREACH
+    if code == 2:
+        return ENOPROTOOPT | ICMP_HARD
+    if code == 3:
+        return ECONNREFUSED | ICMP_HARD
+    if code == 4:
+        return EMSGSIZE
+    if code == 5:
+        return EOPNOTSUPP
+    if code == 6 or code == 9:
+        return ENETUNREACH | ICMP_HARD
+    if code == 7:
+        return EHOSTDOWN | ICMP_HARD
+    if code == 8:
+        return ENONET | ICMP_HARD
+    if code == 11:
+        return ENETUNREACH
+    return EHOSTUNREACH | ICMP_HARD
+
+
+
+cdef bint own_v4(const interface_t *ifc, address_t *out) noexcept nogil:
+    cdef uint32_t i
+    for i in range(ifc.address_count):
+        if address_is_v4(&ifc.addresses[i]):
+            out[0] = ifc.addresses[i]
+            return True
+    return False
+
+
 cdef DropReason answer_echo(packet_in_t *packet, const icmp_t *icmp, const uint8_t *payload, uint32_t length,
                             int64_t now_ns) noexcept nogil:
     """Echo reply (RFC 1122 section 3.2.2.6): the payload is summed while it is copied; a bad sum leaves no reply."""
@@ -162,14 +177,18 @@ cdef DropReason answer_echo(packet_in_t *packet, const icmp_t *icmp, const uint8
     cdef packet_out_t out
     cdef uint32_t payload_sum
     cdef int claimed
-    if packet.broadcast:         # RFC 1122 allows silence
+    cdef address_t src = packet.dst
+    if packet.interface.ip.config.echo_ignore_all:
         return DROP_ICMP_TYPE
+    if packet.broadcast:         # RFC 1122 section 3.2.2.6 allows silence, and smurf asks for it
+        if packet.interface.ip.config.echo_ignore_broadcasts or not own_v4(packet.interface, &src):
+            return DROP_ICMP_TYPE
     ifc = way_back(packet, &next_hop)
     if ifc == NULL:
         return DROP_IP_NO_ROUTE
     if IPV4_HEADER + ICMP_HEADER + length > ifc.mtu:
-        return DROP_TX_FULL
-    claimed = claim_ipv4(ifc, &packet.dst, &packet.src, &next_hop, length, packet.tos, ICMP_TTL, now_ns, &out)
+        return answer_large_echo(packet, icmp, payload, length, ifc, &src, &next_hop, now_ns)
+    claimed = claim_ipv4(ifc, &src, &packet.src, &next_hop, length, packet.tos, ICMP_TTL, now_ns, &out)
     if claimed != CLAIM_OK:
         return why_not(claimed)
     payload_sum = checksum_and_copy(out.body, payload, length)
@@ -177,6 +196,36 @@ cdef DropReason answer_echo(packet_in_t *packet, const icmp_t *icmp, const uint8
         return DROP_ICMP_CHECKSUM        # the claim goes unused
     write_icmp(out.ip + IPV4_HEADER, ICMP_ECHO_REPLY, 0, icmp.identifier, icmp.sequence, payload_sum)
     interface_commit(&out, now_ns)
+    ifc.counters.icmp_out += 1
+    return DROP_NONE
+
+
+cdef DropReason answer_large_echo(packet_in_t *packet, const icmp_t *icmp, const uint8_t *payload, uint32_t length,
+                                  interface_t *ifc, const address_t *src, const address_t *next_hop,
+                                  int64_t now_ns) noexcept nogil:
+    """One that came in pieces goes back in pieces, from a copy that was summed as a whole."""
+    cdef outgoing_t d
+    cdef uint8_t head[ICMP_HEADER]
+    cdef DropReason reason = private_copy(packet, icmp, payload, length, 0)
+    cdef int claimed
+    if reason != DROP_NONE:
+        return reason
+    memset(&d, 0, sizeof(d))
+    d.src = src
+    d.dst = &packet.src
+    d.next_hop = next_hop
+    d.protocol = PROTOCOL_ICMP
+    d.tos = packet.tos
+    d.ttl = ICMP_TTL
+    d.mtu = ifc.mtu
+    d.head = head
+    d.head_length = ICMP_HEADER
+    d.body = packet.interface.scratch + ICMP_HEADER
+    d.body_length = length
+    write_icmp(head, ICMP_ECHO_REPLY, 0, icmp.identifier, icmp.sequence, checksum_partial(d.body, length))
+    claimed = ip_send(ifc, &d, now_ns)
+    if claimed != CLAIM_OK:
+        return why_not(claimed)
     ifc.counters.icmp_out += 1
     return DROP_NONE
 
@@ -219,7 +268,10 @@ cdef DropReason read_embedded(packet_in_t *packet, icmp_message_t *out) noexcept
     if not interface_has_address(packet.interface, &out.embedded_src) and not packet.interface.loopback:
         return DROP_ICMP_EMBEDDED
     out.embedded_protocol = p[9]
+    out.embedded_length = load_be16(p + 2)
     p += header_length
+    out.quoted = p
+    out.quoted_length = out.payload_length - header_length
     if out.embedded_protocol == PROTOCOL_TCP or out.embedded_protocol == PROTOCOL_UDP:
         out.embedded_sport = load_be16(p)
         out.embedded_dport = load_be16(p + 2)
@@ -253,8 +305,9 @@ cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *
     if not packet_payload(packet, ICMP_HEADER, &payload, &length):
         return DROP_LINK_MALFORMED
     parse_icmp(packet.header + packet.header_length, ICMP_HEADER, &icmp)
-    out.type = icmp.type
-    out.code = icmp.code
+    out.type = out.wire_type = icmp.type
+    out.code = out.wire_code = icmp.code
+    out.offender = packet.src
     if icmp.type == ICMP_ECHO_REQUEST:
         return answer_echo(packet, &icmp, payload, length, now_ns)
     if icmp.type != ICMP_ECHO_REPLY and not is_known_error(&icmp):
@@ -273,6 +326,8 @@ cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *
     out.is_error = 1
     if icmp.type == ICMP_UNREACHABLE and icmp.code == ICMP_CODE_FRAGMENTATION:
         out.mtu = icmp.sequence
+    elif icmp.type == ICMP_PARAMETER_PROBLEM:
+        out.info = icmp.identifier >> 8
     return read_embedded(packet, out)
 
 

@@ -4,7 +4,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from netstack.address cimport address_t
 from netstack.counters cimport counters_t, DropReason
+from netstack.ip.groups cimport igmp_t
 from netstack.ip.neighbor cimport neighbor_table_t
+from netstack.ip.shared cimport ip_t
+from netstack.ip.trial cimport acd_t
 from netstack.link.link cimport frame_t, link_t
 
 cdef enum:
@@ -21,6 +24,7 @@ cdef enum:                       # what interface_claim returns
 cdef struct interface_t:
     link_t *link
     counters_t *counters
+    ip_t *ip                     # what it shares with the stack's other interfaces
     uint32_t index
     uint32_t mtu                 # largest IP packet, bytes
     uint16_t link_header         # 14 on Ethernet, 0 on IP media
@@ -30,14 +34,14 @@ cdef struct interface_t:
     uint8_t address_count
     uint8_t prefix_lengths[INTERFACE_ADDRESSES]   # of the 16-byte form: IPv4 /24 is 120
     address_t addresses[INTERFACE_ADDRESSES]
-    uint16_t ip_id               # counter for datagrams that may be fragmented; TCP sends DF and id 0 (RFC 6864)
     uint8_t flushed              # 0: packets were committed since the last flush
     neighbor_table_t neighbors
     uint32_t v4[INTERFACE_ADDRESSES]              # the same addresses as on the wire, for the packet path
     uint32_t v4_broadcast[INTERFACE_ADDRESSES]    # directed broadcast of each, 0 where there is none (/31, /32)
-    int64_t icmp_tokens_ns       # rate limit of ICMP errors: virtual time of the bucket
     int64_t defended_ns          # when we last defended an address (RFC 5227 section 2.4)
     uint64_t conflicts           # frames in which another station claimed one of our addresses
+    igmp_t *igmp                 # groups; NULL: none was ever joined or asked about
+    acd_t *acd                   # addresses on trial; NULL: none ever was
     uint8_t *scratch             # ICMP messages are copied here before they are believed; made when needed
     uint32_t scratch_size
     void *context                # for the callbacks
@@ -46,6 +50,17 @@ cdef struct interface_t:
     interface_t *(*route_to)(void *context, const address_t *dst, address_t *next_hop) noexcept nogil
     # a packet that waited for a neighbour in vain: the IP packet, its length
     void (*on_unreachable)(void *context, const uint8_t *packet, uint32_t length) noexcept nogil
+
+
+cdef struct fragment_t:
+    uint32_t at                  # bytes of headers the whole datagram begins with (IPv6: those before the fragment header)
+    uint32_t field               # IPv6: where in them the number of what follows the fragment header goes
+    uint32_t data_at             # where the piece's bytes stand in the packet as it came
+    uint32_t length              # how many they are
+    uint32_t offset              # where they belong, bytes
+    uint32_t id
+    uint8_t next_header          # of what was cut in pieces
+    uint8_t more                 # it is not the last
 
 
 cdef struct packet_in_t:
@@ -60,6 +75,9 @@ cdef struct packet_in_t:
     uint8_t ttl
     uint8_t tos
     uint8_t broadcast            # destination is broadcast or multicast, by link or by IP
+    uint8_t piece                # a piece of a datagram, for `reassembly_input`
+    uint8_t reassembled          # none any more: put together from pieces, in private memory
+    fragment_t fragment          # of a piece
     address_t src
     address_t dst
 
@@ -84,6 +102,11 @@ cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t 
 cdef bint packet_payload(const packet_in_t *packet, uint32_t transport_header_length,
                          const uint8_t **payload, uint32_t *length) noexcept nogil
 
+# n bytes of a received packet from *at* on, wherever they lie, and their sum: as they stand in the link's memory, or with
+# what was checked from the private copy.
+cdef uint32_t frame_copy(const packet_in_t *packet, uint32_t at, uint8_t *dst, uint32_t n) noexcept nogil
+cdef uint32_t packet_copy(const packet_in_t *packet, uint32_t at, uint8_t *dst, uint32_t n) noexcept nogil
+
 # header_length: IP plus transport header. Writes the link header; the caller writes IP header on, then commits.
 # What is not committed is dropped with the next claim. Commit counts packets_out and bytes_out.
 cdef int interface_claim(interface_t *ifc, const address_t *next_hop, uint32_t header_length, uint32_t body_length,
@@ -96,7 +119,7 @@ cdef bint interface_on_link(const interface_t *ifc, const address_t *a) noexcept
 cdef int interface_add_address(interface_t *ifc, const address_t *a, uint8_t prefix_length) noexcept nogil  # 0, -errno
 cdef int interface_remove_address(interface_t *ifc, const address_t *a) noexcept nogil
 # loopback and mac are set by the caller afterwards.
-cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counters_t *counters) noexcept nogil
+cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counters_t *counters, ip_t *ip) noexcept nogil
 cdef void interface_free(interface_t *ifc) noexcept nogil
 cdef int64_t interface_next_deadline(interface_t *ifc) noexcept nogil
 cdef void interface_advance(interface_t *ifc, int64_t now_ns) noexcept nogil               # ARP retries and expiry

@@ -8,12 +8,14 @@ from libc.string cimport memcmp, memcpy, memset
 
 from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_v4
 from netstack.counters cimport (
-    DROP_ARP_MALFORMED, DROP_ARP_ON_CHANNEL, DROP_IP_DESTINATION, DROP_IP_HEADER_LENGTH, DROP_IP_SOURCE,
-    DROP_IP_VERSION, DROP_LINK_MALFORMED, DROP_LINK_NOT_OURS, DROP_LINK_TYPE, DROP_NEIGHBOR_QUEUE, DROP_NONE, drop,
+    DROP_ARP_MALFORMED, DROP_ARP_ON_CHANNEL, DROP_IP_DESTINATION, DROP_IP_FRAGMENT, DROP_IP_HEADER_LENGTH, DROP_IP_SOURCE,
+    DROP_IP_VERSION, DROP_LINK_MALFORMED, DROP_LINK_NOT_OURS, DROP_LINK_TYPE, DROP_MULTICAST, DROP_NEIGHBOR_QUEUE, DROP_NONE, drop,
 )
+from netstack.ip.acd cimport acd_advance, acd_next_deadline
 from netstack.ip.arp cimport (
     ARP_FULL, ARP_NO_ROOM, ARP_UNREACHABLE, ARP_WAIT, arp_advance, arp_announce, arp_input, arp_resolve,
 )
+from netstack.ip.igmp cimport igmp_advance, igmp_free, igmp_listens, igmp_next_deadline
 from netstack.ip.neighbor cimport (
     neighbor_claim, neighbor_commit, neighbor_free, neighbor_init, neighbor_t, pending_packet_t,
 )
@@ -21,10 +23,11 @@ from netstack.ip.route cimport address_in_prefix
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, MEDIA_ETHERNET
 from netstack.wire.arp cimport ARP_LENGTH
 from netstack.wire.byte_order cimport host_to_be32, load_be32
+from netstack.wire.checksum cimport checksum_and_copy, checksum_combine
 from netstack.wire.ethernet cimport (
     ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV4, ethernet_is_group, ethernet_t, parse_ethernet, write_ethernet,
 )
-from netstack.wire.ipv4 cimport IPV4_HEADER, ipv4_source_is_martian, ipv4_t, parse_ipv4_header
+from netstack.wire.ipv4 cimport IPV4_HEADER, IPV4_MF, IPV4_OFFSET_MASK, ipv4_source_is_martian, ipv4_t, parse_ipv4_header
 from netstack.wire.ipv6 cimport IPV6_HEADER, ipv6_t, parse_ipv6
 
 cdef enum:
@@ -33,22 +36,26 @@ cdef enum:
 
 # ---- making ----------------------------------------------------------------
 
-cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counters_t *counters) noexcept nogil:
+cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counters_t *counters, ip_t *ip) noexcept nogil:
     memset(ifc, 0, sizeof(interface_t))
     ifc.link = link
     ifc.counters = counters
+    ifc.ip = ip
     ifc.index = index
     ifc.mtu = link.mtu
     ifc.media = link.media
     ifc.link_header = ETHERNET_HEADER if link.media == MEDIA_ETHERNET else 0
     ifc.flushed = 1
-    ifc.icmp_tokens_ns = INT64_MIN
     ifc.defended_ns = INT64_MIN // 2
     neighbor_init(&ifc.neighbors)
 
 
 cdef void interface_free(interface_t *ifc) noexcept nogil:
     neighbor_free(&ifc.neighbors)
+    igmp_free(ifc.igmp)
+    ifc.igmp = NULL
+    free(ifc.acd)
+    ifc.acd = NULL
     free(ifc.scratch)
     ifc.scratch = NULL
     ifc.scratch_size = 0
@@ -181,9 +188,11 @@ cdef DropReason check_addresses(interface_t *ifc, const ipv4_t *ip, packet_in_t 
             out.broadcast = 1
     if ours:
         return DROP_NONE
-    if first_byte(ip.dst_be) >> 4 == 14 or ip.dst_be == UINT32_MAX:
-        out.broadcast = 1
+    out.broadcast = 1
+    if ip.dst_be == UINT32_MAX:
         return DROP_NONE
+    if first_byte(ip.dst_be) >> 4 == 14:
+        return DROP_NONE if igmp_listens(ifc.igmp, ip.dst_be) else DROP_MULTICAST
     return DROP_IP_DESTINATION
 
 
@@ -244,6 +253,8 @@ cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t 
     out.frame = frame
     out.protocol = CONSUMED
     out.broadcast = 0
+    out.piece = 0
+    out.reassembled = 0
     if ifc.media == MEDIA_ETHERNET:
         reason = ethernet_input(ifc, frame, now_ns, out)
         if reason != DROP_NONE or out.protocol == CONSUMED:
@@ -267,11 +278,20 @@ cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t 
     if frame.body_length and <uint32_t> (out.header[0] & 15) << 2 > n:
         return DROP_LINK_MALFORMED
     reason = parse_ipv4_header(out.header, available, not ifc.link.capabilities & LINK_CHECKSUM_TRUSTED, &ip)
-    if reason != DROP_NONE:
+    if reason != DROP_NONE and reason != DROP_IP_FRAGMENT:
         return reason
+    out.piece = reason == DROP_IP_FRAGMENT
     reason = check_addresses(ifc, &ip, out)
     if reason != DROP_NONE:
         return reason
+    if out.piece:
+        out.fragment.at = out.fragment.data_at = ip.header_length
+        out.fragment.field = 0
+        out.fragment.length = ip.total_length - ip.header_length
+        out.fragment.offset = <uint32_t> (ip.flags_offset & IPV4_OFFSET_MASK) * 8
+        out.fragment.more = ip.flags_offset & IPV4_MF != 0
+        out.fragment.id = ip.id
+        out.fragment.next_header = ip.protocol
     out.header_bytes = n if n < ip.total_length else ip.total_length
     out.header_length = ip.header_length
     out.length = ip.total_length
@@ -280,7 +300,7 @@ cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t 
     out.tos = ip.tos
     address_from_v4(&out.src, ip.src_be)
     address_from_v4(&out.dst, ip.dst_be)
-    ifc.counters.ip_delivered += 1
+    ifc.counters.ip_delivered += out.piece == 0
     return DROP_NONE
 
 
@@ -297,6 +317,27 @@ cdef bint packet_payload(const packet_in_t *packet, uint32_t transport_header_le
         return True
     payload[0] = frame.body
     return frame.head_length == link_header + offset
+
+
+cdef uint32_t frame_copy(const packet_in_t *packet, uint32_t at, uint8_t *dst, uint32_t n) noexcept nogil:
+    cdef const frame_t *frame = packet.frame
+    cdef uint32_t head_end = frame.head_length - packet.interface.link_header, done = 0, total = 0
+    if at < head_end:
+        done = n if n < head_end - at else head_end - at
+        total = checksum_and_copy(dst, frame.head + packet.interface.link_header + at, done)
+    if done < n:
+        total = checksum_combine(total, checksum_and_copy(dst + done, frame.body + (at + done - head_end), n - done), done)
+    return total
+
+
+cdef uint32_t packet_copy(const packet_in_t *packet, uint32_t at, uint8_t *dst, uint32_t n) noexcept nogil:
+    cdef uint32_t done = 0, total = 0
+    if at < packet.header_bytes:
+        done = n if n < packet.header_bytes - at else packet.header_bytes - at
+        total = checksum_and_copy(dst, packet.header + at, done)
+    if done < n:
+        total = checksum_combine(total, frame_copy(packet, at + done, dst + done, n - done), done)
+    return total
 
 
 # ---- out -------------------------------------------------------------------
@@ -386,11 +427,17 @@ cdef void interface_flush(interface_t *ifc) noexcept nogil:
 # ---- time ------------------------------------------------------------------
 
 cdef int64_t interface_next_deadline(interface_t *ifc) noexcept nogil:
-    return ifc.neighbors.next_deadline_ns
+    cdef int64_t d = ifc.neighbors.next_deadline_ns, e = igmp_next_deadline(ifc.igmp)
+    if e < d:
+        d = e
+    e = acd_next_deadline(ifc.acd)
+    return e if e < d else d
 
 
 cdef void interface_advance(interface_t *ifc, int64_t now_ns) noexcept nogil:
     arp_advance(ifc, now_ns)
+    igmp_advance(ifc, now_ns)
+    acd_advance(ifc, now_ns)
 
 
 cdef void interface_announce(interface_t *ifc, const address_t *a, int64_t now_ns) noexcept nogil:

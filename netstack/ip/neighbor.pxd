@@ -20,7 +20,7 @@ cdef enum:                       # neighbor_t.state
 cdef enum:
     NEIGHBOR_MAX = 512           # entries of one interface
     NEIGHBOR_INCOMPLETE_MAX = 256    # of them without an answer: a scan leaves room for who does answer
-    NEIGHBOR_QUEUE_MAX = 16      # packets that wait for one neighbour (RFC 1122 section 2.3.2.2 asks for one)
+    NEIGHBOR_QUEUE_MAX = 64      # packets that wait for one neighbour: a datagram of 64 KiB in pieces is 45
     NEIGHBOR_QUEUE_BYTES = 1048576   # of waiting packets, over the whole table
     NEIGHBOR_HINTS = 64          # power of 2
 

@@ -7,17 +7,27 @@ Free places of the table are kept too: the order in which entries are asked agai
 import struct
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from netstack.address cimport address_t
+
+from netstack.ip.groups cimport IGMP_SOURCES, igmp_group_t, source_set_t
+from netstack.ip.igmp cimport igmp_append, igmp_of
 from netstack.ip.neighbor cimport (
     NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_INCOMPLETE, NEIGHBOR_MAX, NEIGHBOR_QUEUE_MAX, neighbor_append,
     neighbor_claim, neighbor_commit, neighbor_schedule, neighbor_t, pending_packet_t,
 )
+from netstack.ip.reassembly cimport (
+    REASSEMBLY_DATAGRAMS, REASSEMBLY_PIECES, partial_t, reassembly_begin, reassembly_insert,
+)
+from netstack.ip.shared cimport ICMP_LIMIT_PLACES
+from netstack.ip.trial cimport TRIALS, acd_t, trial_t
 
 cdef enum:
-    VERSION = 1
+    VERSION = 3
 
-HEADER = struct.Struct("<BHqqQQH")       # version, ip_id, bucket and defence (ns from now), conflicts, places
+HEADER = struct.Struct("<BqQQH")         # version, defence (ns from now), conflicts, places
 ENTRY = struct.Struct("<16s6sBBBqqq")    # address, mac, state, probes, queued; deadline, used, confirmed (ns from now)
 PENDING = struct.Struct("<II")           # head length, whole length
 
@@ -37,11 +47,95 @@ cdef int64_t absolute(int64_t distance_ns, int64_t now_ns) noexcept:
     return INT64_MIN // 2 if distance_ns < -FAR else distance_ns + now_ns
 
 
+GROUP = struct.Struct("<IBBBBqq")        # igmp_group_t: address, exclude, left, mode changed, reports; next report, answer
+QUERIERS = struct.Struct("<Iqqq")        # groups, general answer, queriers of versions 1 and 2
+TRIAL = struct.Struct("<16sBBB6sq")      # trial_t
+
+
+cdef bytes set_save(const source_set_t *s):
+    return struct.pack("<B", s.count) + (<const char *> s.be)[:4 * s.count]
+
+
+cdef Py_ssize_t set_restore(source_set_t *s, bytes data, Py_ssize_t at) except -1:
+    cdef bytes raw
+    count = data[at] if at < len(data) else 255
+    raw = data[at + 1:at + 1 + 4 * count]
+    if count > IGMP_SOURCES or len(raw) != 4 * count:
+        raise ValueError("sources of a group cut short")
+    s.count = count
+    memcpy(s.be, <const char *> raw, len(raw))
+    return at + 1 + len(raw)
+
+
+cdef bytes groups_save(const interface_t *ifc, int64_t now_ns):
+    """Groups and what is to be said of them; addresses on trial."""
+    cdef const igmp_group_t *g
+    cdef const trial_t *t
+    cdef uint32_t i, n = ifc.igmp.count if ifc.igmp != NULL else 0
+    cdef list parts = [QUERIERS.pack(n, remaining(ifc.igmp.general_ns, now_ns) if n else INT64_MAX,
+                                     remaining(ifc.igmp.v1_until_ns, now_ns) if ifc.igmp != NULL else INT64_MIN,
+                                     remaining(ifc.igmp.v2_until_ns, now_ns) if ifc.igmp != NULL else INT64_MIN)]
+    for i in range(n):
+        g = &ifc.igmp.groups[i]
+        parts.append(GROUP.pack(g.be, g.exclude, g.left, g.mode_changed, g.reports, remaining(g.report_ns, now_ns),
+                                remaining(g.answer_ns, now_ns)))
+        parts += [set_save(&g.sources), set_save(&g.allow), set_save(&g.block), set_save(&g.asked)]
+    n = ifc.acd.count if ifc.acd != NULL else 0
+    parts.append(struct.pack("<B", n))
+    for i in range(n):
+        t = &ifc.acd.trials[i]
+        parts.append(TRIAL.pack((<const uint8_t *> &t.address)[:16], t.prefix_length, t.state, t.sent,
+                                (<const uint8_t *> t.mac)[:6], remaining(t.next_ns, now_ns)))
+    return b"".join(parts)
+
+
+cdef Py_ssize_t groups_restore(interface_t *ifc, bytes data, Py_ssize_t at, int64_t now_ns) except -1:
+    cdef igmp_group_t *g
+    cdef trial_t *t
+    n, general, v1, v2 = QUERIERS.unpack_from(data, at)
+    at += QUERIERS.size
+    if n or v1 > -FAR or v2 > -FAR:
+        if igmp_of(ifc) == NULL:
+            raise MemoryError
+        ifc.igmp.general_ns = absolute(general, now_ns)
+        ifc.igmp.v1_until_ns = absolute(v1, now_ns)
+        ifc.igmp.v2_until_ns = absolute(v2, now_ns)
+    for _ in range(n):
+        g = igmp_append(ifc.igmp)
+        if g == NULL:
+            raise ValueError(f"{n} groups")
+        g.be, g.exclude, g.left, g.mode_changed, g.reports, report, answer = GROUP.unpack_from(data, at)
+        g.report_ns = absolute(report, now_ns)
+        g.answer_ns = absolute(answer, now_ns)
+        at = set_restore(&g.sources, data, at + GROUP.size)
+        at = set_restore(&g.allow, data, at)
+        at = set_restore(&g.block, data, at)
+        at = set_restore(&g.asked, data, at)
+    n = struct.unpack_from("<B", data, at)[0]
+    at += 1
+    if n > TRIALS:
+        raise ValueError(f"{n} addresses on trial")
+    if n:
+        ifc.acd = <acd_t *> calloc(1, sizeof(acd_t))
+        if ifc.acd == NULL:
+            raise MemoryError
+    for i in range(n):
+        address, prefix, state, sent, mac, left = TRIAL.unpack_from(data, at)
+        at += TRIAL.size
+        t = &ifc.acd.trials[<uint32_t> i]
+        memcpy(&t.address, <const char *> address, 16)
+        memcpy(t.mac, <const char *> mac, 6)
+        t.prefix_length, t.state, t.sent = prefix, state, sent
+        t.next_ns = absolute(left, now_ns)
+        ifc.acd.count += 1
+    return at
+
+
 cdef bytes interface_save(const interface_t *ifc, int64_t now_ns):
     cdef const neighbor_t *n
     cdef const pending_packet_t *p
     cdef uint32_t i
-    parts = [HEADER.pack(VERSION, ifc.ip_id, remaining(ifc.icmp_tokens_ns, now_ns), remaining(ifc.defended_ns, now_ns),
+    parts = [HEADER.pack(VERSION, remaining(ifc.defended_ns, now_ns),
                          ifc.conflicts, ifc.neighbors.conflicts, ifc.neighbors.count)]
     for i in range(ifc.neighbors.count):
         n = &ifc.neighbors.entries[i]
@@ -53,6 +147,7 @@ cdef bytes interface_save(const interface_t *ifc, int64_t now_ns):
             parts.append(PENDING.pack(p.head_length, p.length))
             parts.append((<const uint8_t *> p.data)[:p.length])
             p = p.next
+    parts.append(groups_save(ifc, now_ns))
     return b"".join(parts)
 
 
@@ -63,7 +158,7 @@ cdef int interface_restore(interface_t *ifc, bytes data, int64_t now_ns) except 
     cdef uint32_t i, places, head, length
     cdef int queued
     try:
-        version, ip_id, tokens, defended, ours, theirs, places = HEADER.unpack_from(data)
+        version, defended, ours, theirs, places = HEADER.unpack_from(data)
         if version != VERSION or places > NEIGHBOR_MAX or ifc.neighbors.count:
             raise ValueError(f"interface state of version {version} with {places} neighbours")
         for i in range(places):
@@ -94,14 +189,113 @@ cdef int interface_restore(interface_t *ifc, bytes data, int64_t now_ns) except 
                 memcpy(p.data, <const char *> data + at, length)
                 neighbor_commit(&ifc.neighbors, p)
                 at += length
+        at = groups_restore(ifc, data, at, now_ns)
         if at != len(data):
             raise ValueError(f"{len(data) - at} bytes too many")
     except struct.error as error:
         raise ValueError(f"interface state cut short: {error}") from None
-    ifc.ip_id = ip_id
-    ifc.icmp_tokens_ns = absolute(tokens, now_ns)
     ifc.defended_ns = absolute(defended, now_ns)
     ifc.conflicts = ours
     ifc.neighbors.conflicts = theirs
     neighbor_schedule(&ifc.neighbors)
+    return 0
+
+
+# ---- fragments -------------------------------------------------------------
+
+FRAGMENTS = struct.Struct("<BIIII")                    # version, bound, timeouts, datagrams
+PARTIAL = struct.Struct("<16s16sIBBBBBBIIIIBqI")       # of partial_t, in its order; time left, pieces
+PIECE = struct.Struct("<II")                           # offset, length
+
+
+cdef bytes fragments_save(const reassembly_t *r, int64_t now_ns):
+    cdef const partial_t *d
+    cdef uint32_t i
+    cdef list parts = [FRAGMENTS.pack(VERSION, r.high_bytes, r.timeout_ms[0], r.timeout_ms[1], r.count)]
+    for version in range(2):
+        d = r.first[<int> version]
+        while d != NULL:
+            parts.append(PARTIAL.pack(
+                (<const uint8_t *> &d.src)[:16], (<const uint8_t *> &d.dst)[:16], d.id, d.protocol, d.v6, d.dead,
+                d.broadcast, d.ecn, d.has_end, d.end, d.head_length, d.kept, d.next_at, d.interface.index,
+                remaining(d.expires_ns, now_ns), d.count))
+            for i in range(d.count):
+                parts.append(PIECE.pack(d.pieces[i].offset, d.pieces[i].length))
+                parts.append((<const uint8_t *> d.pieces[i].memory)[
+                    :d.pieces[i].length + (d.head_length if d.pieces[i].offset == 0 else 0)])
+            d = d.after
+    return b"".join(parts)
+
+
+cdef int fragments_restore(reassembly_t *r, bytes data, int64_t now_ns, interface_t **interfaces,
+                           uint32_t interface_count) except -1:
+    cdef partial_t *d
+    cdef address_t a, b
+    cdef uint8_t *memory
+    cdef uint32_t i, size, at_byte
+    cdef Py_ssize_t at = FRAGMENTS.size
+    try:
+        version, high, r.timeout_ms[0], r.timeout_ms[1], count = FRAGMENTS.unpack_from(data)
+        if version != VERSION or count > REASSEMBLY_DATAGRAMS:
+            raise ValueError(f"{count} datagrams in pieces, version {version}")
+        r.high_bytes = high
+        for _ in range(count):
+            src, dst, id, protocol, v6, dead, broadcast, ecn, has_end, end, head, kept, next_at, index, left, pieces = \
+                PARTIAL.unpack_from(data, at)
+            at += PARTIAL.size
+            if index >= interface_count or pieces > REASSEMBLY_PIECES or kept > head or v6 > 1 or end > 65535 or next_at >= 256:
+                raise ValueError("a datagram in pieces that cannot be")
+            memcpy(&a, <const char *> src, 16)
+            memcpy(&b, <const char *> dst, 16)
+            d = reassembly_begin(r, &a, &b, v6)
+            if d == NULL:
+                raise MemoryError
+            d.id, d.protocol, d.dead, d.broadcast, d.ecn = id, protocol, dead, broadcast, ecn
+            d.has_end, d.end, d.kept, d.next_at = has_end, end, kept, next_at
+            d.interface = interfaces[<uint32_t> index]
+            d.expires_ns = absolute(left, now_ns)
+            at_byte = 0
+            for i in range(<uint32_t> pieces):
+                offset, length = PIECE.unpack_from(data, at)
+                at += PIECE.size
+                size = length + (head if offset == 0 else 0)
+                if offset < at_byte or length == 0 or offset + length > 65535 or size > len(data) - at:
+                    raise ValueError("pieces that overlap")
+                at_byte = offset + length
+                memory = <uint8_t *> malloc(size)
+                if memory == NULL:
+                    raise MemoryError
+                memcpy(memory, <const char *> data + at, size)
+                if not reassembly_insert(r, d, i, offset, length, memory, size):
+                    free(memory)
+                    raise MemoryError
+                if offset == 0:
+                    d.head_length = head
+                at += size
+        if at != len(data):
+            raise ValueError(f"{len(data) - at} bytes too many")
+    except struct.error as error:
+        raise ValueError(f"fragments cut short: {error}") from None
+    return 0
+
+
+# ---- limits of errors ------------------------------------------------------
+
+LIMIT = struct.Struct("<HIq")
+
+
+cdef bytes limits_save(const ip_t *ip, int64_t now_ns):
+    cdef uint32_t i
+    return b"".join(LIMIT.pack(i, ip.icmp_limits[i].tag, ip.icmp_limits[i].next_ns - now_ns)
+                    for i in range(ICMP_LIMIT_PLACES) if ip.icmp_limits[i].tag)
+
+
+cdef int limits_restore(ip_t *ip, bytes data, int64_t now_ns) except -1:
+    if len(data) % LIMIT.size:
+        raise ValueError("limits cut short")
+    for place, tag, left in LIMIT.iter_unpack(data):
+        if place >= ICMP_LIMIT_PLACES:
+            raise ValueError(f"limit number {place}")
+        ip.icmp_limits[<uint32_t> place].tag = tag
+        ip.icmp_limits[<uint32_t> place].next_ns = now_ns + <int64_t> left
     return 0

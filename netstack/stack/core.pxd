@@ -6,7 +6,9 @@ from netstack.address cimport address_t, endpoint_t
 from netstack.counters cimport counters_t
 from netstack.demux cimport demux_t
 from netstack.ip.interface cimport interface_t
+from netstack.ip.reassembly cimport reassembly_t
 from netstack.ip.route cimport route_table_t
+from netstack.ip.shared cimport ip_t
 from netstack.link.link cimport Link, link_t
 from netstack.sock cimport event_list_t, sock_t
 from netstack.stack.tracing cimport trace_t
@@ -21,6 +23,9 @@ cdef struct stack_t:
     tcp_t tcp                    # what TCP shares: clock, timers, output list, events, secrets, settings, counters
     demux_t demux
     route_table_t routes
+    ip_t ip                      # what interfaces share: settings, limits
+    reassembly_t fragments
+    uint32_t raw_count           # raw sockets
     interface_t *interfaces[STACK_INTERFACES]
     uint32_t interface_count
     tcb_t *last_tcb              # the connection of the segment before: often of this one too

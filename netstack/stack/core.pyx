@@ -15,16 +15,23 @@ from netstack.demux cimport (
     as_tw, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove, demux_time_wait,
     demux_tw_remove, demux_tw_restart, demux_unbind, is_tw, tw_t,
 )
-from netstack.ip.icmp cimport icmp_send_unreachable
+from netstack.ip.icmp cimport icmp_send_error, icmp_send_unreachable
+from netstack.ip.igmp cimport igmp_input
 from netstack.ip.interface cimport (
     CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_advance, interface_claim, interface_commit, interface_flush,
     interface_free, interface_has_address, interface_init, interface_input, interface_next_deadline, packet_in_t,
     packet_out_t, packet_payload,
 )
+from netstack.ip.reassembly cimport (
+    reassembly_expire, reassembly_free, reassembly_init, reassembly_input, reassembly_next_deadline, reassembly_release,
+)
 from netstack.ip.route cimport route_free, route_init, route_lookup
+from netstack.ip.shared cimport ip_init
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, frame_t
 from netstack.sock cimport SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_TCP
 from netstack.stack.datagrams cimport icmp_arrives, on_unreachable, udp_input, wake_datagram_waiters
+from netstack.stack.raw cimport raw_input
+from netstack.stack.sockets cimport stack_is_group
 from netstack.stack.tracing cimport trace_received, trace_sent
 from netstack.tcp.accounting cimport account_limits
 from netstack.tcp.buffers cimport pool_free, send_forget
@@ -44,6 +51,7 @@ from netstack.tcp.tcb cimport (
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
 from netstack.udp.endpoint cimport udp_endpoint_free, udp_endpoint_t
 from netstack.wire.checksum cimport checksum_combine, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6
+from netstack.wire.icmp cimport ICMP_TIME_EXCEEDED
 from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
 from netstack.wire.tcp cimport NO_ACCECN, parse_tcp, tcp_header_t
@@ -52,6 +60,7 @@ cdef enum:
     BATCH = 32                   # frames taken from a link at a time
     PROTOCOL_CONSUMED = 255      # what interface_input says of a frame it answered itself
     OUTPUT_BURST = 64            # segments of one connection before the next has its turn
+    PROTOCOL_IGMP = 2
     HEADERS_MAX = 100            # IPv6 header and the longest TCP header
 
 
@@ -73,6 +82,8 @@ cdef void stack_init(stack_t *stack, const uint8_t *seed) noexcept nogil:
     stack.tcp.bare_capacity = MAX_BARE if stack.tcp.bare != NULL else 0
     stack.next_sock_id = 1
     route_init(&stack.routes)
+    ip_init(&stack.ip, seed, seed + 16)
+    reassembly_init(&stack.fragments, seed, &stack.tcp.counters)
 
 
 cdef void free_sock(stack_t *stack, sock_t *sock) noexcept nogil:
@@ -103,6 +114,7 @@ cdef void stack_destroy(stack_t *stack) noexcept nogil:
         free(stack.interfaces[i])
     stack.interface_count = 0
     route_free(&stack.routes)
+    reassembly_free(&stack.fragments)
 
 
 cdef interface_t *route_to(void *context, const address_t *dst, address_t *next_hop) noexcept nogil:
@@ -118,7 +130,7 @@ cdef interface_t *stack_add_interface(stack_t *stack, link_t *link) noexcept nog
     ifc = <interface_t *> calloc(1, sizeof(interface_t))
     if ifc == NULL:
         return NULL
-    interface_init(ifc, link, stack.interface_count, &stack.tcp.counters)
+    interface_init(ifc, link, stack.interface_count, &stack.tcp.counters, &stack.ip)
     ifc.context = stack
     ifc.on_unreachable = on_unreachable
     ifc.route_to = route_to
@@ -348,7 +360,7 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
         seg.accecn_order = h.accecn_order
         for k in range(h.accecn_fields):
             seg.accecn[k] = h.accecn[k]
-    seg.trusted = (packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED) != 0
+    seg.trusted = (packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED) != 0 and not packet.reassembled
     seg.interface = <uint8_t> packet.interface.index
     seg.broadcast = 0
     if address_is_v4(&seg.src):
@@ -437,10 +449,20 @@ cdef DropReason reincarnate(stack_t *stack, tcb_t *listener, tw_t *tw, segment_t
 
 cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) noexcept nogil:
     cdef packet_in_t packet
+    cdef bint heard = False
     cdef DropReason reason = interface_input(ifc, frame, stack.tcp.now_ns, &packet)
     if reason == DROP_NONE and stack.interface_count > 2 and not ifc.loopback and \
             packet.protocol != PROTOCOL_CONSUMED and stack_is_local(stack, &packet.src):
         reason = DROP_IP_SOURCE                        # one of our own addresses, from outside (CVE-1999-0016)
+    if reason == DROP_NONE and ifc.loopback and not packet.broadcast and packet.protocol != PROTOCOL_CONSUMED:
+        packet.broadcast = stack_is_group(stack, &packet.dst)      # what we sent to all, come back
+    if reason == DROP_NONE and packet.piece:
+        reason = reassembly_input(&stack.fragments, &packet, stack.tcp.now_ns)
+        if reason == DROP_NONE and packet.piece:
+            return                                     # kept until the rest is there
+        stack.tcp.counters.ip_delivered += packet.reassembled
+    if reason == DROP_NONE and stack.raw_count and packet.protocol != PROTOCOL_CONSUMED:
+        heard = raw_input(stack, &packet)
     if reason == DROP_NONE:
         if packet.protocol == PROTOCOL_TCP:
             reason = tcp_input(stack, &packet)
@@ -448,11 +470,27 @@ cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) no
             reason = udp_input(stack, &packet)
         elif packet.protocol == (PROTOCOL_ICMP if address_is_v4(&packet.dst) else PROTOCOL_ICMPV6):
             reason = icmp_arrives(stack, &packet)
-        elif packet.protocol != PROTOCOL_CONSUMED:
+        elif packet.protocol == PROTOCOL_IGMP and address_is_v4(&packet.dst):
+            reason = igmp_input(&packet, stack.tcp.now_ns)
+        elif packet.protocol != PROTOCOL_CONSUMED and not heard:
             icmp_send_unreachable(&packet, 2, stack.tcp.now_ns)
             reason = DROP_IP_PROTOCOL
     if reason != DROP_NONE:
         drop(&stack.tcp.counters, reason)
+    if packet.reassembled:
+        reassembly_release(&stack.fragments)
+
+
+cdef void expire_fragments(stack_t *stack, int64_t now_ns) noexcept nogil:
+    cdef packet_in_t packet
+    cdef int due
+    while True:
+        due = reassembly_expire(&stack.fragments, now_ns, &packet)
+        if due == 0:
+            break
+        if due == 1 and address_is_v4(&packet.src):
+            icmp_send_error(&packet, ICMP_TIME_EXCEEDED, 1, 0, now_ns)
+    reassembly_release(&stack.fragments)
 
 
 cdef int receive_from(stack_t *stack, interface_t *ifc, int budget) noexcept nogil:
@@ -646,6 +684,9 @@ cdef int64_t stack_next_deadline(stack_t *stack) noexcept nogil:
     cdef uint32_t i
     if stack.demux.tw_first != NULL and stack.demux.tw_first.expires_ns < d:
         d = stack.demux.tw_first.expires_ns
+    e = reassembly_next_deadline(&stack.fragments)
+    if e < d:
+        d = e
     for i in range(stack.interface_count):
         e = interface_next_deadline(stack.interfaces[i])
         if e < d:
@@ -676,6 +717,8 @@ cdef void stack_advance(stack_t *stack, int64_t now_ns) noexcept nogil:
                 interface_advance(stack.interfaces[i], start)
         while stack.demux.tw_first != NULL and stack.demux.tw_first.expires_ns <= start:
             demux_tw_remove(&stack.demux, stack.demux.tw_first)
+        if reassembly_next_deadline(&stack.fragments) <= start:
+            expire_fragments(stack, start)
         stack_output(stack)
     stack_set_now(stack, now_ns)
     if stack.tcp.output_first != NULL or stack.tcp.bare_count or stack.datagram_waiters:

@@ -1,26 +1,32 @@
 """Datagrams and ICMP: what arrives finds its socket; errors, and neighbours that do not answer, find who they concern."""
 
-from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT
+from libc.errno cimport EHOSTUNREACH, EPROTO
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from netstack.address cimport address_is_v4, address_v4
+from netstack.address cimport address_equal, address_is_any, address_is_v4, address_v4
 from netstack.counters cimport (
     DROP_IP_PROTOCOL, DROP_LINK_MALFORMED, DROP_NONE, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason,
 )
 from netstack.demux cimport demux_datagram, demux_find, demux_hash, is_tw
-from netstack.ip.icmp cimport icmp6_input, icmp_input, icmp_message_t, icmp_send_unreachable
+from netstack.ip.icmp cimport (
+    ICMP_HARD, icmp6_input, icmp_input, icmp_message_t, icmp_send_unreachable, icmp_unreachable_errno,
+)
 from netstack.ip.interface cimport packet_in_t, packet_payload
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED
 from netstack.sock cimport EVENT_ERR, EVENT_IN, EVENT_OUT, SOCK_PING, SOCK_TCP, SOCK_UDP, sock_event
 from netstack.stack.core cimport stack_t
+from netstack.stack.endpoint_errors cimport endpoint_icmp_error
+from netstack.stack.multicast cimport multicast_wanted
+from netstack.stack.raw cimport arrival_of
 from netstack.tcp.connection cimport connection_abort
 from netstack.tcp.mtu cimport mtu_reported
 from netstack.tcp.recovery cimport recovery_resend
 from netstack.tcp.seq cimport seq_ge, seq_lt
 from netstack.tcp.tcb cimport ESTABLISHED, SYN_SENT, tcb_t
-from netstack.udp.endpoint cimport udp_deliver, udp_endpoint_t
+from netstack.udp.endpoint cimport arrival_t, udp_deliver, udp_endpoint_t
 from netstack.wire.checksum cimport checksum_fold, checksum_partial
+from netstack.wire.icmp cimport ICMP_CODE_FRAGMENTATION, ICMP_PARAMETER_PROBLEM, ICMP_UNREACHABLE
 from netstack.wire.ipv4 cimport PROTOCOL_TCP, PROTOCOL_UDP
 from netstack.wire.ipv6 cimport PROTOCOL_ICMPV6
 from netstack.wire.udp cimport parse_udp, udp_partial, udp_t
@@ -34,6 +40,7 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     cdef uint32_t length, i
     cdef udp_endpoint_t *ep
     cdef int64_t partial
+    cdef arrival_t how
     cdef DropReason reason
     if not address_is_v4(&packet.dst):
         return DROP_IP_PROTOCOL                        # datagrams are IPv4's
@@ -44,16 +51,17 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     if reason != DROP_NONE:
         return reason
     partial = udp_partial(&h, address_v4(&packet.src), address_v4(&packet.dst))
-    if packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED:
+    if packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED and not packet.reassembled:
         partial = -1
+    arrival_of(packet, &how)
     if packet.broadcast:
         # Every socket bound to the port gets a copy (RFC 1122 section 4.1.3.3 lets it).
         reason = DROP_UDP_NO_PORT
         for i in range(stack.sock_count):
             if stack.socks[i].kind == SOCK_UDP:
                 ep = <udp_endpoint_t *> stack.socks[i]
-                if ep.lport == h.dport and not ep.connected:
-                    reason = udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial)
+                if ep.lport == h.dport and hears_group(ep, packet, h.sport):
+                    reason = udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial, &how)
         return reason
     ep = demux_datagram(&stack.demux, SOCK_UDP, &packet.dst, h.dport, &packet.src, h.sport)
     if ep == NULL:
@@ -61,12 +69,23 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
             return DROP_UDP_CHECKSUM                   # no answer to what may not have been meant for us
         icmp_send_unreachable(packet, 3, stack.tcp.now_ns)
         return DROP_UDP_NO_PORT
-    return udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial)
+    return udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial, &how)
+
+
+cdef bint hears_group(const udp_endpoint_t *ep, const packet_in_t *packet, uint16_t sport) noexcept nogil:
+    """Is a broadcast or multicast datagram for this socket? One that is bound to an address hears that of the datagram
+    alone; a connected one hears its peer."""
+    if ep.connected and (ep.rport != sport or not address_equal(&ep.remote, &packet.src)):
+        return False
+    if not address_is_any(&ep.local) and not address_equal(&ep.local, &packet.dst):
+        return False
+    return multicast_wanted(ep, packet)
 
 
 cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil:
     cdef icmp_message_t m
     cdef udp_endpoint_t *ep
+    cdef arrival_t how
     cdef DropReason reason
     if packet.protocol == PROTOCOL_ICMPV6:
         reason = icmp6_input(packet, &m)
@@ -78,7 +97,8 @@ cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil
         ep = demux_datagram(&stack.demux, SOCK_PING, &packet.dst, m.identifier, &packet.src, 0)
         if ep == NULL:
             return DROP_UDP_NO_PORT
-        return udp_deliver(ep, &stack.tcp.events, &packet.src, 0, m.payload - 8, m.payload_length + 8, -1)
+        arrival_of(packet, &how)
+        return udp_deliver(ep, &stack.tcp.events, &packet.src, 0, m.payload - 8, m.payload_length + 8, -1, &how)
     if m.is_error:
         icmp_error(stack, &m)
     return DROP_NONE
@@ -103,40 +123,31 @@ cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
     sequence number it quotes is outstanding; a connected datagram socket reports it."""
     cdef void *p
     cdef tcb_t *tcb
-    cdef udp_endpoint_t *ep
-    cdef int error
-    if m.type != 3:
+    cdef int error = EHOSTUNREACH
+    if m.embedded_protocol != PROTOCOL_TCP:
+        endpoint_icmp_error(stack, m)
         return
-    if m.code == 4:
+    if m.type == ICMP_UNREACHABLE and m.code == ICMP_CODE_FRAGMENTATION:
         too_big(stack, m)
         return
-    if m.code == 3:
-        error = ECONNREFUSED
-    elif m.code == 2:
-        error = ENOPROTOOPT
-    elif m.code == 0 or m.code == 6 or m.code == 9 or m.code == 11:
-        error = ENETUNREACH
+    if m.type == ICMP_UNREACHABLE:
+        error = icmp_unreachable_errno(m.code) & ~ICMP_HARD
+    elif m.type == ICMP_PARAMETER_PROBLEM:
+        error = EPROTO
+    p = demux_find(
+        &stack.demux,
+        demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
+        &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
+    if p == NULL or is_tw(p):
+        return
+    tcb = <tcb_t *> p
+    if seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt):
+        return
+    stack.tcp.counters.icmp_errors_in += 1
+    if tcb.state == SYN_SENT and m.type == ICMP_UNREACHABLE and (m.code == 2 or m.code == 3):
+        connection_abort(tcb, error, False)
     else:
-        error = EHOSTUNREACH
-    if m.embedded_protocol == PROTOCOL_TCP:
-        p = demux_find(
-            &stack.demux,
-            demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
-            &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
-        if p == NULL or is_tw(p):
-            return
-        tcb = <tcb_t *> p
-        if seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt):
-            return
-        if tcb.state == SYN_SENT and (m.code == 2 or m.code == 3):
-            connection_abort(tcb, error, False)
-        else:
-            tcb.soft_error = error
-    elif m.embedded_protocol == PROTOCOL_UDP:
-        ep = demux_datagram(&stack.demux, SOCK_UDP, &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
-        if ep != NULL and ep.connected:
-            ep.sock.error = error
-            sock_event(&stack.tcp.events, &ep.sock, EVENT_IN | EVENT_OUT | EVENT_ERR)
+        tcb.soft_error = error
 
 
 # --- out --------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from netstack.sock cimport (
-    EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_TCP, sock_event,
+    EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_RAW, SOCK_TCP, sock_event,
 )
+from netstack.stack.ip_options cimport ip_option_get, ip_option_set, ip_sysctl_get, ip_sysctl_set, is_ip_sysctl
 from netstack.stack.tcp_info cimport (
     CC_INFO_BYTES, MEMINFO_WORDS, cc_info_fill, meminfo_fill, tcp_info_fill, tcp_info_t,
 )
@@ -94,8 +95,13 @@ cdef uint32_t buffer_size(int32_t asked) noexcept nogil:
 cdef int option_set(stack_t *stack, sock_t *sock, int level, int name, const uint8_t *value, uint32_t n) noexcept nogil:
     cdef int32_t v = 0
     cdef tcb_t *tcb = <tcb_t *> sock if sock.kind == SOCK_TCP else NULL
+    cdef int r
     if level == SOL_TCP and name == TCP_CONGESTION and tcb != NULL:
         return set_congestion(stack, tcb, value, n)
+    if tcb == NULL and level != SOL_SOCKET:
+        r = ip_option_set(stack, <udp_endpoint_t *> sock, level, name, value, n)
+        if r != -ENOPROTOOPT:
+            return r
     if n < sizeof(int32_t):
         if n == 1 and (level == SOL_IP or level == SOL_IPV6):
             v = value[0]                               # IP options also come as one byte
@@ -284,9 +290,14 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
     cdef tcp_info_t info
     cdef tcb_t *tcb = <tcb_t *> sock if sock.kind == SOCK_TCP else NULL
     cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
+    cdef int r
+    if tcb == NULL and level != SOL_SOCKET:
+        r = ip_option_get(stack, ep, level, name, value, n)
+        if r != -ENOPROTOOPT:
+            return r
     if level == SOL_SOCKET:
         if name == SO_TYPE:
-            v = 1 if sock.kind == SOCK_TCP else 2
+            v = 1 if sock.kind == SOCK_TCP else (3 if sock.kind == SOCK_RAW else 2)
         elif name == SO_ERROR:
             v = sock.error
             sock.error = 0
@@ -308,7 +319,7 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
         elif name == SO_ACCEPTCONN:
             v = 1 if tcb != NULL and tcb.state == LISTEN else 0
         elif name == SO_PROTOCOL:
-            v = 6 if tcb != NULL else (1 if sock.kind == SOCK_PING else 17)
+            v = 6 if tcb != NULL else (ep.protocol if sock.kind == SOCK_RAW else (1 if sock.kind == SOCK_PING else 17))
         elif name == SO_DOMAIN:
             v = 10 if sock.flags & SF_V6 else 2
         elif name == SO_MAX_PACING_RATE:
@@ -456,6 +467,8 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
     """Raises KeyError for a name we do not have, ValueError for a value out of range."""
     cdef tcp_config_t *c = &stack.tcp.config
     cdef const congestion_ops_t *ops
+    if is_ip_sysctl(name):
+        return ip_sysctl_set(stack, name, value)
     if name not in SYSCTLS:
         raise KeyError(f"no setting {name!r}; there are: {', '.join(sorted(SYSCTLS))}")
     if name == "net.ipv4.tcp_congestion_control":
@@ -589,6 +602,8 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
 cdef object sysctl_get(stack_t *stack, str name):
     """The value as it stands; KeyError for a name we do not have."""
     cdef tcp_config_t *c = &stack.tcp.config
+    if is_ip_sysctl(name):
+        return ip_sysctl_get(stack, name)
     if name not in SYSCTLS:
         raise KeyError(f"no setting {name!r}; there are: {', '.join(sorted(SYSCTLS))}")
     return {

@@ -25,10 +25,13 @@ from netstack.demux cimport (
 )
 from netstack.ip.interface cimport interface_add_address, interface_t
 from netstack.ip.route cimport route_add
-from netstack.ip.state cimport interface_restore, interface_save
+from netstack.ip.shared cimport ICMP_LIMIT_PLACES, icmp_limit_t, ip_t
+from netstack.ip.state cimport (
+    fragments_restore, fragments_save, interface_restore, interface_save, limits_restore, limits_save,
+)
 from netstack.link.link cimport MEDIA_ETHERNET, Link
 from netstack.link.queue cimport QueueLink
-from netstack.sock cimport SF_BOUND, SF_ORPHAN, SF_QUEUED_EVENT, SOCK_TCP, sock_t
+from netstack.sock cimport SF_BOUND, SF_ORPHAN, SF_QUEUED_EVENT, SOCK_RAW, SOCK_TCP, sock_t
 from netstack.stack.core cimport (
     stack_add_interface, stack_init, stack_new_tcb, stack_register, stack_t,
 )
@@ -37,19 +40,22 @@ from netstack.tcp.congestion.controller cimport congestion_default, congestion_f
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.scoreboard cimport NONE, recovery_reserve, scoreboard_append, scoreboard_reserve, sent_at
 from netstack.tcp.tcb cimport (
-    CC_UNSAVED, CE, CLOSED, ECN_ASKED, LISTEN, MAX_RECORD_ENDS, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX,
+    CC_UNSAVED, CE, CLOSED, ECN_ASKED, LISTEN, MAX_PATH_MTUS, MAX_RECORD_ENDS, SENT_AGAIN, SENT_LISTED, SENT_LOST,
+    SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX,
     TF_OUTPUT, TF_SACK_OK,
-    TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
+    TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, path_mtu_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
     want_output,
 )
 from netstack.tcp.timers cimport timer_update
-from netstack.udp.endpoint cimport datagram_t, udp_endpoint_init, udp_endpoint_t
+from netstack.udp.endpoint cimport datagram_t, membership_t, udp_endpoint_init, udp_endpoint_t
 from netstack.wire.tcp cimport ACCECN_FIELDS
 
 from netstack.config import InterfaceConfig, StackConfig
 from netstack.errors import SnapshotError
 
 MAGIC = b"netstack snapshot 1\n"
+QUEUED_FORM = "<16sHI16sBBBBBBiI16s"      # a datagram in a queue: source, how it came; its bytes follow
+MEMBERSHIP_FORM = "<16sIBI"
 SENT_FORM = "<IIqQqqQIB"         # a segment in flight
 
 cdef enum:                       # record types
@@ -348,12 +354,48 @@ cdef list datagram_fields():
         ("rcvbuf", <char *> &s.rcvbuf - base, sizeof(s.rcvbuf), False),
         ("sndbuf", <char *> &s.sndbuf - base, sizeof(s.sndbuf), False),
         ("dropped", <char *> &s.dropped - base, sizeof(s.dropped), False),
+        ("protocol", <char *> &s.protocol - base, sizeof(s.protocol), False),
+        ("pmtu_discovery", <char *> &s.pmtu_discovery - base, sizeof(s.pmtu_discovery), False),
+        ("multicast_loop", <char *> &s.multicast_loop - base, sizeof(s.multicast_loop), False),
+        ("multicast_ttl", <char *> &s.multicast_ttl - base, sizeof(s.multicast_ttl), False),
+        ("multicast_interface", <char *> &s.multicast_interface - base, sizeof(s.multicast_interface), False),
+        ("multicast_source", <char *> &s.multicast_source - base, sizeof(s.multicast_source), False),
+        ("wants", <char *> &s.wants - base, sizeof(s.wants), False),
+        ("modes", <char *> &s.modes - base, sizeof(s.modes), False),
+        ("check_offset", <char *> &s.check_offset - base, sizeof(s.check_offset), False),
+        ("filter", <char *> &s.filter - base, sizeof(s.filter), False),
+        ("big_length", <char *> &s.big_length - base, sizeof(s.big_length), False),
+        ("big_dst", <char *> &s.big_dst - base, sizeof(s.big_dst), False),
+        ("big_ns", <char *> &s.big_ns - base, sizeof(s.big_ns), True),
+    ]
+
+
+cdef list ip_fields():
+    cdef ip_t s
+    cdef char *base = <char *> &s
+    return [
+        ("config.echo_ignore_all", <char *> &s.config.echo_ignore_all - base, sizeof(s.config.echo_ignore_all), False),
+        ("config.echo_ignore_broadcasts", <char *> &s.config.echo_ignore_broadcasts - base,
+         sizeof(s.config.echo_ignore_broadcasts), False),
+        ("config.no_pmtu_disc", <char *> &s.config.no_pmtu_disc - base, sizeof(s.config.no_pmtu_disc), False),
+        ("config.default_ttl", <char *> &s.config.default_ttl - base, sizeof(s.config.default_ttl), False),
+        ("config.ratelimit_ms", <char *> &s.config.ratelimit_ms - base, sizeof(s.config.ratelimit_ms), False),
+        ("config.msgs_per_sec", <char *> &s.config.msgs_per_sec - base, sizeof(s.config.msgs_per_sec), False),
+        ("config.msgs_burst", <char *> &s.config.msgs_burst - base, sizeof(s.config.msgs_burst), False),
+        ("config.max_memberships", <char *> &s.config.max_memberships - base, sizeof(s.config.max_memberships), False),
+        ("config.max_msf", <char *> &s.config.max_msf - base, sizeof(s.config.max_msf), False),
+        ("config.igmp_version", <char *> &s.config.igmp_version - base, sizeof(s.config.igmp_version), False),
+        ("config.acd", <char *> &s.config.acd - base, sizeof(s.config.acd), False),
+        ("random", <char *> &s.random - base, sizeof(s.random), False),
+        ("id_counters", <char *> &s.id_counters - base, sizeof(s.id_counters), False),
+        ("icmp_next_ns", <char *> &s.icmp_next_ns - base, sizeof(s.icmp_next_ns), True),
     ]
 
 
 
 cdef dict TABLES = {
     "tcp": tcb_fields(), "recovery": recovery_fields(), "config": config_fields(), "time_wait": time_wait_fields(), "datagram": datagram_fields(),
+    "ip": ip_fields(),
 }
 
 
@@ -568,14 +610,56 @@ cdef bytes datagram_record(const udp_endpoint_t *ep):
     cdef list out = [pack(TABLES["datagram"], ep)]
     cdef const datagram_t *d = ep.first
     cdef uint32_t n = 0
+    cdef const membership_t *m = ep.memberships
     while d != NULL:
-        out.append((<const char *> &d.src)[:16])
-        out.append(struct.pack("<HI", d.sport, d.length))
-        out.append((<const char *> (d + 1))[:d.length])
+        out.append(queued_datagram(d))
         n += 1
         d = d.next
     out.insert(1, struct.pack("<I", n))
+    n = 0
+    d = ep.first_error
+    at = len(out)
+    while d != NULL:
+        out.append(queued_datagram(d))
+        n += 1
+        d = d.next
+    out.insert(at, struct.pack("<I", n))
+    n = 0
+    at = len(out)
+    while m != NULL:
+        out.append(struct.pack(MEMBERSHIP_FORM, (<const char *> &m.group)[:16], m.interface, m.exclude, m.source_count))
+        out.append((<const char *> m.sources)[:16 * m.source_count] if m.source_count else b"")
+        n += 1
+        m = m.next
+    out.insert(at, struct.pack("<I", n))
     return b"".join(out)
+
+
+cdef bytes queued_datagram(const datagram_t *d):
+    return struct.pack(QUEUED_FORM, (<const char *> &d.src)[:16], d.sport, d.length,
+                       (<const char *> &d.how.dst)[:16], d.how.interface, d.how.ttl, d.how.tos, d.how.origin, d.how.type,
+                       d.how.code, d.how.error, d.how.info, (<const char *> &d.how.offender)[:16]) + \
+        (<const char *> (d + 1))[:d.length]
+
+
+cdef datagram_t *read_datagram(Reader r) except NULL:
+    """The opposite; the caller puts it into a queue."""
+    cdef datagram_t *d
+    cdef bytes src, dst, offender, raw
+    src, port, length, dst, interface, ttl, tos, origin, type, code, error, info, offender = struct.unpack(
+        QUEUED_FORM, r.take(struct.calcsize(QUEUED_FORM)))
+    raw = r.take(length)
+    d = <datagram_t *> calloc(1, sizeof(datagram_t) + <size_t> length)
+    need(d != NULL)
+    memcpy(&d.src, <const char *> src, 16)
+    memcpy(&d.how.dst, <const char *> dst, 16)
+    memcpy(&d.how.offender, <const char *> offender, 16)
+    d.sport = port
+    d.length = length
+    d.how.interface, d.how.ttl, d.how.tos, d.how.origin = interface, ttl, tos, origin
+    d.how.type, d.how.code, d.how.error, d.how.info = type, code, error, info
+    memcpy(d + 1, <const char *> raw, d.length)
+    return d
 
 
 cdef dict interface_state(const interface_t *ifc, int64_t now_ns):
@@ -587,6 +671,32 @@ cdef dict interface_state(const interface_t *ifc, int64_t now_ns):
                       for k in range(ifc.address_count)],
         "state": interface_save(ifc, now_ns).hex(),
     }
+
+
+cdef list path_mtus(stack_t *c):
+    """What paths were said to carry, oldest first, with the time that is left."""
+    cdef list out = []
+    cdef path_mtu_t *entry
+    cdef uint32_t i
+    for i in range(<uint32_t> MAX_PATH_MTUS):
+        entry = &c.tcp.path_mtus[(c.tcp.path_mtu_next + i) % MAX_PATH_MTUS]
+        if entry.mtu and entry.until_ns > c.tcp.now_ns:
+            out.append([(<const char *> &entry.remote)[:16].hex(), entry.mtu, entry.until_ns - c.tcp.now_ns])
+    return out
+
+
+cdef object restore_path_mtus(stack_t *c, list paths):
+    cdef bytes raw
+    cdef uint32_t i
+    for remote, mtu, left in paths[:<int> MAX_PATH_MTUS]:
+        raw = bytes.fromhex(remote)
+        if len(raw) != 16:
+            raise SnapshotError("a path MTU of no address")
+        i = c.tcp.path_mtu_next % MAX_PATH_MTUS
+        memcpy(&c.tcp.path_mtus[i].remote, <const char *> raw, 16)
+        c.tcp.path_mtus[i].mtu = mtu
+        c.tcp.path_mtus[i].until_ns = c.tcp.now_ns + <int64_t> left
+        c.tcp.path_mtu_next += 1
 
 
 cdef bytes snapshot_stack(Stack stack):
@@ -635,6 +745,8 @@ cdef bytes snapshot_stack(Stack stack):
         "settings": [{"addresses": list(s.addresses), "gateway": s.gateway, "mtu": s.mtu, "media": s.media, "mac": s.mac}
                      for s in stack.config.interfaces],
         "bound": bound, "output": output,
+        "ip": pack(TABLES["ip"], &c.ip).hex(), "icmp_limits": limits_save(&c.ip, c.tcp.now_ns).hex(),
+        "path_mtus": path_mtus(c), "fragments": fragments_save(&c.fragments, c.tcp.now_ns).hex(),
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     parts = [MAGIC, struct.pack("<II", len(text), len(records)), text]
@@ -738,8 +850,9 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict fa
 cdef object restore_datagram(stack_t *c, Reader r, list plan, int64_t shift):
     cdef udp_endpoint_t *ep = <udp_endpoint_t *> calloc(1, sizeof(udp_endpoint_t))
     cdef datagram_t *d
-    cdef bytes raw, src
-    cdef uint32_t length
+    cdef membership_t *m
+    cdef membership_t **last
+    cdef bytes raw, group
     need(ep != NULL)
     udp_endpoint_init(ep)
     unpack(r, plan, ep, shift)
@@ -747,25 +860,40 @@ cdef object restore_datagram(stack_t *c, Reader r, list plan, int64_t shift):
     if stack_register(c, &ep.sock) != 0:
         free(ep)
         need(False)
+    c.raw_count += ep.sock.kind == SOCK_RAW
     for _ in range(r.number("<I")):
-        src = r.take(16)
-        port = r.number("<H")
-        length = r.number("<I")
-        raw = r.take(length)
-        d = <datagram_t *> malloc(sizeof(datagram_t) + length)
-        need(d != NULL)
-        d.next = NULL
-        memcpy(&d.src, <const char *> src, 16)
-        d.sport = port
-        d.length = length
-        memcpy(d + 1, <const char *> raw, length)
+        d = read_datagram(r)
         if ep.last == NULL:
             ep.first = d
         else:
             ep.last.next = d
         ep.last = d
         ep.queued += 1
-        ep.queued_bytes += length + <uint32_t> sizeof(datagram_t)
+        ep.queued_bytes += d.length + <uint32_t> sizeof(datagram_t)
+    for _ in range(r.number("<I")):
+        d = read_datagram(r)
+        if ep.last_error == NULL:
+            ep.first_error = d
+        else:
+            ep.last_error.next = d
+        ep.last_error = d
+        ep.error_bytes += d.length + <uint32_t> sizeof(datagram_t)
+    last = &ep.memberships
+    for _ in range(r.number("<I")):
+        group, interface, exclude, count = struct.unpack(MEMBERSHIP_FORM, r.take(struct.calcsize(MEMBERSHIP_FORM)))
+        raw = r.take(16 * count)
+        m = <membership_t *> calloc(1, sizeof(membership_t))
+        need(m != NULL)
+        last[0] = m
+        last = &m.next
+        memcpy(&m.group, <const char *> group, 16)
+        m.interface = interface
+        m.exclude = exclude
+        if count:
+            m.sources = <address_t *> malloc(16 * <size_t> count)
+            need(m.sources != NULL)
+            memcpy(m.sources, <const char *> raw, 16 * <size_t> count)
+        m.source_count = count
 
 
 cdef sock_t *by_id(stack_t *c, dict index, object id) except NULL:
@@ -861,6 +989,14 @@ cdef Stack restore_stack(object cls, object data, object now_ns, object links):
         except (ValueError, KeyError, TypeError) as e:
             raise SnapshotError(f"an interface of the snapshot cannot be restored: {e}") from e
     stack.add_loopback()
+    raw = bytes.fromhex(header["ip"])
+    unpack(Reader(raw), plans["ip"], &c.ip, shift)
+    try:
+        limits_restore(&c.ip, bytes.fromhex(header["icmp_limits"]), now_ns)
+        fragments_restore(&c.fragments, bytes.fromhex(header["fragments"]), now_ns, c.interfaces, c.interface_count)
+    except ValueError as e:
+        raise SnapshotError(f"limits or fragments of the snapshot cannot be restored: {e}") from e
+    restore_path_mtus(c, header["path_mtus"])
     for prefix, length, text, interface in header["routes"]:
         raw = bytes.fromhex(prefix)
         memcpy(&a, <const char *> raw, 16)

@@ -6,11 +6,13 @@ The caller holds the stack's lock, calls ``stack_set_now`` first, and wakes whoe
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from netstack.address cimport endpoint_t
+from netstack.address cimport address_t, endpoint_t
 from netstack.sock cimport sock_t
 from netstack.stack.core cimport stack_t
+from netstack.stack.sending cimport send_how_t
+from netstack.udp.endpoint cimport arrival_t
 
-# type: SOCK_STREAM 1, SOCK_DGRAM 2 (protocol 0, 17, or 1 for a ping socket); family AF_INET 2, AF_INET6 10
+# type: SOCK_STREAM 1, SOCK_DGRAM 2 (protocol 0, 17, or 1 for a ping socket), SOCK_RAW 3 (any but 0); family AF_INET 2, AF_INET6 10
 cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **out) noexcept nogil
 cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexcept nogil
 cdef int sock_connect(stack_t *stack, sock_t *sock, const endpoint_t *remote) noexcept nogil     # TCP: -EINPROGRESS
@@ -21,6 +23,14 @@ cdef ssize_t sock_send(stack_t *stack, sock_t *sock, const uint8_t *data, size_t
 cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, int flags) noexcept nogil
 cdef ssize_t sock_sendto(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, int flags,
                          const endpoint_t *to) noexcept nogil
+# With what sendmsg and recvmsg say besides the bytes; *wants*: which of it the socket asked for (WANT_*). MSG_ERRQUEUE takes
+# from the error queue.
+cdef ssize_t sock_sendmsg(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, const endpoint_t *to,
+                          const send_how_t *how) noexcept nogil
+cdef ssize_t sock_recvmsg(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, int flags, endpoint_t *src,
+                          arrival_t *how, uint32_t *wants) noexcept nogil
+cdef bint stack_is_group(const stack_t *stack, const address_t *a) noexcept nogil    # broadcast or multicast
+cdef int sock_give_port(stack_t *stack, sock_t *sock) noexcept nogil                 # of a datagram socket: 0 or -errno
 cdef ssize_t sock_recvfrom(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, int flags,
                            endpoint_t *src) noexcept nogil
 cdef int sock_shutdown(stack_t *stack, sock_t *sock, int how) noexcept nogil                     # SHUT_RD 0, WR 1, RDWR 2

@@ -1,32 +1,29 @@
 """Sockets as C calls. Nothing here blocks; whoever waits is the driver's business."""
 
 from libc.errno cimport (
-    EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EALREADY, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, EMSGSIZE,
-    ENETUNREACH, ENOBUFS, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, EPROTONOSUPPORT, EACCES,
+    EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EALREADY, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN,
+    ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, EPROTONOSUPPORT, EACCES,
 )
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_t, address_v4
-from netstack.counters cimport DROP_TX_FULL, drop
 from netstack.demux cimport (
     as_tw, demux_bind, demux_find, demux_hash, demux_insert, demux_port_in_use, demux_port_taken, demux_tw_remove,
     demux_unbind, is_tw,
 )
-from netstack.ip.icmp cimport icmp_send_echo
-from netstack.ip.interface cimport (
-    CLAIM_DROPPED, CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_claim, interface_commit, interface_is_broadcast,
-    interface_t, packet_out_t,
-)
+from netstack.ip.interface cimport CLAIM_FULL, CLAIM_OK, interface_is_broadcast
 from netstack.sock cimport (
-    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_PING, SOCK_TCP, SOCK_UDP,
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_PING, SOCK_RAW, SOCK_TCP, SOCK_UDP,
 )
 from netstack.stack.core cimport (
     stack_is_local, stack_link_mss, stack_new_tcb, stack_register, stack_route, stack_send_planned, stack_settle,
     stack_source, stack_tcb_output, stack_unregister,
 )
+from netstack.stack.multicast cimport multicast_leave_all
 from netstack.stack.options cimport option_get, option_set
+from netstack.stack.sending cimport datagram_send, send_how_t
 from netstack.tcp.accounting cimport account_limits
 from netstack.tcp.buffers cimport receive_take, send_append, send_reserve, send_room
 from netstack.tcp.connection cimport (
@@ -43,17 +40,15 @@ from netstack.tcp.tcb cimport (
     want_output,
 )
 from netstack.udp.endpoint cimport (
-    udp_endpoint_free, udp_endpoint_init, udp_endpoint_t, udp_receive,
+    PMTU_DONT, arrival_t, endpoint_receive, udp_endpoint_free, udp_endpoint_init, udp_endpoint_t,
 )
-from netstack.wire.checksum cimport checksum_and_copy
-from netstack.wire.ipv4 cimport write_ipv4
-from netstack.wire.udp cimport write_udp
 
 cdef enum:
     MSG_OOB = 1
     MSG_PEEK = 2
     MSG_TRUNC = 0x20
     MSG_EOR = 0x80
+    MSG_ERRQUEUE = 0x2000
     MSG_MORE = 0x8000
     PORT_TRIES = 64
 
@@ -71,16 +66,27 @@ cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **
         if tcb == NULL:
             return -ENOMEM
         out[0] = &tcb.sock
-    elif type == 2 and protocol in (0, 17, 1):
+    elif (type == 2 and protocol in (0, 17, 1)) or (type == 3 and 0 < protocol <= 255):
         ep = <udp_endpoint_t *> calloc(1, sizeof(udp_endpoint_t))
         if ep == NULL:
             return -ENOMEM
         udp_endpoint_init(ep)
+        ep.ttl = stack.ip.config.default_ttl
+        if stack.ip.config.no_pmtu_disc:
+            ep.pmtu_discovery = PMTU_DONT
         if protocol == 1:
             ep.sock.kind = SOCK_PING
+        if type == 3:
+            ep.sock.kind = SOCK_RAW
+            ep.protocol = <uint8_t> protocol
+            ep.lport = <uint16_t> protocol
+            stack.raw_count += 1
         if stack_register(stack, &ep.sock) != 0:
+            stack.raw_count -= type == 3
             free(ep)
             return -ENOMEM
+        if type == 3:
+            demux_bind(&stack.demux, &ep.sock)         # hears from the beginning (raw(7))
         out[0] = &ep.sock
     else:
         return -EPROTONOSUPPORT
@@ -114,6 +120,12 @@ cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) no
 
 cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexcept nogil:
     cdef uint16_t port = local.port
+    if sock.kind == SOCK_RAW:
+        if not address_is_any(&local.address) and not stack_is_local(stack, &local.address) and \
+                not is_broadcast(stack, &local.address):
+            return -EADDRNOTAVAIL
+        (<udp_endpoint_t *> sock).local = local.address
+        return 0
     if local_port(sock) or (sock.kind == SOCK_TCP and (<tcb_t *> sock).state != CLOSED):
         return -EINVAL
     if not address_is_any(&local.address) and not stack_is_local(stack, &local.address) and \
@@ -130,6 +142,19 @@ cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexce
     set_local(sock, &local.address, port)
     if sock.kind == SOCK_TCP and address_is_any(&local.address):
         address_from_v4(&(<tcb_t *> sock).local, 0)
+    demux_bind(&stack.demux, sock)
+    return 0
+
+
+cdef bint stack_is_group(const stack_t *stack, const address_t *a) noexcept nogil:
+    return is_broadcast(stack, a)
+
+
+cdef int sock_give_port(stack_t *stack, sock_t *sock) noexcept nogil:
+    cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
+    ep.lport = free_port(stack, sock, &ep.local)
+    if ep.lport == 0:
+        return -EAGAIN
     demux_bind(&stack.demux, sock)
     return 0
 
@@ -199,10 +224,17 @@ cdef int connect_datagram(stack_t *stack, udp_endpoint_t *ep, const endpoint_t *
         demux_bind(&stack.demux, &ep.sock)
     elif address_is_any(&ep.local):
         ep.local = source
+    if is_broadcast(stack, &to.address) and not ep.sock.flags & SF_BROADCAST and not is_multicast(&to.address):
+        return -EACCES
     ep.remote = to.address
-    ep.rport = to.port
+    ep.rport = to.port if ep.sock.kind != SOCK_RAW else 0
     ep.connected = 1
     return 0
+
+
+cdef bint is_multicast(const address_t *a) noexcept nogil:
+    cdef const uint8_t *p = <const uint8_t *> a
+    return p[12] >> 4 == 14 if address_is_v4(a) else p[0] == 0xff
 
 
 cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to) noexcept nogil:
@@ -416,75 +448,27 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
 
 cdef ssize_t sock_sendto(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, int flags,
                          const endpoint_t *to) noexcept nogil:
-    cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
-    cdef address_t next_hop, source
-    cdef interface_t *ifc
-    cdef int i, r
     if sock.kind == SOCK_TCP:
         return send_tcp(stack, <tcb_t *> sock, data, n, flags)
-    if sock.error:
-        r = sock.error
-        sock.error = 0
-        return -r
-    if ep.shutdown & 2:
-        return -EPIPE
     if not address_is_v4(&to.address):
         return -ENETUNREACH                            # datagrams are IPv4's
-    if n > 65507:
-        return -EMSGSIZE
-    if to.port == 0 and sock.kind == SOCK_UDP:
-        return -EINVAL
-    if is_broadcast(stack, &to.address) and not sock.flags & SF_BROADCAST and \
-            (<const uint8_t *> &to.address)[12] >= 240:
-        return -EACCES
-    i = stack_route(stack, &to.address, &next_hop)
-    if i < 0:
+    return datagram_send(stack, <udp_endpoint_t *> sock, data, n, to, NULL)
+
+
+cdef ssize_t sock_sendmsg(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, const endpoint_t *to,
+                          const send_how_t *how) noexcept nogil:
+    cdef endpoint_t peer
+    if sock.kind == SOCK_TCP:
+        return -EOPNOTSUPP
+    if to == NULL:
+        if not (<udp_endpoint_t *> sock).connected:
+            return -EDESTADDRREQ
+        peer.address = (<udp_endpoint_t *> sock).remote
+        peer.port = (<udp_endpoint_t *> sock).rport
+        to = &peer
+    if not address_is_v4(&to.address):
         return -ENETUNREACH
-    if ep.lport == 0:
-        ep.lport = free_port(stack, sock, &ep.local)
-        if ep.lport == 0:
-            return -EAGAIN
-        demux_bind(&stack.demux, sock)
-    source = ep.local
-    if address_is_any(&source) and not stack_source(stack, i, &to.address, &source):
-        return -EADDRNOTAVAIL
-    ifc = stack.interfaces[i]
-    if n + 28 > ifc.mtu:
-        return -EMSGSIZE                               # fragments are not made
-    if sock.kind == SOCK_PING:
-        r = send_ping(stack, ep, ifc, data, n, &source, &to.address, &next_hop)
-    else:
-        r = send_udp(stack, ep, ifc, data, n, &source, to, &next_hop)
-    if r == CLAIM_FULL:
-        stack.datagram_waiters += 1
-        return -EAGAIN
-    stack_settle(stack)
-    return -EINVAL if r == -EINVAL else <ssize_t> n
-
-
-cdef int send_udp(stack_t *stack, udp_endpoint_t *ep, interface_t *ifc, const uint8_t *data, size_t n,
-                  const address_t *source, const endpoint_t *to, const address_t *next_hop) noexcept nogil:
-    cdef packet_out_t out
-    cdef uint32_t length = <uint32_t> n
-    cdef int r = interface_claim(ifc, next_hop, 28, length, stack.tcp.now_ns, &out)
-    if r != CLAIM_OK:
-        return r
-    write_udp(out.ip + 20, address_v4(source), address_v4(&to.address), ep.lport, to.port, length,
-              checksum_and_copy(out.body, data, length))
-    ifc.ip_id += 1
-    write_ipv4(out.ip, address_v4(source), address_v4(&to.address), 17, 28 + length, ep.tos, ep.ttl, 0, True)
-    interface_commit(&out, stack.tcp.now_ns)
-    stack.tcp.counters.udp_out += 1
-    return CLAIM_OK
-
-
-cdef int send_ping(stack_t *stack, udp_endpoint_t *ep, interface_t *ifc, const uint8_t *data, size_t n,
-                   const address_t *source, const address_t *to, const address_t *next_hop) noexcept nogil:
-    """The caller's 8 header bytes give type and sequence; identifier and checksum are ours, as with Linux's ping sockets."""
-    if n < 8 or data[0] != 8 or data[1] != 0:
-        return -EINVAL
-    return icmp_send_echo(ifc, source, to, next_hop, ep.lport, <uint16_t> (data[6] << 8 | data[7]), data + 8,
-                          <uint32_t> (n - 8), ep.ttl, stack.tcp.now_ns)
+    return datagram_send(stack, <udp_endpoint_t *> sock, data, n, to, how)
 
 
 # --- receiving --------------------------------------------------------------------------------------------------------
@@ -524,24 +508,41 @@ cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, in
 cdef ssize_t sock_recvfrom(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, int flags,
                            endpoint_t *src) noexcept nogil:
     cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
-    cdef endpoint_t whom
-    cdef uint32_t length = 0
-    cdef ssize_t got
-    cdef int error
     if sock.kind == SOCK_TCP:
         if src != NULL:
             memset(src, 0, sizeof(endpoint_t))
         return sock_recv(stack, sock, data, n, flags)
-    if sock.error:
-        error = sock.error
-        sock.error = 0
+    return receive_datagram(ep, data, n, flags, src, NULL)
+
+
+cdef ssize_t receive_datagram(udp_endpoint_t *ep, uint8_t *data, size_t n, int flags, endpoint_t *src,
+                              arrival_t *how) noexcept nogil:
+    cdef endpoint_t whom
+    cdef uint32_t length = 0
+    cdef ssize_t got
+    cdef int error
+    cdef bint errors = flags & MSG_ERRQUEUE != 0
+    if ep.sock.error and not errors:
+        error = ep.sock.error
+        ep.sock.error = 0
         return -error
-    got = udp_receive(ep, data, n, &whom, &length, flags & MSG_PEEK)
+    got = endpoint_receive(ep, data, n, &whom, &length, flags & MSG_PEEK, errors, how)
     if got < 0:
-        return 0 if ep.shutdown & 1 else got
+        return 0 if ep.shutdown & 1 and not errors else got
+    if errors:
+        ep.sock.error = ep.first_error.how.error if ep.first_error != NULL else 0      # as Linux: the next one's
     if src != NULL:
         src[0] = whom
     return length if flags & MSG_TRUNC else got
+
+
+cdef ssize_t sock_recvmsg(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, int flags, endpoint_t *src,
+                          arrival_t *how, uint32_t *wants) noexcept nogil:
+    cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
+    if sock.kind == SOCK_TCP:
+        return -EOPNOTSUPP
+    wants[0] = ep.wants
+    return receive_datagram(ep, data, n, flags, src, how)
 
 
 cdef bint sock_finished(const sock_t *sock) noexcept nogil:
@@ -636,6 +637,8 @@ cdef void sock_close(stack_t *stack, sock_t *sock) noexcept nogil:
         stack_settle(stack)
         return
     demux_unbind(&stack.demux, sock)
+    stack.raw_count -= sock.kind == SOCK_RAW
+    multicast_leave_all(stack, <udp_endpoint_t *> sock)
     udp_endpoint_free(<udp_endpoint_t *> sock)
     stack_unregister(stack, sock)
     free(sock)
@@ -666,6 +669,8 @@ cdef uint32_t sock_poll(stack_t *stack, sock_t *sock) noexcept nogil:
     mask = 0 if stack.datagram_waiters else EVENT_OUT
     if ep.first != NULL or ep.shutdown & 1:
         mask |= EVENT_IN
+    if ep.first_error != NULL:
+        mask |= EVENT_ERR
     if sock.error:
         mask |= EVENT_ERR | EVENT_IN | EVENT_OUT
     return mask

@@ -11,12 +11,16 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, strerror
 
-from netstack.address cimport address_format, address_is_any, address_parse, address_t, endpoint_t
+from netstack.address cimport address_equal, address_format, address_is_any, address_parse, address_t, endpoint_t
 from netstack.clock cimport NEVER
 from netstack.counters cimport counters_as_dict
-from netstack.ip.interface cimport interface_add_address, interface_t
+from netstack.ip.acd cimport acd_begin
+from netstack.ip.interface cimport (
+    interface_add_address, interface_announce, interface_on_link, interface_remove_address, interface_t,
+)
 from netstack.ip.neighbor cimport NEIGHBOR_FREE
-from netstack.ip.route cimport route_add
+from netstack.ip.route cimport address_in_prefix, route_add, route_remove
+from netstack.ip.trial cimport acd_t
 from netstack.link.link cimport Link, MEDIA_ETHERNET
 from netstack.link.queue cimport QueueLink, queue_link_push
 from netstack.sock cimport SF_ORPHAN, SF_V6, SOCK_TCP
@@ -26,15 +30,18 @@ from netstack.stack.core cimport (
 )
 from netstack.stack.options cimport sysctl_get, sysctl_set
 from netstack.stack.report cimport neighbor_report_t, report_neighbor, report_socket, report_t, report_time_wait
+from netstack.stack.sending cimport send_how_init, send_how_t
 from netstack.stack.snapshot cimport restore_stack, snapshot_stack
 from netstack.stack.sockets cimport (
     sock_accept, sock_bind, sock_close, sock_connect, sock_getsockopt, sock_listen, sock_local, sock_open, sock_poll,
-    sock_recv, sock_recvfrom, sock_remote, sock_send, sock_sendto, sock_setsockopt, sock_shutdown, stack_lingering,
+    sock_recv, sock_recvfrom, sock_recvmsg, sock_remote, sock_send, sock_sendmsg, sock_sendto, sock_setsockopt, sock_shutdown, stack_lingering,
 )
 from netstack.stack.tracing cimport trace_bytes, trace_new, trace_t
 from netstack.tcp.congestion.plugin cimport plugins_drop, plugins_run
 from netstack.tcp.tcb cimport receive_end, tcb_t
+from netstack.udp.endpoint cimport arrival_t, udp_endpoint_t
 
+from netstack.ancillary import Arrival, fitting, from_ancillary, to_ancillary
 from netstack.config import StackConfig
 from netstack.congestion import find as find_algorithm
 from netstack.errors import ConfigError
@@ -42,7 +49,11 @@ from netstack.errors import ConfigError
 STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING",
           "LAST_ACK", "TIME_WAIT")
 
+KINDS = {2: "UDP", 3: "PING", 4: "RAW"}
+
 cdef enum:
+    MSG_TRUNC = 0x20
+    MSG_ERRQUEUE = 0x2000
     SIOCINQ = 0x541b             # linux/sockios.h
     SIOCOUTQ = 0x5411
     BUDGET = 1024                # frames of one link in one pass
@@ -90,6 +101,25 @@ cdef void ask_plugins(Stack stack):
     if stack.c.tcp.plugin_first != NULL and not stack.c.tcp.plugins_elsewhere:
         plugins_run(&stack.c.tcp)
         stack_settle(stack.c)
+
+
+cdef object arrival_tuple(const arrival_t *how, const sock_t *sock):
+    return Arrival(address_format(&how.dst), address_format(&how.offender), how.interface + 1, how.ttl, how.tos, how.origin,
+                   how.type, how.code, how.error, how.info, (<const udp_endpoint_t *> sock).lport)
+
+
+cdef int set_how(send_how_t *how, object ancillary) except -1:
+    """ValueErrors of `from_ancillary` are EINVAL, as the kernel has it."""
+    send_how_init(how)
+    try:
+        said = from_ancillary(ancillary)
+    except ValueError as e:
+        raise OSError(errno.EINVAL, f"Invalid argument: {e}") from None
+    how.ttl, how.tos = said.ttl, said.tos
+    how.interface = said.interface
+    if said.source:
+        address_parse(said.source, &how.source)
+    return 0
 
 
 cdef object fail(int r):
@@ -185,7 +215,10 @@ cdef class Stack:
             net = ipaddress.ip_interface(text)
             prefix = net.network.prefixlen + (96 if net.version == 4 else 0)
             address_parse(net.ip, &a)
-            r = interface_add_address(ifc, &a, prefix)
+            if self.config.acd and net.version == 4:
+                r = acd_begin(ifc, &a, prefix)
+            else:
+                r = interface_add_address(ifc, &a, prefix)
             if r < 0:
                 raise ConfigError(f"address {text}: {strerror(-r).decode()}")
             if prefix < 128:
@@ -301,8 +334,10 @@ cdef class Stack:
         return stack_lingering(self.c)
 
     def memory(self):
-        """Bytes: ``buffers`` hold the connections' data (tcp_mem limits them), ``pool`` waits to be used again."""
-        return {"buffers": self.c.tcp.buffer_bytes, "pool": self.c.tcp.pool.bytes}
+        """Bytes: ``buffers`` hold the connections' data (tcp_mem limits them), ``pool`` waits to be used again,
+        ``fragments`` are pieces of ``fragmented`` datagrams that wait for the rest."""
+        return {"buffers": self.c.tcp.buffer_bytes, "pool": self.c.tcp.pool.bytes,
+                "fragments": self.c.fragments.bytes, "fragmented": self.c.fragments.count}
 
     def sockets(self):
         """Every socket and TIME-WAIT record, with its counters: a list of `netstack.reports.SocketInfo`."""
@@ -383,6 +418,96 @@ cdef class Stack:
                     out.append(address_format(&self.c.interfaces[i].addresses[k]))
         return out
 
+    def add_address(self, text, gateway=None, interface=0):
+        """One more address with its prefix, ``"10.0.0.5/24"``, and the default route through *gateway* if given.
+
+        Raises
+        ------
+        OSError
+            EEXIST, EINVAL or ENOSPC.
+        """
+        cdef address_t a, via
+        cdef int r
+        cdef interface_t *ifc
+        if not 0 <= interface < len(self.links) - 1:
+            raise IndexError(f"no interface {interface}")
+        ifc = self.c.interfaces[<uint32_t> interface]
+        net = ipaddress.ip_interface(text)
+        prefix = net.network.prefixlen + (96 if net.version == 4 else 0)
+        address_parse(net.ip, &a)
+        r = interface_add_address(ifc, &a, prefix)
+        if r < 0:
+            raise fail(r)
+        if prefix < 128:
+            address_parse(net.network.network_address, &a)
+            address_parse("0.0.0.0", &via)
+            route_add(&self.c.routes, &a, prefix, &via, <uint16_t> interface)
+        if gateway is not None:
+            address_parse(gateway, &via)
+            address_parse("0.0.0.0" if net.version == 4 else "::", &a)
+            route_remove(&self.c.routes, &a, 96 if net.version == 4 else 0)
+            route_add(&self.c.routes, &a, 96 if net.version == 4 else 0, &via, <uint16_t> interface)
+        if ifc.media == MEDIA_ETHERNET:
+            address_parse(net.ip, &a)
+            interface_announce(ifc, &a, self.c.tcp.now_ns)
+            stack_settle(self.c)
+
+    def remove_address(self, text, interface=0):
+        """Give an address up, and the routes that led through its network.
+
+        Raises
+        ------
+        OSError
+            EADDRNOTAVAIL.
+        """
+        cdef address_t a
+        cdef interface_t *ifc
+        cdef uint8_t prefix
+        cdef uint32_t i
+        cdef int r
+        if not 0 <= interface < len(self.links) - 1:
+            raise IndexError(f"no interface {interface}")
+        ifc = self.c.interfaces[<uint32_t> interface]
+        address_parse(text, &a)
+        prefix = 128
+        for i in range(ifc.address_count):
+            if address_equal(&ifc.addresses[i], &a):
+                prefix = ifc.prefix_lengths[i]
+        r = interface_remove_address(ifc, &a)
+        if r < 0:
+            raise fail(r)
+        if prefix < 128 and not interface_on_link(ifc, &a):
+            i = 0
+            while i < self.c.routes.count:             # what is reached through routers of that network, too
+                if self.c.routes.routes[i].interface == interface and \
+                        address_in_prefix(&self.c.routes.routes[i].gateway, &a, prefix):
+                    route_remove(&self.c.routes, &self.c.routes.routes[i].prefix, self.c.routes.routes[i].prefix_length)
+                else:
+                    i += 1
+            route_remove(&self.c.routes, &a, prefix)
+
+    def mac(self, interface=0):
+        """Ethernet address of an interface, 6 bytes."""
+        if not 0 <= interface < len(self.links):
+            raise IndexError(f"no interface {interface}")
+        return (<const char *> self.c.interfaces[<uint32_t> interface].mac)[:6]
+
+    def address_trials(self):
+        """IPv4 addresses that are, or were, tried before use (RFC 5227): ``{address: (state, mac)}``, state ``"probing"``,
+        ``"ready"`` or ``"conflict"``, mac of the station that has it."""
+        cdef uint32_t i, k
+        cdef const acd_t *acd
+        out = {}
+        for i in range(self.c.interface_count):
+            acd = self.c.interfaces[i].acd
+            if acd == NULL:
+                continue
+            for k in range(acd.count):
+                state = {1: "probing", 3: "conflict"}.get(acd.trials[k].state, "ready")
+                out[address_format(&acd.trials[k].address)] = (
+                    state, (<const uint8_t *> acd.trials[k].mac)[:6].hex(":") if state == "conflict" else None)
+        return out
+
     def snapshot(self):
         """All state of connections, listeners, datagram sockets, neighbours and the stack itself, in a versioned form."""
         return snapshot_stack(self)
@@ -416,9 +541,9 @@ cdef class Stack:
         raise KeyError(id)
 
     def socket(self, type="stream", family=2, protocol=0):
-        """A non-blocking socket. type: ``"stream"``, ``"dgram"``, or the number of the socket module."""
+        """A non-blocking socket. type: ``"stream"``, ``"dgram"``, ``"raw"``, or the number of the socket module."""
         cdef sock_t *sock
-        cdef int number = {"stream": 1, "dgram": 2}[type] if isinstance(type, str) else type
+        cdef int number = {"stream": 1, "dgram": 2, "raw": 3}[type] if isinstance(type, str) else type
         cdef int r = sock_open(self.c, family, number, protocol, &sock)
         if r < 0:
             raise fail(r)
@@ -450,9 +575,9 @@ cdef class StackSocket:
 
     @property
     def state(self):
-        """Name of the TCP state, or "UDP"."""
+        """Name of the TCP state, or "UDP", "PING", "RAW"."""
         cdef sock_t *s = self.live()
-        return STATES[(<tcb_t *> s).state] if s.kind == SOCK_TCP else "UDP"
+        return STATES[(<tcb_t *> s).state] if s.kind == SOCK_TCP else KINDS[s.kind]
 
     def bind(self, address):
         cdef endpoint_t e
@@ -540,6 +665,44 @@ cdef class StackSocket:
             if r < 0:
                 raise fail(r)
             return p[:r if r < <ssize_t> size else <ssize_t> size], endpoint_tuple(&e, self.family)
+        finally:
+            free(p)
+
+    def sendmsg(self, data, ancillary=(), address=None):
+        """One datagram with ancillary data: ``(level, type, bytes)``, as of ``socket.sendmsg``."""
+        cdef const uint8_t[::1] view = data
+        cdef endpoint_t e
+        cdef send_how_t how
+        cdef ssize_t r
+        set_how(&how, ancillary)
+        if address is not None:
+            parse_endpoint(address, &e)
+        r = sock_sendmsg(self.stack.c, self.live(), &view[0] if len(view) else NULL, len(view),
+                         &e if address is not None else NULL, &how)
+        drain_events(self.stack)
+        if r < 0:
+            raise fail(r)
+        return r
+
+    def recvmsg(self, size, room=0, flags=0):
+        """``(bytes, ancillary, flags, address)`` of one datagram, or with MSG_ERRQUEUE (0x2000) of one error."""
+        cdef endpoint_t e
+        cdef arrival_t how
+        cdef uint32_t wants
+        cdef ssize_t r
+        cdef sock_t *s = self.live()
+        cdef uint8_t *p = <uint8_t *> malloc(size if size else 1)
+        if p == NULL:
+            raise MemoryError
+        try:
+            r = sock_recvmsg(self.stack.c, s, p, size, flags | MSG_TRUNC, &e, &how, &wants)
+            if r < 0:
+                raise fail(r)
+            items, out_flags = fitting(to_ancillary(wants, arrival_tuple(&how, s)), room)
+            if r > <ssize_t> size:
+                out_flags |= MSG_TRUNC
+                r = size
+            return p[:r], items, out_flags | (flags & MSG_ERRQUEUE), endpoint_tuple(&e, self.family)
         finally:
             free(p)
 

@@ -15,8 +15,6 @@ from netstack.tcp.seq cimport seq_ge, seq_lt
 from netstack.tcp.tcb cimport CA_OPEN, MAX_PATH_MTUS, TF_TS_OK, path_mtu_t, tcp_t
 
 cdef enum:
-    MTU_FLOOR_V4 = 552           # bytes; a smaller report is an attack or a toy (security row C11; Linux's min_pmtu)
-    MTU_FLOOR_V6 = 1280          # RFC 8200 section 5
     BELIEVED_S = 600             # RFC 1191 section 6.3
     PROBE_AGAIN_S = 600          # RFC 4821 section 7.3 leaves it open; Linux's tcp_probe_interval
     PROBE_STEP = 8               # bytes; a smaller gain is not worth a probe
@@ -60,20 +58,30 @@ cdef void mtu_start(tcb_t *tcb) noexcept nogil:
         tcb.cc.mss = advertised            # our SYN,ACK says what we can receive, whatever the way there carries
 
 
-cdef void remember(const tcb_t *tcb) noexcept nogil:
-    """For the next connections to that host (RFC 1191 section 3)."""
-    cdef tcp_t *tcp = tcb.tcp
+cdef void path_mtu_learn(tcp_t *tcp, const address_t *remote, uint32_t mtu) noexcept nogil:
+    """For whoever sends to that host next (RFC 1191 section 3). Of two sizes the smaller stands while it lasts."""
     cdef path_mtu_t *entry = NULL
     cdef uint32_t i
     for i in range(<uint32_t> MAX_PATH_MTUS):
-        if address_equal(&tcp.path_mtus[i].remote, &tcb.remote):
+        if tcp.path_mtus[i].mtu and address_equal(&tcp.path_mtus[i].remote, remote):
             entry = &tcp.path_mtus[i]
     if entry == NULL:
         entry = &tcp.path_mtus[tcp.path_mtu_next % MAX_PATH_MTUS]
         tcp.path_mtu_next += 1
-    entry.remote = tcb.remote
-    entry.mtu = tcb.pmtu
-    entry.until_ns = tcb.pmtu_until_ns
+    elif entry.mtu < mtu and tcp.now_ns < entry.until_ns:
+        return
+    entry.remote = remote[0]
+    entry.mtu = mtu
+    entry.until_ns = tcp.now_ns + <int64_t> BELIEVED_S * NS_PER_S
+
+
+cdef uint32_t path_mtu_recall(const tcp_t *tcp, const address_t *remote) noexcept nogil:
+    cdef uint32_t i
+    for i in range(<uint32_t> MAX_PATH_MTUS):
+        if tcp.path_mtus[i].mtu and tcp.now_ns < tcp.path_mtus[i].until_ns and \
+                address_equal(&tcp.path_mtus[i].remote, remote):
+            return tcp.path_mtus[i].mtu
+    return 0
 
 
 cdef void recall(tcb_t *tcb) noexcept nogil:
@@ -109,7 +117,7 @@ cdef bint mtu_reported(tcb_t *tcb, uint32_t mtu, uint32_t seq) noexcept nogil:
         tcb.mtu_low = mtu
     tcb.mtu_probe_size = 0
     apply(tcb)
-    remember(tcb)
+    path_mtu_learn(tcb.tcp, &tcb.remote, mtu)
     tcb.tcp.counters.tcp_pmtu_lowered += 1
     return True
 

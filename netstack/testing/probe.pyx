@@ -13,7 +13,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from netstack.address cimport address_format, address_from_v4, address_is_any, address_parse, address_t, address_v4, endpoint_t
-from netstack.counters cimport DropReason as drop_reason_t, DROP_NONE, counters_as_dict, counters_t
+from netstack.counters cimport DropReason as drop_reason_t, DROP_IP_FRAGMENT, DROP_NONE, counters_as_dict, counters_t
 from netstack.ip.icmp cimport icmp_input, icmp_message_t, icmp_send_echo, icmp_send_unreachable
 from netstack.ip.interface cimport (
     CLAIM_OK, interface_add_address, interface_advance, interface_announce, interface_claim, interface_commit,
@@ -22,6 +22,7 @@ from netstack.ip.interface cimport (
     packet_payload,
 )
 from netstack.ip.neighbor cimport NEIGHBOR_FREE, neighbor_t
+from netstack.ip.shared cimport ip_init, ip_t
 from netstack.ip.state cimport interface_restore, interface_save
 from netstack.ip.route cimport (
     route_add, route_free, route_init, route_lookup, route_remove, route_table_t,
@@ -105,6 +106,7 @@ cdef class InterfaceProbe:
 
     cdef interface_t ifc
     cdef counters_t c
+    cdef ip_t ip
     cdef QueueLink link
     cdef address_t gateway
     cdef readonly list unreachable
@@ -118,7 +120,8 @@ cdef class InterfaceProbe:
         self.link = QueueLink(mtu, media, trusted=trusted)
         memset(&self.c, 0, sizeof(counters_t))
         memset(&self.gateway, 0, sizeof(address_t))
-        interface_init(&self.ifc, &self.link.link, 0, &self.c)
+        ip_init(&self.ip, b"0123456789abcdef", b"fedcba9876543210")
+        interface_init(&self.ifc, &self.link.link, 0, &self.c, &self.ip)
         memcpy(self.ifc.mac, <char *> raw, 6)
         self.ifc.loopback = loopback
         self.ifc.context = <void *> self
@@ -185,6 +188,8 @@ cdef class InterfaceProbe:
         cdef uint32_t length
         self.place(&frame, data, split)
         cdef drop_reason_t reason = interface_input(&self.ifc, &frame, now_ns, &packet)
+        if reason == DROP_NONE and packet.piece:
+            reason = DROP_IP_FRAGMENT                  # an interface alone puts nothing together
         if reason != DROP_NONE:
             return DropReason(reason), None
         if packet.protocol == 255:
@@ -204,6 +209,8 @@ cdef class InterfaceProbe:
         cdef icmp_message_t m
         self.place(&frame, data, split)
         cdef drop_reason_t reason = interface_input(&self.ifc, &frame, now_ns, &packet)
+        if reason == DROP_NONE and packet.piece:
+            reason = DROP_IP_FRAGMENT
         if reason == DROP_NONE and packet.protocol == 1:
             reason = icmp_input(&packet, now_ns, &m)
         if reason != DROP_NONE or packet.protocol != 1:
@@ -376,7 +383,7 @@ cdef class UdpProbe:
         payload = <uint8_t *> malloc(udp.length - UDP_HEADER if udp.length > UDP_HEADER else 1)
         memcpy(payload, <const uint8_t *> <char *> datagram + UDP_HEADER, udp.length - UDP_HEADER)
         reason = udp_deliver(&self.ep, &self.events, &s, udp.sport, payload, udp.length - UDP_HEADER,
-                             udp_partial(&udp, address_v4(&s), address_v4(&d)))
+                             udp_partial(&udp, address_v4(&s), address_v4(&d)), NULL)
         free(payload)
         return DropReason(reason)
 

@@ -244,7 +244,7 @@ def test_f9_the_mutants_reach_deep():
         for name, count in session.victim.counters().items():
             seen[name] = seen.get(name, 0) + count
     for name in (
-        "drop_ip_checksum", "drop_ip_total_length", "drop_ip_fragment", "drop_tcp_checksum", "drop_tcp_length",
+        "drop_ip_checksum", "drop_ip_total_length", "ip_fragments_in", "drop_tcp_checksum", "drop_tcp_length",
         "drop_tcp_sequence", "drop_tcp_no_port", "drop_udp_no_port", "drop_icmp_type", "tcp_out_of_order",
         "tcp_challenge_acks", "tcp_resets_in", "tcp_resets_out", "tcp_passive_opens", "icmp_in", "udp_in",
         "drop_arp_malformed", "drop_arp_unsolicited", "drop_link_not_ours", "drop_link_type",

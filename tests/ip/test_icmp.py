@@ -205,24 +205,40 @@ def test_an_echo_request_may_be_answered_by_an_error():
     assert len(probe.sent()) == 1
 
 
-def test_g5_errors_are_limited_to_a_burst_and_a_thousand_a_second():
-    probe = InterfaceProbe()
+def flood(probe, sources, number, step_ns):
+    """How many errors went out of *number* packets, one each step."""
     sent = 0
-    for number in range(scale(100_000, minimum=10_000)):
-        probe.send_unreachable(datagram(), 3, number * 10_000)  # 100,000 a second
+    for k in range(number):
+        high, low = divmod(k % sources, 256)
+        src = f"10.1.{high}.{low}"
+        probe.send_unreachable(datagram(src=src), 3, k * step_ns)
         sent += len(probe.sent())
-    seconds = number * 10_000 / 1e9
-    assert 49 + seconds * 1000 <= sent <= 51 + seconds * 1000
-    assert probe.counters["drop_icmp_rate"] == number + 1 - sent
+    return sent
+
+
+def test_g5_errors_to_one_host_are_limited_to_a_burst_and_one_a_second():
+    probe = InterfaceProbe(gateway="10.0.0.254")
+    number = scale(100_000, minimum=10_000)
+    sent = flood(probe, 1, number, 100_000)                     # 10,000 a second
+    assert abs(sent - 6 - number // 10_000) <= 1
+    assert probe.counters["drop_icmp_rate"] == number - sent
     assert probe.counters["icmp_out"] == sent
 
 
-def test_the_limit_forgets_after_a_pause():
+def test_g5_errors_to_all_hosts_are_limited_to_a_burst_and_a_thousand_a_second():
+    probe = InterfaceProbe(gateway="10.0.0.254")
+    number = scale(200_000, minimum=20_000)
+    sent = flood(probe, 65536, number, 10_000)                  # 100,000 a second
+    seconds = number / 100_000
+    assert 0.4 * seconds * 1000 <= sent <= 51 + seconds * 1000
+
+
+def test_the_limits_forget_after_a_pause():
     probe = InterfaceProbe()
-    for start in (0, 1000 * MS, 5000 * MS):
+    for start in (0, 7000 * MS, 20_000 * MS):
         for _ in range(60):
             probe.send_unreachable(datagram(), 3, start)
-        assert len(probe.sent()) == 50
+        assert len(probe.sent()) == 6
 
 
 # ---- errors we read ------------------------------------------------------------------------

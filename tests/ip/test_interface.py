@@ -223,12 +223,15 @@ def test_g2_any_host_may_send(src):
         ("10.0.0.255", True),
         ("192.168.7.63", True),
         ("224.0.0.1", True),
-        ("239.255.255.250", True),
     ],
 )
 def test_destinations_that_are_ours(dst, broadcast):
     reason, got = two_addresses().input(packet(dst=dst))
     assert (reason, got.broadcast) == (R.DROP_NONE, broadcast)
+
+
+def test_groups_that_nobody_joined_are_not_ours():
+    assert two_addresses().input(packet(dst="239.255.255.250")) == (R.DROP_MULTICAST, None)
 
 
 @pytest.mark.parametrize(

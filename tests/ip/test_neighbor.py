@@ -138,10 +138,10 @@ def test_a_late_answer_is_taken_while_we_still_ask(probe):
 
 
 def test_the_queue_of_one_neighbour_is_bounded(probe):
-    results = [probe.send(PEER, packet(n)) for n in range(20)]
-    assert results == [CLAIM_OK] * 16 + [CLAIM_DROPPED] * 4
+    results = [probe.send(PEER, packet(n)) for n in range(68)]
+    assert results == [CLAIM_OK] * 64 + [CLAIM_DROPPED] * 4
     assert probe.counters["drop_neighbor_queue"] == 4
-    assert probe.neighbors[PEER][2] == 16
+    assert probe.neighbors[PEER][2] == 64
 
 
 def test_the_bytes_of_all_queues_are_bounded(probe):

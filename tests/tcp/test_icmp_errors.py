@@ -9,7 +9,7 @@ from netstack.testing import build_icmp, is_tcp
 from .tools import SO_ERROR, SOL_SOCKET, SYNCHRONIZED, A, B, reach
 
 HARD = {2: errno.ENOPROTOOPT, 3: errno.ECONNREFUSED}
-SOFT = {0: errno.ENETUNREACH, 1: errno.EHOSTUNREACH, 5: errno.EHOSTUNREACH}
+SOFT = {0: errno.ENETUNREACH, 1: errno.EHOSTUNREACH, 5: errno.EOPNOTSUPP}
 
 
 def complain(s, code, seq, *, kind=3):

@@ -8,7 +8,7 @@ DATAGRAMS = "netstack/stack/datagrams.pyx"
 MTU = "netstack/tcp/mtu.pyx"
 
 EDGES = "if seq_gt(seg.ack, tcb.snd_nxt) or seq_lt(seg.ack, tcb.snd_una - tcb.max_snd_wnd):"
-OUTSTANDING = "if seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt):\n            return\n"
+OUTSTANDING = "if seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt):\n        return\n"
 NAMES = "if mtu < floor or mtu >= mtu_of(tcb) or tcb.snd_nxt - seq <= mtu - head - options:"
 QUOTED = "if seq_lt(seq, tcb.snd_una) or not seq_lt(seq, tcb.snd_nxt):"
 
@@ -60,7 +60,8 @@ MUTANTS = [
            ("test_c9_time_wait_is_not_assassinated",)),
     Mutant("C10", "a report needs not quote what is outstanding", DATAGRAMS, OUTSTANDING, "pass\n"),
     Mutant("C10", "a hard error ends an established connection", DATAGRAMS,
-           "if tcb.state == SYN_SENT and (m.code == 2 or m.code == 3):", "if m.code == 2 or m.code == 3:",
+           "if tcb.state == SYN_SENT and m.type == ICMP_UNREACHABLE and (m.code == 2 or m.code == 3):",
+           "if m.type == ICMP_UNREACHABLE and (m.code == 2 or m.code == 3):",
            ("test_c10_hard_icmp_errors_are_soft_once_the_connection_stands",)),
     Mutant("C11", "no size is too small", MTU, NAMES,
            "if mtu >= mtu_of(tcb) or tcb.snd_nxt - seq <= mtu - head - options:",

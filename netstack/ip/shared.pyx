@@ -1,0 +1,108 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Numbers of datagrams that nobody foresees, and limits of errors that tell nobody anything."""
+
+from libc.stdint cimport INT64_MIN
+from libc.string cimport memcpy, memset
+
+from netstack.clock cimport NS_PER_MS, NS_PER_S
+from netstack.siphash cimport random_next, siphash
+
+cdef enum:
+    SALT_ID = 0x6970             # what the secret is used for: kept apart
+    SALT_LIMIT = 0x69636d70
+    ROUNDS = 4                   # of a Feistel cipher: then it is a random permutation for whoever lacks the key
+    DESTINATION_BURST = 6        # errors at once to one host, as Linux (XRLIM_BURST_FACTOR)
+
+
+cdef void ip_init(ip_t *ip, const uint8_t *secret, const uint8_t *random) noexcept nogil:
+    cdef uint32_t i
+    memset(ip, 0, sizeof(ip_t))
+    memcpy(ip.secret, secret, 16)
+    memcpy(ip.random, random, 16)
+    ip.random[1] ^= <uint64_t> SALT_LIMIT
+    if ip.random[0] == 0 and ip.random[1] == 0:
+        ip.random[0] = 1
+    for i in range(<uint32_t> IP_ID_COUNTERS):
+        ip.id_counters[i] = <uint32_t> (random_next(ip.random) >> 32)
+    ip.icmp_next_ns = INT64_MIN // 2
+    ip.config.echo_ignore_broadcasts = 1
+    ip.config.default_ttl = 64
+    ip.config.ratelimit_ms = 1000
+    ip.config.msgs_per_sec = 1000
+    ip.config.msgs_burst = 50
+    ip.config.max_memberships = 20
+    ip.config.max_msf = 10
+    ip.config.ignore_redirects = 1
+
+
+cdef uint64_t pair_hash(const ip_t *ip, const address_t *src, const address_t *dst, uint64_t salt) noexcept nogil:
+    cdef uint64_t words[5]
+    words[0] = src.hi
+    words[1] = src.lo
+    words[2] = dst.hi
+    words[3] = dst.lo
+    words[4] = salt
+    return siphash(ip.secret, words, 5)
+
+
+cdef uint32_t permuted(ip_t *ip, const address_t *src, const address_t *dst, int half) noexcept nogil:
+    """The next of a counter's numbers of 2 * half bits, through a permutation that is the pair's own."""
+    cdef uint64_t key[2]
+    cdef uint64_t word
+    cdef uint32_t mask = (<uint32_t> 1 << half) - 1, n, left, right, turn
+    key[0] = pair_hash(ip, src, dst, SALT_ID)
+    key[1] = ip.secret[1]
+    n = ip.id_counters[key[0] % IP_ID_COUNTERS]
+    ip.id_counters[key[0] % IP_ID_COUNTERS] += 1
+    left = (n >> half) & mask
+    right = n & mask
+    for turn in range(<uint32_t> ROUNDS):
+        word = (<uint64_t> turn << 32) | right
+        n = left ^ (<uint32_t> siphash(key, &word, 1) & mask)
+        left = right
+        right = n
+    return (left << half) | right
+
+
+cdef uint16_t ip_next_id(ip_t *ip, const address_t *src, const address_t *dst) noexcept nogil:
+    return <uint16_t> permuted(ip, src, dst, 8)
+
+
+cdef uint32_t ip_next_id6(ip_t *ip, const address_t *src, const address_t *dst) noexcept nogil:
+    return permuted(ip, src, dst, 16)
+
+
+cdef bint icmp_may_send(ip_t *ip, const address_t *dst, int64_t now_ns) noexcept nogil:
+    """First the destination's own bucket, then that of all: who has used up his own takes nothing from others.
+
+    The bucket of all holds a random number of tokens, drawn anew with each error, and loses a random number with each: what
+    is left of it cannot be counted from outside.
+    """
+    cdef uint64_t h = pair_hash(ip, dst, dst, SALT_LIMIT)
+    cdef icmp_limit_t *place = &ip.icmp_limits[h % ICMP_LIMIT_PLACES]
+    cdef uint32_t tag = <uint32_t> (h >> 32) | 1
+    cdef int64_t step, burst, wait = <int64_t> ip.config.ratelimit_ms * NS_PER_MS
+    cdef uint64_t chance
+    if wait:
+        if place.tag != tag:
+            if place.tag and place.next_ns > now_ns:
+                return False                           # another's place, still in use: as if it were ours
+            place.tag = tag
+            place.next_ns = now_ns - DESTINATION_BURST * wait
+        if place.next_ns < now_ns - DESTINATION_BURST * wait:
+            place.next_ns = now_ns - DESTINATION_BURST * wait
+        if place.next_ns + wait > now_ns:
+            return False
+    if ip.config.msgs_per_sec == 0:
+        return False
+    step = NS_PER_S // ip.config.msgs_per_sec
+    chance = random_next(ip.random) >> 32
+    burst = ip.config.msgs_burst - <int64_t> (chance % (ip.config.msgs_burst // 2 + 1))
+    if ip.icmp_next_ns < now_ns - burst * step:
+        ip.icmp_next_ns = now_ns - burst * step
+    if ip.icmp_next_ns + step > now_ns:
+        return False
+    ip.icmp_next_ns += step + <int64_t> (chance >> 16) * step // 65536       # 1 to 2 tokens: half the rate at worst
+    if wait:
+        place.next_ns += wait
+    return True
