@@ -39,7 +39,10 @@ MUTANTS = [
     Mutant("D5", "orphans without number", CONNECTION,
            "if tcp.orphans > tcp.config.max_orphans:", "if False:", ("test_d5_orphans_are_limited_in_number",)),
     Mutant("D6", "blocks are looked up from the front", ACK,
-           "i = scoreboard_find(tcb, start)\n    while i < rec.sent_count:", "i = 0\n    while i < rec.sent_count:"),
+           "cdef uint32_t i = scoreboard_find(tcb, start), last = i + DSACK_RECORDS\n",
+           "cdef uint32_t i = 0, last = DSACK_RECORDS\n"
+           "    while i < rec.sent_count and not seq_gt(sent_at(tcb, i).end, start):\n"
+           "        i += 1\n        tcb.tcp.counters.tcp_sack_steps += 1\n"),
     Mutant("D6", "every block is walked through anew", ACK,
            "if seq_gt(r.end, end):\n            break\n", "pass\n"),
     Mutant("D6", "no floor below the peer's MSS", CONNECTION, "if mss < tcp.config.min_snd_mss:", "if False:"),
@@ -69,7 +72,7 @@ MUTANTS = [
     Mutant("D13", "the table's hash has no key", "netstack/demux.pyx",
            "return <uint32_t> tuple_hash(tcp.secret, local, remote, lport, rport, SALT_DEMUX)",
            "return ((rport * 31 + lport) & 0x3FF) << 6"),
-    Mutant("D14", "an echo may be as old as it likes", ACK, "if 0 <= ms < TS_LIMIT_MS:", "if 0 <= ms:",
+    Mutant("D14", "an echo may be as old as it likes", ACK, "if ms < 0 or ms >= TS_LIMIT_MS:", "if ms < 0:",
            ("test_d14_a_forged_echo_does_not_move_the_rto_out_of_its_bounds",)),
     Mutant("D14", "the RTO has no upper bound", "netstack/tcp/rtt.pyx",
            "tcb.rto_ns = tcb.srtt_ns + spread\n    if tcb.rto_ns > <int64_t> RTO_MAX_S * NS_PER_S:\n"
