@@ -81,7 +81,7 @@ cdef int choose_way(stack_t *stack, const udp_endpoint_t *ep, const address_t *d
     if number:
         if number >= stack.interface_count + 1:
             return -ENETUNREACH
-        if i != <int> number - 1:
+        if i != <int> number - 1 and (i < 0 or not stack.interfaces[i].loopback):      # ours are reached inside
             i = <int> number - 1
             way.next_hop = dst[0]
     elif i < 0 and (way.group or way.broadcast):
