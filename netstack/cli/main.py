@@ -22,6 +22,7 @@ COMMANDS = {
     "router": "Run a router in the foreground.",
     "run": "Run an unmodified Python program on a stack of its own.",
     "ss": "Show the sockets of running stacks.",
+    "traceroute": "Show the way to a host from a stack of its own.",
 }
 
 

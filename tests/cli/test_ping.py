@@ -12,6 +12,7 @@ import pytest
 from netstack.cli.complaints import EXTENDED_ERROR
 from netstack.cli.ping import Pinger, Statistics
 from tests.cli.conftest import NETSTACK, SERVER, netstack_command
+from tests.support import ROOT
 
 LIMIT = 60
 
@@ -22,7 +23,7 @@ def test_answers_and_statistics(servers):
     assert done.returncode == 0, done.stderr
     assert lines[0] == f"PING {SERVER} ({SERVER}) 100(128) bytes of data."
     for n, line in enumerate(lines[1:4], 1):
-        assert re.fullmatch(rf"108 bytes from {re.escape(SERVER)}: icmp_seq={n} (ttl=64 )?time=[\d.e+]+ ms", line)
+        assert re.fullmatch(rf"108 bytes from {re.escape(SERVER)}: icmp_seq={n} ttl=63 time=[\d.e+]+ ms", line)
     assert lines[5] == f"--- {SERVER} ping statistics ---"
     assert re.fullmatch(r"3 packets transmitted, 3 received, 0% packet loss, time \d+ms", lines[6])
     assert re.fullmatch(r"rtt min/avg/max/mdev = [\d.]+/[\d.]+/[\d.]+/[\d.]+ ms", lines[7])
@@ -143,3 +144,41 @@ def test_what_routers_say_is_said_as_ping_8_says_it(origin, type_, code, text):
     assert pinger.take(float("inf"))
     assert shown == [text] and pinger.statistics.errors == 1
     assert "+1 errors" in pinger.statistics.lines("x", 0)[1]
+
+
+# --- against a kernel, over a TAP -------------------------------------------------------------------------------------
+
+@pytest.fixture
+def kernel(netns):
+    """A namespace with 10.9.0.1 and fd09::1 on tap0, and a network behind that nobody knows."""
+    netns.run("ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
+    for address in ("10.9.0.1/24", "fd09::1/64"):
+        netns.run("ip", "addr", "add", address, "dev", "tap0", *(["nodad"] if ":" in address else []))
+    netns.run("ip", "link", "set", "tap0", "up")
+    netns.run("ip", "route", "add", "unreachable", "10.44.0.0/16")
+    netns.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0")
+    return netns
+
+
+def on_tap(kernel, address, *argv):
+    done = kernel.run(*NETSTACK, "ping", "--link", "tap:tap0", "--address", address, *argv, check=False, cwd=ROOT)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("address, target", [("10.9.0.2/24", "10.9.0.1")])
+def test_a_kernel_answers(kernel, address, target):
+    kernel.run("ip", "addr", "add", "fe80::1/64", "dev", "tap0", "nodad")
+    done = on_tap(kernel, address, "-c", 2, "-i", 0.05, "-W", 20, target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 received, 0% packet loss" in done.stdout and " ttl=64 time=" in done.stdout
+
+
+@pytest.mark.root
+def test_errors_of_routers_are_shown(kernel):
+    done = on_tap(kernel, "10.9.0.2/24", "--gateway", "10.9.0.1", "-c", 1, "-W", 20, "10.44.0.1")
+    assert done.returncode == 1 and "From 10.9.0.1 icmp_seq=1 Destination Host Unreachable" in done.stdout
+    assert "1 packets transmitted, 0 received, +1 errors, 100% packet loss" in done.stdout
+    done = on_tap(kernel, "10.9.0.2/24", "--gateway", "10.9.0.1", "-c", 1, "-t", 1, "-W", 20, "10.77.0.1")
+    assert done.returncode == 1 and "From 10.9.0.1 icmp_seq=1 " in done.stdout

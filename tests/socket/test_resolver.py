@@ -274,6 +274,16 @@ def test_a_host_with_no_way_to_a_server_fails_at_once():
         assert error.value.errno == socket.EAI_NONAME
 
 
+@pytest.mark.timeout(120)
+def test_a_router_that_knows_no_way_to_the_servers_ends_it_at_once():
+    """Its ICMP error is heard (IP_RECVERR): ten tries of 30 seconds are not waited for."""
+    config = netstack.ResolverConfig(servers=("203.0.113.53", "203.0.113.54"), timeout=30.0, attempts=5)
+    with netstack.Router("10.88.0.0/16") as router, netstack.attach(router.name, resolver=config, drain=1) as host:
+        with pytest.raises(socket.gaierror) as error:
+            host.getaddrinfo("four.example", 80)
+        assert error.value.errno == socket.EAI_AGAIN
+
+
 # --- EDNS, TCP --------------------------------------------------------------------------------------------------------
 
 def test_edns_says_how_much_we_take_and_is_left_out_for_who_does_not_know_it(net):
