@@ -59,8 +59,9 @@ class Host:
         Who is asked for names that no file knows: name servers, over this host's own sockets; nobody; the
         kernel's resolver, through the kernel's network.
     resolver : ResolverConfig, optional
-        Name servers, search list, hosts file, patience. Without it: the machine's ``/etc/hosts``, and those
-        servers of its ``/etc/resolv.conf`` that this host can reach through its own link.
+        Name servers, search list, hosts file, patience. Without it: the machine's ``/etc/hosts``; the servers
+        and the domain of a DHCP lease; else those of the machine's ``/etc/resolv.conf``, as far as this host can
+        reach them through its own link.
     seed : bytes or int, optional
         Makes secrets and randomness of the stack repeatable.
     sysctl : mapping, optional
@@ -116,7 +117,7 @@ class Host:
         if resolver is None and link is None:
             resolver = ResolverConfig(servers=())          # the machine's are out of reach
         self.resolver = Resolver(self._own_addresses, dns, config=resolver, make_socket=self.socket,
-                                 interface_index=self.interface_index)
+                                 interface_index=self.interface_index, learnt=self._learnt_names)
         report, self._report = open_report() if visible and service else (-1, None)
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
         self._lease = lease
@@ -168,6 +169,13 @@ class Host:
         given = [str(ipaddress.ip_interface(a).ip) for a in self.addresses]
         own = [ipaddress.ip_address(a) for a in dict.fromkeys([*given, *self.stack.addresses])]
         return [str(a) for a in sorted(own, key=lambda a: (a.version == 6, a.is_link_local))]
+
+    def _learnt_names(self) -> tuple[list[str], list[str]]:
+        """Name servers and search domains of the DHCP lease."""
+        lease = self._dhcp.lease if self._dhcp is not None else None
+        if lease is None:
+            return [], []
+        return list(lease.servers), [lease.domain.strip(".")] if lease.domain else []
 
     def interface_index(self, name: str) -> int:
         """The number of an interface, for zones in addresses: by the device's name, ``if1``, or ``lo``.

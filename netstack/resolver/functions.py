@@ -11,6 +11,7 @@ from typing import Any
 from netstack.config import ResolverConfig
 from netstack.resolver.hosts_file import HostsFile
 from netstack.resolver.literals import Found, mapped, parse_literal
+from netstack.resolver.resolv_conf import Learnt
 from netstack.resolver.sorting import sort_destinations
 from netstack.resolver.stub import Names, NoAnswer, Stub
 
@@ -58,18 +59,20 @@ class Resolver:
         ``make_socket(family, type)`` gives a socket of the host; without it nobody is asked.
     interface_index : callable, optional
         The number of an interface by its name, OSError without one: for zones in addresses.
+    learnt : callable, optional
+        Servers and search domains that the network told the host.
     """
 
     def __init__(self, addresses: Callable[[], list[str]], dns: bool | str = True, *,
                  config: ResolverConfig | None = None, make_socket: Callable[[int, int], Any] | None = None,
-                 interface_index: Callable[[str], int] | None = None) -> None:
+                 interface_index: Callable[[str], int] | None = None, learnt: Learnt | None = None) -> None:
         self._addresses = addresses
         self.dns = dns
         self._config = config or ResolverConfig()
         self._hosts = HostsFile(self._config.hosts)
         self._make_socket = make_socket
         self._interface_index = interface_index or self._no_interface
-        self.stub = Stub(self._config, make_socket) if make_socket is not None else None
+        self.stub = Stub(self._config, make_socket, learnt=learnt) if make_socket is not None else None
 
     @staticmethod
     def _no_interface(name: str) -> int:

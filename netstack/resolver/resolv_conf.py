@@ -6,11 +6,13 @@ import ipaddress
 import os
 import socket as _kernel
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from netstack.config import ResolverConfig, parse_server
 
 PATH = "/etc/resolv.conf"
+Learnt = Callable[[], tuple[list[str], list[str]]]
 SERVERS_MOST = 3                 # MAXNS of resolv.h
 NDOTS_MOST, TIMEOUT_MOST, ATTEMPTS_MOST = 15, 30, 5      # RES_MAXNDOTS, RES_MAXRETRANS, RES_MAXRETRY
 
@@ -71,10 +73,20 @@ def parse_resolv_conf(text: str, own_name: str = "") -> Settings:
 
 
 class SettingsSource:
-    """Settings from a `ResolverConfig` and the machine's file, read again when it changed."""
+    """Settings from a `ResolverConfig`, from the network, and from the machine's file, read again when it changed.
 
-    def __init__(self, config: ResolverConfig, path: str = PATH) -> None:
+    Parameters
+    ----------
+    config : ResolverConfig
+    path : str
+        The machine's file.
+    learnt : callable, optional
+        Servers and search domains that the network told the host: they take the place of the machine's.
+    """
+
+    def __init__(self, config: ResolverConfig, path: str = PATH, learnt: Learnt | None = None) -> None:
         self._config = config
+        self._learnt = learnt
         self._path = path
         self._lock = threading.Lock()
         self._seen: object = ()
@@ -92,6 +104,17 @@ class SettingsSource:
 
     def current(self) -> Settings:
         """The settings now."""
+        settings = self._of_files()
+        if self._learnt is None or self._config.servers is not None:
+            return settings
+        servers, search = self._learnt()
+        if servers:
+            settings = replace(settings, servers=[(address, 53) for address in servers[:SERVERS_MOST]])
+            if self._config.search is None:
+                settings = replace(settings, search=search)
+        return settings
+
+    def _of_files(self) -> Settings:
         with self._lock:
             if self._config.servers is not None:
                 if self._seen == ():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from netstack.config import ResolverConfig
 from netstack.resolver.cache import Cache
 from netstack.resolver.literals import Found
-from netstack.resolver.resolv_conf import Settings, SettingsSource
+from netstack.resolver.resolv_conf import Learnt, Settings, SettingsSource
 
 if TYPE_CHECKING:
     import dns.message
@@ -76,11 +76,13 @@ class Stub:
         ``make_socket(family, type)`` gives a socket of the host.
     clock : callable
         Seconds that never go back.
+    learnt : callable, optional
+        Servers and search domains that the network told the host.
     """
 
     def __init__(self, config: ResolverConfig, make_socket: Callable[[int, int], Any],
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self.settings = SettingsSource(config)
+                 clock: Callable[[], float] = time.monotonic, learnt: Learnt | None = None) -> None:
+        self.settings = SettingsSource(config, learnt=learnt)
         self.cache: Cache[Reply] = Cache(config.cache, clock)
         self._edns = config.edns
         self._make_socket = make_socket

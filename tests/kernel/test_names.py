@@ -166,3 +166,16 @@ print(socket.gethostbyname(socket.gethostname()))
         assert out.splitlines() == ["by name", peer[0]]
         assert f"query[A] web.test.example from {peer[0]}" in log.read_text()
         assert "from 192.0.2.1" not in log.read_text() and "127.0.0.1" not in log.read_text()
+
+
+def test_a_lease_says_whom_to_ask(netns, tmp_path):
+    """dnsmasq gives the address, the server and the domain: nothing is configured."""
+    with netns.enter():
+        tap = netstack.link.Tap("tap0")
+    netns.run("ip", "addr", "add", f"{SERVER}/24", "dev", "tap0")
+    netns.run("ip", "link", "set", "tap0", "up")
+    dhcp = ["--dhcp-range=10.9.0.100,10.9.0.150", "--dhcp-option=option:dns-server,10.9.0.1", "--domain=test.example",
+            "--dhcp-authoritative", f"--dhcp-leasefile={tmp_path}/leases", "--interface=tap0"]
+    with dnsmasq(netns, tmp_path, SERVER, *dhcp) as log, netstack.Host(link=tap, address="dhcp", drain=1) as host:
+        assert host.gethostbyname("four") == "10.9.0.4"
+        assert "query[A] four.test.example from 10.9.0.1" in log.read_text()

@@ -185,6 +185,19 @@ def test_what_a_config_says_comes_before_the_machines_file(tmp_path):
     assert mixed.current().servers == []
 
 
+def test_what_the_network_tells_takes_the_place_of_the_machines_file(tmp_path):
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 192.0.2.1\nsearch machine.example\noptions ndots:3\n")
+    told = [["10.0.0.1", "10.0.0.2"], ["lease.example"]]
+    settings = SettingsSource(ResolverConfig(), str(path), lambda: told).current()
+    assert (settings.servers, settings.search, settings.ndots) == (
+        [("10.0.0.1", 53), ("10.0.0.2", 53)], ["lease.example"], 3)
+    assert SettingsSource(ResolverConfig(search=()), str(path), lambda: told).current().search == []
+    assert SettingsSource(ResolverConfig(), str(path), lambda: ([], [])).current().servers == [("192.0.2.1", 53)]
+    named = SettingsSource(ResolverConfig(servers=("192.0.2.2",)), str(path), lambda: told).current()
+    assert (named.servers, named.search) == ([("192.0.2.2", 53)], [])
+
+
 @pytest.mark.parametrize("wrong", [
     {"servers": ["dns.example"]}, {"servers": ["10.0.0.1:0"]}, {"servers": ["10.0.0.1:x"]}, {"servers": ["[::1]x"]},
     {"servers": ["[::1"]}, {"timeout": 0}, {"timeout": 31}, {"attempts": 0}, {"attempts": 6}, {"ndots": 16},
