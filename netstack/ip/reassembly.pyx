@@ -84,7 +84,8 @@ cdef void drop_pieces(reassembly_t *r, partial_t *d, DropReason why) noexcept no
     r.counters.drops[<int> why] += d.count
     free(d.pieces)
     d.pieces = NULL
-    d.count = d.capacity = d.received = d.head_length = 0
+    d.count = d.capacity = d.received = d.head_length = d.kept = d.next_at = d.end = 0
+    d.has_end = 0
     d.charge -= held
     r.sources[d.list].bytes -= held
     r.bytes -= held

@@ -198,6 +198,16 @@ def test_tcp_in_pieces_reaches_its_connection():
     assert s.sock.recv(1000) == b"in pieces" * 20
 
 
+def test_a_snapshot_keeps_a_datagram_that_was_given_up():
+    stack, sock = receiver()
+    pieces = cut(datagram(b"kept" * 700), 800)
+    feed(stack, [pieces[0], pieces[3], piece(bytes(800), 8, True)])
+    copy = Stack.restore(stack.snapshot(), 9 * S)
+    assert memory(copy) == memory(stack) and memory(copy)[0] == 1
+    feed(copy, pieces)
+    assert taken(copy.socket_by_id(sock.id)) == []
+
+
 def test_a_snapshot_keeps_what_waits():
     stack, sock = receiver()
     pieces = cut(datagram(b"kept" * 700), 800) + cut(datagram(b"more" * 700), 800, id=9)
