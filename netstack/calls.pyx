@@ -1,6 +1,6 @@
 """Socket calls that wait: see calls.pxd."""
 
-from libc.errno cimport EAGAIN, EBADF, EINTR
+from libc.errno cimport EAGAIN, EBADF, EINPROGRESS, EINTR
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
@@ -94,6 +94,8 @@ cdef ssize_t send_waiting(owner_t *o, const uint8_t *data, size_t n, int flags, 
                 break
             driver_settle(d)
             continue
+        if r == -EINPROGRESS and deadline:
+            r = -EAGAIN                                # a connect() that waited for this write: its SYN is out now
         if r != -EAGAIN or not deadline:
             break
         if waited != WAIT_READY:

@@ -45,6 +45,7 @@ cpdef enum DropReason:
     DROP_TCP_OUT_OF_MEMORY
     DROP_TCP_OOO_LIMIT         # out-of-order queue at its cap
     DROP_TCP_CLOSED            # data for a connection whose application closed
+    DROP_TCP_DEFERRED          # a bare third segment while TCP_DEFER_ACCEPT waits for data
     DROP_NO_MEMORY
     DROP_TX_FULL               # a datagram that found the link full
     DROP_FRAGMENT_LENGTH       # empty, no multiple of 8, or beyond 65,535 bytes
@@ -111,6 +112,17 @@ cdef struct counters_t:
     uint64_t tcp_mtu_probes_arrived
     uint64_t congestion_clamped       # decisions of an algorithm that the core did not let stand
     uint64_t congestion_fallbacks     # connections that went on with the default: unknown after a restore, or a plug-in failed
+    uint64_t tcp_syncookies_sent          # SYNs answered by a cookie
+    uint64_t tcp_syncookies_received      # acknowledgements that brought one back
+    uint64_t tcp_syncookies_failed        # that brought something else while cookies were out
+    uint64_t tcp_listen_overflows         # SYNs and third segments that found the accept queue full
+    uint64_t tcp_fast_open_active         # our SYN's data was acknowledged
+    uint64_t tcp_fast_open_active_fail    # it was not, and was sent again
+    uint64_t tcp_fast_open_passive        # children made by a SYN with data
+    uint64_t tcp_fast_open_passive_fail   # cookies that were not ours
+    uint64_t tcp_fast_open_cookies_asked
+    uint64_t tcp_fast_open_overflows      # Fast Open that found too many waiting for the end of their handshake
+    uint64_t tcp_fast_open_blackholes     # connections that gave reason to stop Fast Open for a while
     uint64_t drops[64]            # by DropReason
 
 

@@ -32,6 +32,17 @@ cdef dict counters_as_dict(const counters_t *c):
         "tcp_time_wait": c.tcp_time_wait, "tcp_pmtu_lowered": c.tcp_pmtu_lowered,
         "tcp_memory_aborts": c.tcp_memory_aborts,
         "tcp_mtu_probes": c.tcp_mtu_probes, "tcp_mtu_probes_arrived": c.tcp_mtu_probes_arrived,
+        "tcp_syncookies_sent": c.tcp_syncookies_sent,
+        "tcp_syncookies_received": c.tcp_syncookies_received,
+        "tcp_syncookies_failed": c.tcp_syncookies_failed,
+        "tcp_listen_overflows": c.tcp_listen_overflows,
+        "tcp_fast_open_active": c.tcp_fast_open_active,
+        "tcp_fast_open_active_fail": c.tcp_fast_open_active_fail,
+        "tcp_fast_open_passive": c.tcp_fast_open_passive,
+        "tcp_fast_open_passive_fail": c.tcp_fast_open_passive_fail,
+        "tcp_fast_open_cookies_asked": c.tcp_fast_open_cookies_asked,
+        "tcp_fast_open_overflows": c.tcp_fast_open_overflows,
+        "tcp_fast_open_blackholes": c.tcp_fast_open_blackholes,
         "congestion_clamped": c.congestion_clamped, "congestion_fallbacks": c.congestion_fallbacks,
     }
     cdef int i

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from netstack.address cimport address_t
 from netstack.sock cimport sock_t
-from netstack.tcp.tcb cimport tcb_t, tcp_t
+from netstack.tcp.tcb cimport request_t, tcb_t, tcp_t
 from netstack.udp.endpoint cimport udp_endpoint_t
 
 cdef enum:
@@ -33,7 +33,7 @@ cdef struct tw_t:
 
 
 cdef struct slot_t:
-    void *p                      # tcb_t *, or tw_t * with the lowest bit set; NULL: free
+    void *p                      # tcb_t *, tw_t * with bit 0 set, request_t * with bit 1 set; NULL: free
     uint32_t hash
 
 
@@ -55,12 +55,27 @@ cdef inline tw_t *as_tw(void *p) noexcept nogil:
     return <tw_t *> (<uint64_t> p & ~<uint64_t> 1)
 
 
+cdef inline bint is_request(void *p) noexcept nogil:
+    return <uint64_t> p & 2
+
+
+cdef inline request_t *as_request(void *p) noexcept nogil:
+    return <request_t *> (<uint64_t> p & ~<uint64_t> 2)
+
+
+cdef inline tcb_t *as_tcb(void *p) noexcept nogil:
+    """NULL when it is no whole connection."""
+    return NULL if <uint64_t> p & 3 else <tcb_t *> p
+
+
 cdef uint32_t demux_hash(const tcp_t *tcp, const address_t *local, const address_t *remote,
                          uint16_t lport, uint16_t rport) noexcept nogil
 cdef void *demux_find(const demux_t *d, uint32_t hash, const address_t *local, const address_t *remote,
                       uint16_t lport, uint16_t rport) noexcept nogil
 cdef int demux_insert(demux_t *d, tcb_t *tcb) noexcept nogil                 # 0, or -1: no memory; tcb.hash is set
 cdef void demux_remove(demux_t *d, tcb_t *tcb) noexcept nogil
+cdef int demux_request_insert(demux_t *d, request_t *r) noexcept nogil
+cdef void demux_request_remove(demux_t *d, request_t *r) noexcept nogil
 cdef tw_t *demux_time_wait(demux_t *d, tcb_t *tcb, int64_t expires_ns, uint32_t limit) noexcept nogil
 cdef void demux_tw_restart(demux_t *d, tw_t *tw, int64_t expires_ns) noexcept nogil
 cdef void demux_tw_remove(demux_t *d, tw_t *tw) noexcept nogil

@@ -25,6 +25,11 @@ cdef uint32_t demux_hash(const tcp_t *tcp, const address_t *local, const address
 cdef bint matches(void *p, const address_t *local, const address_t *remote, uint16_t lport, uint16_t rport) noexcept nogil:
     cdef tcb_t *tcb
     cdef tw_t *tw
+    cdef request_t *r
+    if is_request(p):
+        r = as_request(p)
+        return r.lport == lport and r.rport == rport and address_equal(&r.remote, remote) and \
+            address_equal(&r.local, local)
     if is_tw(p):
         tw = as_tw(p)
         return tw.lport == lport and tw.rport == rport and address_equal(&tw.remote, remote) and \
@@ -108,6 +113,18 @@ cdef void demux_remove(demux_t *d, tcb_t *tcb) noexcept nogil:
     if tcb.flags & TF_IN_DEMUX:
         tcb.flags &= ~TF_IN_DEMUX
         take_out(d, tcb, tcb.hash)
+
+
+cdef int demux_request_insert(demux_t *d, request_t *r) noexcept nogil:
+    if grow(d) != 0:
+        return -1
+    put(d, <void *> (<uint64_t> r | 2), r.hash)
+    d.count += 1
+    return 0
+
+
+cdef void demux_request_remove(demux_t *d, request_t *r) noexcept nogil:
+    take_out(d, <void *> (<uint64_t> r | 2), r.hash)
 
 
 # --- TIME-WAIT --------------------------------------------------------------------------------------------------------
@@ -236,7 +253,7 @@ cdef bint demux_port_in_use(const demux_t *d, const address_t *local, uint16_t p
     if d.slots == NULL:
         return False
     for i in range(d.mask + 1):
-        if d.slots[i].p == NULL:
+        if d.slots[i].p == NULL or is_request(d.slots[i].p):   # its listener is bound there
             continue
         if is_tw(d.slots[i].p):
             tw = as_tw(d.slots[i].p)

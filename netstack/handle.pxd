@@ -31,6 +31,8 @@ cdef class Handle:
     cdef int linger(self) except -1
     cdef void release(self) noexcept
     cdef ssize_t receive(self, unsigned char *data, size_t n, int flags, endpoint_t *src) except -1
+    cdef ssize_t transmit_fast(self, const unsigned char *data, size_t n, int flags, const endpoint_t *to, bint blocking,
+                               str operation) except -1
     cdef ssize_t transmit(self, const unsigned char *data, size_t n, int flags, const endpoint_t *to, bint everything,
                           str operation) except -1
     cdef object receive_bytes(self, Py_ssize_t n, int flags, endpoint_t *src, str operation)

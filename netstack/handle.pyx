@@ -100,6 +100,7 @@ cdef enum:
     MSG_WAITALL = 0x100
     MSG_ERRQUEUE = 0x2000
     MSG_MORE = 0x8000
+    MSG_FASTOPEN = 0x20000000
 
 cdef int64_t TIMEOUT_MOST_NS = 1 << 62
 cdef str AGAIN = os.strerror(EAGAIN)
@@ -839,6 +840,8 @@ cdef class Handle:
         cdef int step = 0
         self.usable()
         flags &= ~MSG_DONTWAIT
+        if flags & MSG_FASTOPEN and self.type == 1:
+            return self.transmit_fast(data, n, flags, to, blocking, operation)
         if n <= KEEP_BYTES:
             enter(d)
             look(d)
@@ -849,6 +852,8 @@ cdef class Handle:
                 if sent == n or not (everything or self.timeout_ns < 0):
                     return sent
                 r = -EINTR
+            elif r == -EINPROGRESS and blocking:
+                r = -EINTR                 # a connect() that waited for this write: its SYN is out now
         elif not blocking:
             with nogil:
                 r = send_waiting(o, data, n, flags, to, False, 0, NEVER, &sent)
@@ -874,6 +879,37 @@ cdef class Handle:
         if r == -EAGAIN and not blocking:
             raise BlockingIOError(EAGAIN, AGAIN)
         raise self.failure(-<int> r, operation)
+
+    cdef ssize_t transmit_fast(self, const unsigned char *data, size_t n, int flags, const endpoint_t *to, bint blocking,
+                               str operation) except -1:
+        """Connect and send at once (TCP Fast Open). A blocking socket waits for the handshake, as Linux does, then sends on."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef ssize_t r
+        cdef int error, step = 0
+        enter(d)
+        look(d)
+        r = try_send(o, data, n, flags, to)
+        done(o)
+        if r < 0 and not (blocking and r == -EINPROGRESS):
+            raise self.failure(-<int> r, operation)
+        if not blocking:
+            return r
+        if r < 0:
+            r = 0
+        if self.wait_for(EVENT_OUT, self.deadline(), &step) == WAIT_TIMEOUT:
+            if r:
+                return r
+            raise TimeoutError("timed out")
+        enter(d)
+        error = EBADF if o.sock == NULL else sock_take_error(o.sock)
+        driver_show(d, o)
+        driver_unlock(d)
+        if error:
+            raise self.failure(error, operation)
+        if <size_t> r == n:
+            return r
+        return r + self.transmit(data + r, n - r, flags & ~MSG_FASTOPEN, NULL, False, operation)
 
     def send(self, data, int flags=0):
         """How many bytes were taken. A blocking socket takes all, one with a timeout what fits."""

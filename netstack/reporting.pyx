@@ -6,12 +6,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.unistd cimport close, geteuid
 
-from netstack.demux cimport as_tw, is_tw
+from netstack.demux cimport as_request, as_tw, is_request, is_tw
 from netstack.driver cimport driver_unlock, park_lock, park_now_ns, report_cursor_t
 from netstack.ip.interface cimport interface_t
 from netstack.ip.neighbor cimport NEIGHBOR_FREE
 from netstack.stack.core cimport stack_set_now
-from netstack.stack.report cimport neighbor_report_t, report_neighbor, report_socket, report_t, report_time_wait
+from netstack.stack.report cimport (
+    neighbor_report_t, report_neighbor, report_request, report_socket, report_t, report_time_wait,
+)
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOL_SOCKET, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, MSG_NOSIGNAL, MSG_DONTWAIT
@@ -89,11 +91,14 @@ cdef uint32_t take_sockets(driver_t *d, report_t *out, report_cursor_t *at) noex
         report_socket(d.stack, d.stack.socks[at.socket_at], &out[n])
         at.socket_at += 1
         n += 1
-    if not d.stack.demux.tw_count:
+    if not d.stack.demux.tw_count and not d.stack.tcp.request_count:
         at.slot_at = slots
     while n < REPORT_BATCH and at.slot_at < slots:
         if is_tw(d.stack.demux.slots[at.slot_at].p):
             report_time_wait(d.stack, as_tw(d.stack.demux.slots[at.slot_at].p), &out[n])
+            n += 1
+        elif is_request(d.stack.demux.slots[at.slot_at].p):
+            report_request(d.stack, as_request(d.stack.demux.slots[at.slot_at].p), &out[n])
             n += 1
         at.slot_at += 1
     return n

@@ -12,8 +12,8 @@ from netstack.counters cimport (
     DROP_TCP_FLAGS, DROP_TCP_LENGTH, DROP_TX_FULL, DropReason, drop,
 )
 from netstack.demux cimport (
-    as_tw, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove, demux_time_wait,
-    demux_tw_remove, demux_tw_restart, demux_unbind, is_tw, tw_t,
+    as_request, as_tcb, as_tw, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove,
+    demux_request_insert, demux_request_remove, demux_time_wait, demux_tw_remove, demux_tw_restart, demux_unbind, is_tw, tw_t,
 )
 from netstack.ip.icmp cimport icmp_send_error, icmp_send_unreachable
 from netstack.ip.igmp cimport igmp_input
@@ -36,8 +36,11 @@ from netstack.stack.tracing cimport trace_received, trace_sent
 from netstack.tcp.accounting cimport account_limits
 from netstack.tcp.buffers cimport pool_free, send_forget
 from netstack.tcp.congestion.controller cimport congestion_default
-from netstack.tcp.connection cimport connection_abort, connection_raise_isn, connection_spawned
+from netstack.tcp.connection cimport connection_abort
 from netstack.tcp.input cimport segment_arrives, segment_for_nobody, segment_verify
+from netstack.tcp.listener cimport (
+    listen_state, listener_discard, request_answer, request_arrives, request_sent, requests_fire, requests_next,
+)
 from netstack.tcp.invariants cimport NETSTACK_CHECKED, check_invariants, check_shared
 from netstack.tcp.output cimport (
     bare_length, next_segment, on_sent, on_timer, plan_t, write_bare, write_fresh_segment, write_segment,
@@ -46,7 +49,7 @@ from netstack.tcp.scoreboard cimport recovery_free_spares
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TF_PERSIST, TM_CC_CHOSEN,
-    TM_ORPHAN, TM_RCVBUF_SET, TM_SNDBUF_SET, bare_t, segment_t, tcb_clear, tcb_init, tcp_config_init, want_output,
+    TM_ORPHAN, TM_RCVBUF_SET, TM_SNDBUF_SET, bare_t, request_t, segment_t, tcb_clear, tcb_init, tcp_config_init, want_output,
 )
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
 from netstack.udp.endpoint cimport udp_endpoint_free, udp_endpoint_t
@@ -54,7 +57,7 @@ from netstack.wire.checksum cimport checksum_combine, checksum_partial, checksum
 from netstack.wire.icmp cimport ICMP_TIME_EXCEEDED
 from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
-from netstack.wire.tcp cimport NO_ACCECN, parse_tcp, tcp_header_t
+from netstack.wire.tcp cimport NO_ACCECN, NO_FASTOPEN, parse_tcp, tcp_header_t
 
 cdef enum:
     BATCH = 32                   # frames taken from a link at a time
@@ -78,6 +81,10 @@ cdef void stack_init(stack_t *stack, const uint8_t *seed) noexcept nogil:
     stack.tcp.released = on_released
     stack.tcp.to_time_wait = on_time_wait
     stack.tcp.spawn = on_spawn
+    stack.tcp.request_keep = on_request_keep
+    stack.tcp.request_gone = on_request_gone
+    stack.tcp.listener_of = on_listener_of
+    stack.tcp.link_mss = on_link_mss
     stack.tcp.bare = <bare_t *> malloc(MAX_BARE * sizeof(bare_t))
     stack.tcp.bare_capacity = MAX_BARE if stack.tcp.bare != NULL else 0
     stack.next_sock_id = 1
@@ -89,7 +96,7 @@ cdef void stack_init(stack_t *stack, const uint8_t *seed) noexcept nogil:
 cdef void free_sock(stack_t *stack, sock_t *sock) noexcept nogil:
     if sock.kind == SOCK_TCP:
         tcb_clear(<tcb_t *> sock)
-        free((<tcb_t *> sock).listener)
+        listener_discard(<tcb_t *> sock)
         stack.tcp.tcb_count -= 1
     else:
         udp_endpoint_free(<udp_endpoint_t *> sock)
@@ -109,6 +116,7 @@ cdef void stack_destroy(stack_t *stack) noexcept nogil:
     free(stack.trace)
     free(stack.tcp.scratch)
     free(stack.tcp.bare)
+    free(stack.tcp.fast_open.cache)
     for i in range(stack.interface_count):
         interface_free(stack.interfaces[i])
         free(stack.interfaces[i])
@@ -196,17 +204,40 @@ cdef void on_time_wait(void *context, tcb_t *tcb) noexcept nogil:
                     stack.tcp.config.max_tw)
 
 
-cdef tcb_t *on_spawn(void *context, tcb_t *listener, const segment_t *seg) noexcept nogil:
+cdef bint on_request_keep(void *context, request_t *r) noexcept nogil:
+    cdef stack_t *stack = <stack_t *> context
+    r.hash = demux_hash(&stack.tcp, &r.local, &r.remote, r.lport, r.rport)
+    return demux_request_insert(&stack.demux, r) == 0
+
+
+cdef void on_request_gone(void *context, request_t *r) noexcept nogil:
+    demux_request_remove(&(<stack_t *> context).demux, r)
+
+
+cdef tcb_t *on_listener_of(void *context, const address_t *local, uint16_t port) noexcept nogil:
+    return demux_listener(&(<stack_t *> context).demux, local, port)
+
+
+cdef uint32_t on_link_mss(void *context, const address_t *dst, uint8_t interface) noexcept nogil:
+    """The largest segment the way to *dst* carries; where there is none, that of the interface it speaks by."""
+    cdef stack_t *stack = <stack_t *> context
+    cdef address_t next_hop
+    cdef int i = stack_route(stack, dst, &next_hop)
+    return stack.interfaces[i if i >= 0 else interface].mtu - (40 if address_is_v4(dst) else 60)
+
+
+cdef tcb_t *on_spawn(void *context, const request_t *r) noexcept nogil:
     """A child of a listener: its names from the SYN, its settings from the listener."""
     cdef stack_t *stack = <stack_t *> context
     cdef tcb_t *child = stack_new_tcb(stack)
+    cdef const tcb_t *listener = r.listener
     cdef int i
     if child == NULL:
         return NULL
-    child.local = seg.dst
-    child.remote = seg.src
-    child.lport = seg.dport
-    child.rport = seg.sport
+    child.local = r.local
+    child.remote = r.remote
+    child.lport = r.lport
+    child.rport = r.rport
     child.hash = demux_hash(&stack.tcp, &child.local, &child.remote, child.lport, child.rport)
     child.sock.flags = (listener.sock.flags & (SF_KEEPALIVE | SF_REUSEADDR | SF_V6)) | SF_ORPHAN
     child.flags = listener.flags & INHERITED_FLAGS
@@ -230,13 +261,12 @@ cdef tcb_t *on_spawn(void *context, tcb_t *listener, const segment_t *seg) noexc
     child.keepalive_count = listener.keepalive_count
     i = stack_route(stack, &child.remote, &child.next_hop)
     if i < 0:
-        i = seg.interface
+        i = r.interface
         child.next_hop = child.remote
     child.route_interface = <uint8_t> i
     if demux_insert(&stack.demux, child) != 0:
         free_sock(stack, &child.sock)
         return NULL
-    connection_spawned(child, seg, stack_link_mss(stack, child))
     return child
 
 
@@ -323,6 +353,7 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     cdef void *p
     cdef uint32_t hash, k
     cdef DropReason reason
+    cdef tcb_t *child = NULL
     stack.tcp.counters.tcp_segments_in += 1
     stack.segments_by[stack.driver] += 1
     if packet.header_bytes < packet.header_length + 20:
@@ -363,6 +394,10 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     seg.trusted = (packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED) != 0 and not packet.reassembled
     seg.interface = <uint8_t> packet.interface.index
     seg.broadcast = 0
+    seg.fastopen_length = h.fastopen_length
+    if h.fastopen_length != NO_FASTOPEN:
+        seg.fastopen_experimental = h.fastopen_experimental
+        memcpy(seg.fastopen, h.fastopen, h.fastopen_length)
     if address_is_v4(&seg.src):
         seg.partial = checksum_pseudo_ipv4(address_v4(&seg.src), address_v4(&seg.dst), 6, <uint16_t> length)
     else:
@@ -379,7 +414,7 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
         return reason
     hash = demux_hash(&stack.tcp, &seg.dst, &seg.src, seg.dport, seg.sport)
     p = demux_find(&stack.demux, hash, &seg.dst, &seg.src, seg.dport, seg.sport)
-    if p != NULL and not is_tw(p):
+    if p != NULL and as_tcb(p) != NULL:
         stack.last_tcb = <tcb_t *> p
         reason = segment_arrives(<tcb_t *> p, &seg)
         if stack.trace != NULL:
@@ -387,12 +422,21 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
         if NETSTACK_CHECKED:
             check_invariants(<tcb_t *> p)
         return reason
-    if p != NULL:
+    if p != NULL and is_tw(p):
         return time_wait_input(stack, as_tw(p), &seg)
-    tcb = demux_listener(&stack.demux, &seg.dst, seg.dport)
-    if tcb != NULL:
-        return segment_arrives(tcb, &seg)
-    return segment_for_nobody(&stack.tcp, &seg)
+    if p != NULL:
+        reason = request_arrives(&stack.tcp, as_request(p), &seg, &child)
+    else:
+        tcb = demux_listener(&stack.demux, &seg.dst, seg.dport)
+        if tcb == NULL:
+            return segment_for_nobody(&stack.tcp, &seg)
+        reason = listen_state(tcb, &seg, NULL, &child)
+    if child != NULL:
+        if stack.trace != NULL:
+            trace_received(stack.trace, child, &seg)
+        if NETSTACK_CHECKED:
+            check_invariants(child)
+    return reason
 
 
 cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexcept nogil:
@@ -418,6 +462,7 @@ cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexce
     if (seg.length or seg.flags & (SYN | FIN) or seg.seq != tw.rcv_nxt) and tcp.bare_count < MAX_BARE:
         b = &tcp.bare[tcp.bare_count]
         tcp.bare_count += 1
+        memset(b, 0, sizeof(bare_t))
         b.src = tw.local
         b.dst = tw.remote
         b.sport = tw.lport
@@ -437,14 +482,9 @@ cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexce
 cdef DropReason reincarnate(stack_t *stack, tcb_t *listener, tw_t *tw, segment_t *seg) noexcept nogil:
     """A new connection under the names of one in TIME-WAIT; its sequence numbers begin above the old ones."""
     cdef uint32_t last = tw.snd_nxt
-    cdef tcb_t *child
-    cdef DropReason reason
+    cdef tcb_t *child = NULL
     demux_tw_remove(&stack.demux, tw)
-    reason = segment_arrives(listener, seg)
-    child = listener.listener.children
-    if reason == DROP_NONE and child != NULL and child.rport == seg.sport and address_equal(&child.remote, &seg.src):
-        connection_raise_isn(child, last)
-    return reason
+    return listen_state(listener, seg, &last, &child)
 
 
 cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) noexcept nogil:
@@ -578,29 +618,42 @@ cdef int send_burst(stack_t *stack, tcb_t *tcb) noexcept nogil:
     return CLAIM_OK
 
 
-cdef void send_bare(stack_t *stack, const bare_t *b) noexcept nogil:
+cdef int send_bare(stack_t *stack, const bare_t *b) noexcept nogil:
     cdef packet_out_t out
     cdef address_t next_hop
     cdef int i = stack_route(stack, &b.dst, &next_hop), r
     cdef uint32_t n = bare_length(b)
+    cdef uint8_t ttl = b.ttl if b.ttl else 64
     cdef bint v4 = address_is_v4(&b.dst)
-    if i < 0:
+    if i < 0 and not b.flags & SYN:
         drop(&stack.tcp.counters, DROP_IP_NO_ROUTE)
-        return
+        return CLAIM_UNREACHABLE
+    if i < 0:                                          # an answer to a SYN: back the way it came
+        i = b.interface
+        next_hop = b.dst
     r = interface_claim(stack.interfaces[i], &next_hop, (IPV4_HEADER if v4 else IPV6_HEADER) + n, 0, stack.tcp.now_ns,
                         &out)
-    if r == CLAIM_FULL:
-        drop(&stack.tcp.counters, DROP_TX_FULL)
     if r != CLAIM_OK:
-        return
+        return r
     if v4:
         write_bare(b, out.ip + IPV4_HEADER)
-        write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), PROTOCOL_TCP, IPV4_HEADER + n, b.ecn, 64, 0, True)
+        write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), PROTOCOL_TCP, IPV4_HEADER + n, b.tos | b.ecn, ttl, 0, True)
     else:
         write_bare(b, out.ip + IPV6_HEADER)
-        write_ipv6(out.ip, &b.src, &b.dst, PROTOCOL_TCP, n, b.ecn, 64)
+        write_ipv6(out.ip, &b.src, &b.dst, PROTOCOL_TCP, n, b.tos | b.ecn, ttl)
     interface_commit(&out, stack.tcp.now_ns)
     stack.tcp.counters.tcp_segments_out += 1
+    return CLAIM_OK
+
+
+cdef void send_answers(stack_t *stack) noexcept nogil:
+    """SYN,ACKs of half-open connections that are due; those a full link stops stay so."""
+    cdef bare_t answer
+    while stack.tcp.requests_due.first != NULL:
+        request_answer(&stack.tcp, stack.tcp.requests_due.first, &answer)
+        if send_bare(stack, &answer) == CLAIM_FULL:
+            return
+        request_sent(&stack.tcp, stack.tcp.requests_due.first)
 
 
 cdef void stack_flush(stack_t *stack) noexcept nogil:
@@ -638,8 +691,10 @@ cdef void stack_output(stack_t *stack) noexcept nogil:
         tcp.output_first = blocked
         tcp.output_last = blocked_last
     for i in range(tcp.bare_count):
-        send_bare(stack, &tcp.bare[i])
+        if send_bare(stack, &tcp.bare[i]) == CLAIM_FULL:
+            drop(&tcp.counters, DROP_TX_FULL)
     tcp.bare_count = 0
+    send_answers(stack)
     if stack.datagram_waiters and not full:
         wake_datagram_waiters(stack)
     stack_flush(stack)
@@ -680,8 +735,10 @@ cdef void relieve_memory(stack_t *stack) noexcept nogil:
 
 
 cdef int64_t stack_next_deadline(stack_t *stack) noexcept nogil:
-    cdef int64_t d = timers_next(&stack.tcp), e
+    cdef int64_t d = timers_next(&stack.tcp), e = requests_next(&stack.tcp)
     cdef uint32_t i
+    if e < d:
+        d = e
     if stack.demux.tw_first != NULL and stack.demux.tw_first.expires_ns < d:
         d = stack.demux.tw_first.expires_ns
     e = reassembly_next_deadline(&stack.fragments)
@@ -712,6 +769,7 @@ cdef void stack_advance(stack_t *stack, int64_t now_ns) noexcept nogil:
             on_timer(tcb)
             if NETSTACK_CHECKED:
                 check_invariants(tcb)
+        requests_fire(&stack.tcp, start)
         for i in range(stack.interface_count):
             if interface_next_deadline(stack.interfaces[i]) <= start:
                 interface_advance(stack.interfaces[i], start)
@@ -721,7 +779,8 @@ cdef void stack_advance(stack_t *stack, int64_t now_ns) noexcept nogil:
             expire_fragments(stack, start)
         stack_output(stack)
     stack_set_now(stack, now_ns)
-    if stack.tcp.output_first != NULL or stack.tcp.bare_count or stack.datagram_waiters:
+    if stack.tcp.output_first != NULL or stack.tcp.bare_count or stack.tcp.requests_due.first != NULL or \
+            stack.datagram_waiters:
         stack_output(stack)
 
 
@@ -749,7 +808,7 @@ cdef void check_stack(stack_t *stack) noexcept nogil:
 
 
 cdef void stack_settle(stack_t *stack) noexcept nogil:
-    if stack.tcp.output_first != NULL or stack.tcp.bare_count:
+    if stack.tcp.output_first != NULL or stack.tcp.bare_count or stack.tcp.requests_due.first != NULL:
         stack_output(stack)
     else:
         stack_flush(stack)

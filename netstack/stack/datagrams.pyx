@@ -8,7 +8,7 @@ from netstack.address cimport address_equal, address_is_any, address_is_v4, addr
 from netstack.counters cimport (
     DROP_IP_PROTOCOL, DROP_LINK_MALFORMED, DROP_NONE, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason,
 )
-from netstack.demux cimport demux_datagram, demux_find, demux_hash, is_tw
+from netstack.demux cimport as_tcb, demux_datagram, demux_find, demux_hash
 from netstack.ip.icmp cimport (
     ICMP_HARD, icmp6_input, icmp_input, icmp_message_t, icmp_send_unreachable, icmp_unreachable_errno,
 )
@@ -113,7 +113,7 @@ cdef void too_big(stack_t *stack, const icmp_message_t *m) noexcept nogil:
         &stack.demux,
         demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
         &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
-    if p != NULL and not is_tw(p) and (<tcb_t *> p).state >= ESTABLISHED and \
+    if as_tcb(p) != NULL and (<tcb_t *> p).state >= ESTABLISHED and \
             mtu_reported(<tcb_t *> p, m.mtu, m.embedded_seq):
         recovery_resend(<tcb_t *> p)
 
@@ -138,10 +138,11 @@ cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
         &stack.demux,
         demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
         &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
-    if p == NULL or is_tw(p):
+    if as_tcb(p) == NULL:                              # nor half-open: what it sends ends by itself
         return
     tcb = <tcb_t *> p
-    if seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt):
+    if (seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt)) and not (
+            tcb.state == SYN_SENT and m.embedded_seq == tcb.iss):
         return
     stack.tcp.counters.icmp_errors_in += 1
     if tcb.state == SYN_SENT and m.type == ICMP_UNREACHABLE and (m.code == 2 or m.code == 3):
@@ -196,7 +197,7 @@ cdef void neighbor_failed(stack_t *stack, const icmp_message_t *m) noexcept nogi
             &stack.demux,
             demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
             &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport)
-        if p == NULL or is_tw(p):
+        if as_tcb(p) == NULL:                          # nor half-open: what it sends ends by itself
             return
         if (<tcb_t *> p).state == SYN_SENT:
             connection_abort(<tcb_t *> p, EHOSTUNREACH, False)

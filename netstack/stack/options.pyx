@@ -1,7 +1,8 @@
 """setsockopt and getsockopt with Linux's numbers, sizes and quirks; sysctls by their full Linux names."""
 
-from libc.errno cimport EINVAL, ENOENT, ENOPROTOOPT
+from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EOPNOTSUPP
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset, strlen
 
 from netstack.sock cimport (
@@ -16,8 +17,10 @@ from netstack.tcp.congestion.controller cimport (
     CONGESTION_NAME, congestion_find, congestion_names, congestion_set_paced, congestion_switch,
 )
 from netstack.tcp.connection cimport keepalive_start
+from netstack.tcp.fast_open cimport TFO_CLIENT, fast_open_make_keys
 from netstack.tcp.tcb cimport (
-    CLOSED, ESTABLISHED, LISTEN, TF_ACK_NOW, TF_CORK, TF_FORCE, TF_LINGER, TF_MORE, TF_NODELAY, TF_WANT_WRITE, TIME_WAIT,
+    CLOSED, ESTABLISHED, FO_CONNECT, FO_NO_COOKIE, LISTEN, TF_ACK_NOW, TF_CORK, TF_FORCE, TF_LINGER, TF_MORE, TF_NODELAY,
+    TF_WANT_WRITE, TIME_WAIT,
     TM_CC_CHOSEN, TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, send_segment_limit, tcb_t, tcp_config_t, want_output,
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
@@ -53,13 +56,20 @@ cdef enum:
     TCP_KEEPCNT = 6
     TCP_SYNCNT = 7
     TCP_LINGER2 = 8
+    TCP_DEFER_ACCEPT = 9
     TCP_WINDOW_CLAMP = 10
     TCP_INFO = 11
     TCP_QUICKACK = 12
     TCP_CONGESTION = 13
     TCP_USER_TIMEOUT = 18
+    TCP_FASTOPEN = 23
     TCP_NOTSENT_LOWAT = 25
     TCP_CC_INFO = 26
+    TCP_FASTOPEN_CONNECT = 30
+    TCP_FASTOPEN_KEY = 33
+    TCP_FASTOPEN_NO_COOKIE = 34
+    FASTOPEN_KEY_BYTES = 16
+    DEFER_MAX_S = 120            # between two SYN,ACKs
     IP_TOS = 1
     IP_TTL = 2
     IPV6_V6ONLY = 26
@@ -102,6 +112,8 @@ cdef int option_set(stack_t *stack, sock_t *sock, int level, int name, const uin
         r = ip_option_set(stack, <udp_endpoint_t *> sock, level, name, value, n)
         if r != -ENOPROTOOPT:
             return r
+    if level == SOL_TCP and name == TCP_FASTOPEN_KEY and tcb != NULL:
+        return set_fastopen_key(tcb, value, n)
     if n < sizeof(int32_t):
         if n == 1 and (level == SOL_IP or level == SOL_IPV6):
             v = value[0]                               # IP options also come as one byte
@@ -235,10 +247,73 @@ cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept
         if v == 0 and tcb.state != CLOSED:
             return -EINVAL
         tcb.window_clamp = 0 if v <= 0 else (v if v > BUFFER_MIN // 2 else BUFFER_MIN // 2)
+    elif name == TCP_DEFER_ACCEPT:
+        tcb.defer_accept = seconds_to_retransmits(v)
+    elif name == TCP_FASTOPEN:
+        if v < 0 or tcb.state not in (CLOSED, LISTEN):
+            return -EINVAL
+        fast_open_make_keys(&stack.tcp)
+        tcb.fast_open_max = <uint32_t> v if <uint32_t> v < stack.tcp.config.somaxconn else stack.tcp.config.somaxconn
+    elif name == TCP_FASTOPEN_CONNECT:
+        if v < 0 or v > 1:
+            return -EINVAL
+        if not stack.tcp.config.fastopen & TFO_CLIENT:
+            return -EOPNOTSUPP
+        if tcb.state != CLOSED:
+            return -EINVAL
+        set_fast_open(tcb, FO_CONNECT, v)
+    elif name == TCP_FASTOPEN_NO_COOKIE:
+        if v < 0 or v > 1 or tcb.state not in (CLOSED, LISTEN):
+            return -EINVAL
+        set_fast_open(tcb, FO_NO_COOKIE, v)
     elif name == TCP_SYNCNT:
         return 0 if 1 <= v <= 127 else -EINVAL
     else:
         return -ENOPROTOOPT
+    return 0
+
+
+cdef inline void set_fast_open(tcb_t *tcb, uint16_t bit, bint on) noexcept nogil:
+    if on:
+        tcb.fast_open |= bit
+    else:
+        tcb.fast_open &= ~bit
+
+
+cdef uint8_t seconds_to_retransmits(int32_t seconds) noexcept nogil:
+    """As Linux: after how many timeouts of the SYN,ACK that much time is over."""
+    cdef int64_t timeout = 1, period = 1
+    cdef int n = 1
+    if seconds <= 0:
+        return 0
+    while seconds > period and n < 255:
+        n += 1
+        timeout = 2 * timeout if 2 * timeout < DEFER_MAX_S else DEFER_MAX_S
+        period += timeout
+    return <uint8_t> n
+
+
+cdef int32_t retransmits_to_seconds(uint8_t n) noexcept nogil:
+    cdef int32_t timeout = 1, period = 1
+    if n == 0:
+        return 0
+    while n > 1:
+        n -= 1
+        timeout = 2 * timeout if 2 * timeout < DEFER_MAX_S else DEFER_MAX_S
+        period += timeout
+    return period
+
+
+cdef int set_fastopen_key(tcb_t *tcb, const uint8_t *value, uint32_t n) noexcept nogil:
+    """One key, or two: cookies of the second are still good."""
+    if n != FASTOPEN_KEY_BYTES and n != 2 * FASTOPEN_KEY_BYTES or tcb.state not in (CLOSED, LISTEN):
+        return -EINVAL
+    if tcb.fast_open_keys == NULL:
+        tcb.fast_open_keys = <uint64_t *> calloc(4, sizeof(uint64_t))
+        if tcb.fast_open_keys == NULL:
+            return -ENOMEM
+    memcpy(tcb.fast_open_keys, value, n)
+    tcb.fast_open_key_count = <uint8_t> (n // FASTOPEN_KEY_BYTES)
     return 0
 
 
@@ -363,6 +438,20 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
             v = tcb.user_timeout_ms
         elif name == TCP_NOTSENT_LOWAT:
             v = tcb.notsent_lowat
+        elif name == TCP_DEFER_ACCEPT:
+            v = retransmits_to_seconds(tcb.defer_accept)
+        elif name == TCP_FASTOPEN:
+            v = tcb.fast_open_max
+        elif name == TCP_FASTOPEN_CONNECT:
+            v = (tcb.fast_open & FO_CONNECT) != 0
+        elif name == TCP_FASTOPEN_NO_COOKIE:
+            v = (tcb.fast_open & FO_NO_COOKIE) != 0
+        elif name == TCP_FASTOPEN_KEY:
+            if tcb.fast_open_keys != NULL:
+                return give(value, n, <uint8_t *> tcb.fast_open_keys, tcb.fast_open_key_count * FASTOPEN_KEY_BYTES)
+            fast_open_make_keys(&stack.tcp)
+            return give(value, n, <uint8_t *> stack.tcp.fast_open.keys,
+                        stack.tcp.fast_open.key_count * FASTOPEN_KEY_BYTES)
         elif name == TCP_LINGER2:
             v = tcb.fin_timeout_ms // 1000 if tcb.fin_timeout_ms else -1
         elif name == TCP_WINDOW_CLAMP:
@@ -428,6 +517,12 @@ SYSCTLS = {
     "net.ipv4.tcp_delayed_ack_ms": (1, 499),           # Linux has it as a constant; RFC 9293 section 3.8.6.3: below 500
     "net.ipv4.tcp_quickack_segments": (0, 255),        # a constant too
     "net.core.somaxconn": (0, 1 << 20),
+    "net.ipv4.tcp_syncookies": (0, 2),
+    "net.ipv4.tcp_max_syn_backlog": (1, 1 << 20),
+    "net.ipv4.tcp_abort_on_overflow": (0, 1),
+    "net.ipv4.tcp_fastopen": (0, 0x7fffffff),
+    "net.ipv4.tcp_fastopen_key": None,
+    "net.ipv4.tcp_fastopen_blackhole_timeout_sec": (0, 0x7fffffff),
     "net.core.rmem_default": (BUFFER_MIN, BUFFER_MAX),
     "net.core.rmem_max": (BUFFER_MIN, BUFFER_MAX),
     "net.core.wmem_default": (BUFFER_MIN, BUFFER_MAX),
@@ -463,6 +558,31 @@ cdef int check_range(str name, object value) except -1:
     return 0
 
 
+cdef int set_stack_keys(stack_t *stack, str text) except -1:
+    """``"0-1-2-3"``, four words of 32 bits in hexadecimal; a backup key behind a comma."""
+    keys = text.split(",")
+    try:
+        words = [[int(word, 16) for word in key.split("-")] for key in keys]
+    except ValueError:
+        words = []
+    if not 1 <= len(words) <= 2 or any(len(key) != 4 or not all(0 <= w < 1 << 32 for w in key) for key in words):
+        raise ValueError(f"net.ipv4.tcp_fastopen_key = {text!r}: a key is four words of 32 bits, as in 0-1-2-3")
+    for i, key in enumerate(words):
+        stack.tcp.fast_open.keys[2 * i] = key[0] | key[1] << 32
+        stack.tcp.fast_open.keys[2 * i + 1] = key[2] | key[3] << 32
+    stack.tcp.fast_open.key_count = len(words)
+    return 0
+
+
+cdef str stack_keys(stack_t *stack):
+    fast_open_make_keys(&stack.tcp)
+    keys = []
+    for i in range(stack.tcp.fast_open.key_count):
+        a, b = stack.tcp.fast_open.keys[2 * i], stack.tcp.fast_open.keys[2 * i + 1]
+        keys.append("-".join(f"{w & 0xffffffff:08x}" for w in (a, a >> 32, b, b >> 32)))
+    return ",".join(keys)
+
+
 cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
     """Raises KeyError for a name we do not have, ValueError for a value out of range."""
     cdef tcp_config_t *c = &stack.tcp.config
@@ -492,6 +612,9 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
             raise ValueError(f"{name} = {value}: two ports, low and high")
         c.port_first, c.port_last = low, high
         return 0
+    if name == "net.ipv4.tcp_fastopen_key":
+        set_stack_keys(stack, str(value))
+        return 0
     if name == "net.ipv4.tcp_mem":                     # pages of 4 KiB, as Linux; only the last one counts here
         *_, value = value.split() if isinstance(value, str) else value if isinstance(value, (tuple, list)) else (value,)
         if not 16 <= int(value) <= 1 << 32:
@@ -510,7 +633,18 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
     value = int(value)
     check_range(name, value)
     short = name.rpartition(".")[2]
-    if short == "tcp_timestamps":
+    if short == "tcp_syncookies":
+        c.syncookies = value
+    elif short == "tcp_max_syn_backlog":
+        c.max_syn_backlog = value
+    elif short == "tcp_abort_on_overflow":
+        c.abort_on_overflow = value
+    elif short == "tcp_fastopen":
+        c.fastopen = value
+    elif short == "tcp_fastopen_blackhole_timeout_sec":
+        c.fastopen_blackhole_timeout_s = value
+        stack.tcp.fast_open.blackholes = 0             # as Linux: setting it is a new beginning
+    elif short == "tcp_timestamps":
         c.timestamps = value != 0
     elif short == "tcp_sack":
         c.sack = value
@@ -606,7 +740,12 @@ cdef object sysctl_get(stack_t *stack, str name):
         return ip_sysctl_get(stack, name)
     if name not in SYSCTLS:
         raise KeyError(f"no setting {name!r}; there are: {', '.join(sorted(SYSCTLS))}")
+    if name == "net.ipv4.tcp_fastopen_key":
+        return stack_keys(stack)
     return {
+        "tcp_syncookies": c.syncookies, "tcp_max_syn_backlog": c.max_syn_backlog,
+        "tcp_abort_on_overflow": c.abort_on_overflow, "tcp_fastopen": c.fastopen,
+        "tcp_fastopen_blackhole_timeout_sec": c.fastopen_blackhole_timeout_s,
         "tcp_timestamps": c.timestamps, "tcp_sack": c.sack, "tcp_window_scaling": c.window_scaling,
         "tcp_slow_start_after_idle": c.slow_start_after_idle, "tcp_syn_retries": c.syn_retries,
         "tcp_synack_retries": c.synack_retries, "tcp_retries2": c.retries2, "tcp_orphan_retries": c.orphan_retries,

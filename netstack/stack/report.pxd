@@ -10,6 +10,7 @@ from netstack.ip.neighbor cimport neighbor_t
 from netstack.sock cimport sock_t
 from netstack.stack.core cimport stack_t
 from netstack.stack.tcp_info cimport tcp_info_t
+from netstack.tcp.tcb cimport request_t
 
 cdef enum:                       # report_t.timer
     TIMER_NONE = 0
@@ -59,4 +60,5 @@ cdef struct neighbor_report_t:
 
 cdef void report_neighbor(const interface_t *ifc, const neighbor_t *n, int64_t now_ns, neighbor_report_t *r) noexcept nogil
 cdef void report_socket(const stack_t *stack, const sock_t *sock, report_t *r) noexcept nogil
+cdef void report_request(const stack_t *stack, const request_t *request, report_t *r) noexcept nogil
 cdef void report_time_wait(const stack_t *stack, const tw_t *tw, report_t *r) noexcept nogil

@@ -89,6 +89,21 @@ cdef void report_neighbor(const interface_t *ifc, const neighbor_t *n, int64_t n
     r.confirmed_ms = since_ms(n.confirmed_ns, now_ns)
 
 
+cdef void report_request(const stack_t *stack, const request_t *request, report_t *r) noexcept nogil:
+    memset(r, 0, sizeof(report_t))
+    r.size = sizeof(report_t)
+    r.kind = SOCK_TCP
+    r.state = 3
+    r.family = 10 if request.listener.sock.flags & SF_V6 else 2
+    memcpy(r.local, &request.local, 16)
+    memcpy(r.remote, &request.remote, 16)
+    r.lport = request.lport
+    r.rport = request.rport
+    r.timer = TIMER_ON
+    r.timer_ms = remaining_ms(request.deadline_ns, stack.tcp.now_ns)
+    r.retries = request.retries
+
+
 cdef void report_time_wait(const stack_t *stack, const tw_t *tw, report_t *r) noexcept nogil:
     memset(r, 0, sizeof(report_t))
     r.size = sizeof(report_t)

@@ -37,13 +37,15 @@ from netstack.stack.core cimport (
 )
 from netstack.tcp.buffers cimport receive_reserve, receive_store, send_append, send_reserve
 from netstack.tcp.congestion.controller cimport congestion_default, congestion_find, congestion_reload
+from netstack.tcp.fast_open cimport fast_open_remember
+from netstack.tcp.listener cimport request_join
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.scoreboard cimport NONE, recovery_reserve, scoreboard_append, scoreboard_reserve, sent_at
 from netstack.tcp.tcb cimport (
-    CC_UNSAVED, CE, CLOSED, ECN_ASKED, LISTEN, MAX_PATH_MTUS, MAX_RECORD_ENDS, SENT_AGAIN, SENT_LISTED, SENT_LOST,
-    SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX,
-    TF_OUTPUT, TF_SACK_OK,
-    TIME_WAIT, TM_ORPHAN, congestion_ops_t, listener_t, path_mtu_t, range_t, receive_end, recovery_t, sent_t, tcb_t, tcp_config_t,
+    CC_UNSAVED, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, LISTEN, MAX_FAST_OPEN_CACHE, MAX_PATH_MTUS, MAX_RECORD_ENDS,
+    REQUEST_LEVELS, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TF_SACK_OK,
+    TIME_WAIT, TM_ORPHAN, congestion_ops_t, fast_open_cache_t, listener_t, path_mtu_t, range_t, receive_end, recovery_t,
+    request_t, sent_t, tcb_t, tcp_config_t,
     want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -62,6 +64,7 @@ cdef enum:                       # record types
     RECORD_TCP = 1
     RECORD_DATAGRAM = 2
     RECORD_TIME_WAIT = 3
+    RECORD_REQUEST = 4
 
 cdef enum:
     MAX_RECORDS = 1 << 22
@@ -175,6 +178,11 @@ cdef list tcb_fields():
         ("snd_up", <char *> &s.snd_up - base, sizeof(s.snd_up), False),
         ("notsent_lowat", <char *> &s.notsent_lowat - base, sizeof(s.notsent_lowat), False),
         ("fin_timeout_ms", <char *> &s.fin_timeout_ms - base, sizeof(s.fin_timeout_ms), False),
+        ("defer_accept", <char *> &s.defer_accept - base, sizeof(s.defer_accept), False),
+        ("fast_open", <char *> &s.fast_open - base, sizeof(s.fast_open), False),
+        ("fast_open_fail", <char *> &s.fast_open_fail - base, sizeof(s.fast_open_fail), False),
+        ("fast_open_max", <char *> &s.fast_open_max - base, sizeof(s.fast_open_max), False),
+        ("fast_open_parent", <char *> &s.fast_open_parent - base, sizeof(s.fast_open_parent), False),
         ("window_clamp", <char *> &s.window_clamp - base, sizeof(s.window_clamp), False),
         ("mss_clamp", <char *> &s.mss_clamp - base, sizeof(s.mss_clamp), False),
         ("mtu_probing", <char *> &s.mtu_probing - base, sizeof(s.mtu_probing), False),
@@ -263,6 +271,11 @@ cdef list config_fields():
     return [
         ("timestamps", <char *> &s.timestamps - base, sizeof(s.timestamps), False),
         ("sack", <char *> &s.sack - base, sizeof(s.sack), False),
+        ("syncookies", <char *> &s.syncookies - base, sizeof(s.syncookies), False),
+        ("abort_on_overflow", <char *> &s.abort_on_overflow - base, sizeof(s.abort_on_overflow), False),
+        ("max_syn_backlog", <char *> &s.max_syn_backlog - base, sizeof(s.max_syn_backlog), False),
+        ("fastopen", <char *> &s.fastopen - base, sizeof(s.fastopen), False),
+        ("fastopen_blackhole_timeout_s", <char *> &s.fastopen_blackhole_timeout_s - base, sizeof(s.fastopen_blackhole_timeout_s), False),
         ("window_scaling", <char *> &s.window_scaling - base, sizeof(s.window_scaling), False),
         ("slow_start_after_idle", <char *> &s.slow_start_after_idle - base, sizeof(s.slow_start_after_idle), False),
         ("syn_retries", <char *> &s.syn_retries - base, sizeof(s.syn_retries), False),
@@ -310,6 +323,68 @@ cdef list config_fields():
         ("keepalive_probes", <char *> &s.keepalive_probes - base, sizeof(s.keepalive_probes), False),
         ("port_first", <char *> &s.port_first - base, sizeof(s.port_first), False),
         ("port_last", <char *> &s.port_last - base, sizeof(s.port_last), False),
+    ]
+
+
+cdef list request_fields():
+    cdef request_t s
+    cdef char *base = <char *> &s
+    return [
+        ("local", <char *> &s.local - base, sizeof(s.local), False),
+        ("remote", <char *> &s.remote - base, sizeof(s.remote), False),
+        ("lport", <char *> &s.lport - base, sizeof(s.lport), False),
+        ("rport", <char *> &s.rport - base, sizeof(s.rport), False),
+        ("iss", <char *> &s.iss - base, sizeof(s.iss), False),
+        ("irs", <char *> &s.irs - base, sizeof(s.irs), False),
+        ("ts_recent", <char *> &s.ts_recent - base, sizeof(s.ts_recent), False),
+        ("ts_offset", <char *> &s.ts_offset - base, sizeof(s.ts_offset), False),
+        ("peer_mss", <char *> &s.peer_mss - base, sizeof(s.peer_mss), False),
+        ("mss", <char *> &s.mss - base, sizeof(s.mss), False),
+        ("peer_window", <char *> &s.peer_window - base, sizeof(s.peer_window), False),
+        ("window", <char *> &s.window - base, sizeof(s.window), False),
+        ("flags", <char *> &s.flags - base, sizeof(s.flags), False),
+        ("snd_wscale", <char *> &s.snd_wscale - base, sizeof(s.snd_wscale), False),
+        ("rcv_wscale", <char *> &s.rcv_wscale - base, sizeof(s.rcv_wscale), False),
+        ("retries", <char *> &s.retries - base, sizeof(s.retries), False),
+        ("sent", <char *> &s.sent - base, sizeof(s.sent), False),
+        ("interface", <char *> &s.interface - base, sizeof(s.interface), False),
+        ("ecn", <char *> &s.ecn - base, sizeof(s.ecn), False),
+        ("ecn_syn", <char *> &s.ecn_syn - base, sizeof(s.ecn_syn), False),
+        ("ecn_fail", <char *> &s.ecn_fail - base, sizeof(s.ecn_fail), False),
+        ("challenge_count", <char *> &s.challenge_count - base, sizeof(s.challenge_count), False),
+        ("challenge_ns", <char *> &s.challenge_ns - base, sizeof(s.challenge_ns), True),
+        ("deadline_ns", <char *> &s.deadline_ns - base, sizeof(s.deadline_ns), True),
+        ("sent_ns", <char *> &s.sent_ns - base, sizeof(s.sent_ns), True),
+    ]
+
+
+cdef list listener_fields():
+    cdef listener_t s
+    cdef char *base = <char *> &s
+    return [
+        ("backlog", <char *> &s.backlog - base, sizeof(s.backlog), False),
+        ("overflow_ns", <char *> &s.overflow_ns - base, sizeof(s.overflow_ns), True),
+        ("refused_ns", <char *> &s.refused_ns - base, sizeof(s.refused_ns), True),
+        ("refused", <char *> &s.refused - base, sizeof(s.refused), False),
+        ("refused_limit", <char *> &s.refused_limit - base, sizeof(s.refused_limit), False),
+        ("fast_open_count", <char *> &s.fast_open_count - base, sizeof(s.fast_open_count), False),
+    ]
+
+
+cdef list fast_open_fields():
+    cdef fast_open_cache_t s
+    cdef char *base = <char *> &s
+    return [
+        ("local", <char *> &s.local - base, sizeof(s.local), False),
+        ("remote", <char *> &s.remote - base, sizeof(s.remote), False),
+        ("used_ns", <char *> &s.used_ns - base, sizeof(s.used_ns), True),
+        ("lost_ns", <char *> &s.lost_ns - base, sizeof(s.lost_ns), True),
+        ("mss", <char *> &s.mss - base, sizeof(s.mss), False),
+        ("lost", <char *> &s.lost - base, sizeof(s.lost), False),
+        ("try_experimental", <char *> &s.try_experimental - base, sizeof(s.try_experimental), False),
+        ("length", <char *> &s.length - base, sizeof(s.length), False),
+        ("experimental", <char *> &s.experimental - base, sizeof(s.experimental), False),
+        ("cookie", <char *> &s.cookie - base, sizeof(s.cookie), False),
     ]
 
 
@@ -396,6 +471,7 @@ cdef list ip_fields():
 cdef dict TABLES = {
     "tcp": tcb_fields(), "recovery": recovery_fields(), "config": config_fields(), "time_wait": time_wait_fields(), "datagram": datagram_fields(),
     "ip": ip_fields(),
+    "request": request_fields(), "listener": listener_fields(), "fast_open": fast_open_fields(),
 }
 
 
@@ -575,19 +651,21 @@ cdef bytes tcp_record(const tcb_t *tcb):
     out.append(struct.pack("<16sI", (<bytes> tcb.cc_ops.name)[:16], k))
     out.append(bytes(k) if not k or tcb.cc_ops.flags & CC_UNSAVED else (<const char *> tcb.cc.extended)[:k])
     if tcb.listener != NULL:
-        accept, children = [], []
+        accept = []
         child = tcb.listener.accept_first
         while child != NULL:
             accept.append(child.sock.id)
             child = child.sibling
-        child = tcb.listener.children
-        while child != NULL:
-            children.append(child.sock.id)
-            child = child.sibling
-        out.append(struct.pack(f"<BIII{len(accept)}I{len(children)}I", 1, tcb.listener.backlog, len(accept),
-                               len(children), *accept, *children))
+        out.append(b"\1")
+        out.append(pack(TABLES["listener"], tcb.listener))
+        resets = [tcb.listener.resets[(tcb.listener.reset_first + i) % tcb.listener.reset_capacity] - tcb.tcp.now_ns
+                  for i in range(tcb.listener.reset_count)]
+        out.append(struct.pack(f"<I{len(accept)}II{len(resets)}q", len(accept), *accept, len(resets), *resets))
     else:
         out.append(b"\0")
+    out.append(struct.pack("<B", tcb.fast_open_key_count if tcb.fast_open_keys != NULL else 0))
+    if tcb.fast_open_keys != NULL:
+        out.append((<const char *> tcb.fast_open_keys)[:tcb.fast_open_key_count * 16])
     out.append(struct.pack("<H", tcb.range_count))
     for i in range(tcb.range_count):
         out.append(struct.pack("<II", tcb.ranges[i].start, tcb.ranges[i].end))
@@ -706,6 +784,7 @@ cdef bytes snapshot_stack(Stack stack):
     cdef sock_t *sock
     cdef tcb_t *tcb
     cdef tw_t *tw
+    cdef request_t *request
     cdef list records = []
     cdef list bound = [], output = []
     for i in range(<uint32_t> BIND_BUCKETS):
@@ -722,11 +801,16 @@ cdef bytes snapshot_stack(Stack stack):
     for i in range(c.sock_count):
         sock = c.socks[i]
         if sock.kind == SOCK_TCP:
-            if (<tcb_t *> sock).state == CLOSED and sock.flags & SF_ORPHAN:
+            if (<tcb_t *> sock).state == CLOSED and sock.flags & SF_ORPHAN and not (<tcb_t *> sock).flags & TF_IN_ACCEPT:
                 continue                               # dead, waiting to be freed
             records.append((RECORD_TCP, tcp_record(<tcb_t *> sock)))
         else:
             records.append((RECORD_DATAGRAM, datagram_record(<udp_endpoint_t *> sock)))
+    for i in range(REQUEST_LEVELS + 1):                # each list in its order: so they are restored
+        request = c.tcp.requests[i].first if i < REQUEST_LEVELS else c.tcp.requests_due.first
+        while request != NULL:
+            records.append((RECORD_REQUEST, struct.pack("<I", request.listener.sock.id) + pack(TABLES["request"], request)))
+            request = request.later
     tw = c.demux.tw_first
     while tw != NULL:
         records.append((RECORD_TIME_WAIT, pack(TABLES["time_wait"], tw)))
@@ -747,6 +831,12 @@ cdef bytes snapshot_stack(Stack stack):
         "bound": bound, "output": output,
         "ip": pack(TABLES["ip"], &c.ip).hex(), "icmp_limits": limits_save(&c.ip, c.tcp.now_ns).hex(),
         "path_mtus": path_mtus(c), "fragments": fragments_save(&c.fragments, c.tcp.now_ns).hex(),
+        "fast_open": {
+            "keys": (<const char *> c.tcp.fast_open.keys)[:32].hex(), "key_count": c.tcp.fast_open.key_count,
+            "cache": [pack(TABLES["fast_open"], &c.tcp.fast_open.cache[k]).hex()
+                      for k in range(c.tcp.fast_open.cache_count)],
+            "blackholes": c.tcp.fast_open.blackholes, "since": c.tcp.now_ns - c.tcp.fast_open.blackhole_ns,
+        },
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     parts = [MAGIC, struct.pack("<II", len(text), len(records)), text]
@@ -806,11 +896,27 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict fa
     if r.number("<B"):
         tcb.listener = <listener_t *> calloc(1, sizeof(listener_t))
         need(tcb.listener != NULL)
-        tcb.listener.backlog = r.number("<I")
-        n, i = r.number("<I"), r.number("<I")
-        families[tcb.sock.id] = [[r.number("<I") for _ in range(n)], [r.number("<I") for _ in range(i)]]
+        unpack(r, plans["listener"], tcb.listener, shift)
+        families[tcb.sock.id] = [r.number("<I") for _ in range(r.number("<I"))]
+        resets = [r.number("<q") for _ in range(r.number("<I"))]
+        if len(resets) > tcb.fast_open_max:
+            raise SnapshotError("more resets remembered than Fast Open has places")
+        if resets:
+            tcb.listener.resets = <int64_t *> calloc(tcb.fast_open_max, sizeof(int64_t))
+            need(tcb.listener.resets != NULL)
+            tcb.listener.reset_capacity = tcb.fast_open_max
+            tcb.listener.reset_count = <uint32_t> len(resets)
+            for k, until in enumerate(resets):
+                tcb.listener.resets[k] = c.tcp.now_ns + until
     elif tcb.state == LISTEN:
         raise SnapshotError("a listener without a queue")
+    n = r.number("<B")
+    if n:
+        raw = r.take(16 * min(n, 2))
+        tcb.fast_open_keys = <uint64_t *> calloc(4, sizeof(uint64_t))
+        need(tcb.fast_open_keys != NULL)
+        memcpy(tcb.fast_open_keys, <const char *> raw, len(raw))
+        tcb.fast_open_key_count = <uint8_t> min(n, 2)
     ranges = [(r.number("<I"), r.number("<I")) for _ in range(r.number("<H"))]
     raw = r.take(length)
     if length:
@@ -902,38 +1008,74 @@ cdef sock_t *by_id(stack_t *c, dict index, object id) except NULL:
     return c.socks[<uint32_t> index[id]]
 
 
-cdef object rejoin(stack_t *c, dict header, dict families):
-    """Lists among the sockets: accept queues, embryonic children, bound ports, output."""
+cdef object restore_request(stack_t *c, dict index, Reader one, list plan, int64_t shift):
+    """One half-open connection; they come in the order of their lists."""
+    cdef sock_t *parent = by_id(c, index, one.number("<I"))
+    cdef request_t *request
+    if parent.kind != SOCK_TCP or (<tcb_t *> parent).listener == NULL:
+        raise SnapshotError("a half-open connection without a listener")
+    request = <request_t *> calloc(1, sizeof(request_t))
+    need(request != NULL)
+    unpack(one, plan, request, shift)
+    request.listener = <tcb_t *> parent
+    if request.interface >= c.interface_count or request.ecn > ECN_ACCURATE or request.ecn_syn > CE:
+        free(request)
+        raise SnapshotError("a half-open connection with an impossible interface or ECN")
+    if not c.tcp.request_keep(c, request):
+        free(request)
+        need(False)
+    request_join(request)
+
+
+cdef object restore_fast_open(stack_t *c, dict state, list plan, int64_t shift):
+    """Keys, what a client remembers, and black holes."""
+    cdef fast_open_cache_t one
+    cdef fast_open_cache_t *entry
+    cdef bytes raw = bytes.fromhex(state["keys"])
+    if len(raw) != 32 or not 0 <= state["key_count"] <= 2:
+        raise SnapshotError("Fast Open keys of the wrong size")
+    memcpy(c.tcp.fast_open.keys, <const char *> raw, 32)
+    c.tcp.fast_open.key_count = state["key_count"]
+    for text in state["cache"][:MAX_FAST_OPEN_CACHE]:
+        raw = bytes.fromhex(text)
+        memset(&one, 0, sizeof(one))
+        unpack(Reader(raw), plan, &one, shift)
+        if one.length > 16:
+            raise SnapshotError("a Fast Open cookie of impossible size")
+        entry = fast_open_remember(&c.tcp, &one.local, &one.remote)
+        need(entry != NULL)
+        entry[0] = one
+    c.tcp.fast_open.blackholes = state["blackholes"]
+    c.tcp.fast_open.blackhole_ns = c.tcp.now_ns - state["since"]
+
+
+cdef object rejoin(stack_t *c, dict header, dict families, list requests, dict plans, int64_t shift):
+    """Lists among the sockets: accept queues, half-open connections, bound ports, output."""
     cdef uint32_t i
     cdef tcb_t *parent
     cdef tcb_t *child
     cdef tcb_t *last
     index = {c.socks[i].id: i for i in range(c.sock_count)}
-    for id, (accept, children) in families.items():
+    for id, accept in families.items():
         parent = <tcb_t *> by_id(c, index, id)
-        for k, ids in enumerate((accept, children)):
-            last = NULL
-            for child_id in ids:
-                child = <tcb_t *> by_id(c, index, child_id)
-                if child.sock.kind != SOCK_TCP or child == parent or child.parent != NULL:
-                    raise SnapshotError("a listener's queue that is none")
-                child.parent = parent
-                child.sibling = NULL
-                child.sibling_back = last
-                if last != NULL:
-                    last.sibling = child
-                elif k == 0:
-                    parent.listener.accept_first = child
-                else:
-                    parent.listener.children = child
-                last = child
-                if k == 0:
-                    child.flags |= TF_IN_ACCEPT
-                    parent.listener.accept_count += 1
-                    parent.listener.accept_last = child
-                else:
-                    child.flags &= ~TF_IN_ACCEPT
-                    parent.listener.syn_count += 1
+        last = NULL
+        for child_id in accept:
+            child = <tcb_t *> by_id(c, index, child_id)
+            if child.sock.kind != SOCK_TCP or child == parent or child.parent != NULL:
+                raise SnapshotError("a listener's queue that is none")
+            child.parent = parent
+            child.sibling = NULL
+            child.sibling_back = last
+            if last != NULL:
+                last.sibling = child
+            else:
+                parent.listener.accept_first = child
+            last = child
+            child.flags |= TF_IN_ACCEPT
+            parent.listener.accept_count += 1
+            parent.listener.accept_last = child
+    for one in requests:
+        restore_request(c, index, one, plans["request"], shift)
     for id in header["bound"]:
         if id in index:
             demux_bind(&c.demux, by_id(c, index, id))
@@ -952,6 +1094,7 @@ cdef Stack restore_stack(object cls, object data, object now_ns, object links):
     cdef address_t a, gateway
     cdef tw_t tw
     cdef dict families = {}
+    cdef list requests = []
     if r.take(min(len(MAGIC), len(r.data))) != MAGIC:
         raise SnapshotError("these bytes are no snapshot of a stack, or one of a version this stack does not read")
     size, count = r.number("<I"), r.number("<I")
@@ -1012,10 +1155,13 @@ cdef Stack restore_stack(object cls, object data, object now_ns, object links):
             restore_tcp(c, one, plans, shift, families)
         elif kind == RECORD_DATAGRAM:
             restore_datagram(c, one, plans["datagram"], shift)
+        elif kind == RECORD_REQUEST:
+            requests.append(one)
         elif kind == RECORD_TIME_WAIT:
             memset(&tw, 0, sizeof(tw))
             unpack(one, plans["time_wait"], &tw, shift)
             need(demux_tw_insert(&c.demux, &tw) == 0)
     c.next_sock_id = header["next_sock_id"]
-    rejoin(c, header, families)
+    rejoin(c, header, families, requests, plans, shift)
+    restore_fast_open(c, header["fast_open"], plans["fast_open"], shift)
     return stack

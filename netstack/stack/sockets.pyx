@@ -29,15 +29,19 @@ from netstack.tcp.buffers cimport receive_take, send_append, send_reserve, send_
 from netstack.tcp.connection cimport (
     connection_abort, connection_close, connection_consumed, connection_open, connection_poll, connection_raise_isn,
     connection_shutdown_write,
-    lent_drain, listener_accept,
+    lent_drain,
+)
+from netstack.tcp.fast_open cimport (
+    TFO_CLIENT, fast_open_listen, fast_open_may_defer, fast_open_room, fast_open_start,
 )
 from netstack.tcp.isn cimport random_below
+from netstack.tcp.listener cimport listener_accept, listener_discard, listener_refuse
 from netstack.tcp.output cimport next_segment, plan_t
 from netstack.tcp.records cimport record_end
 from netstack.tcp.tcb cimport (
-    CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_MORE, TF_SHUT_RD,
-    TF_SYN_SENT, TF_WANT_WRITE, TIME_WAIT, TM_MORE_LAST, TM_URGENT, data_end, listener_t, receive_end, send_segment_limit, tcb_t,
-    want_output,
+    CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, FO_CHILD, FO_CONNECT, FO_DEFERRED, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT,
+    TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_MORE, TF_SHUT_RD, TF_SYN_SENT, TF_WANT_WRITE, TIME_WAIT, TM_FAST_OPEN, TM_MORE_LAST,
+    TM_URGENT, data_end, listener_t, receive_end, send_segment_limit, tcb_t, want_output,
 )
 from netstack.udp.endpoint cimport (
     PMTU_DONT, arrival_t, endpoint_receive, udp_endpoint_free, udp_endpoint_init, udp_endpoint_t,
@@ -50,6 +54,7 @@ cdef enum:
     MSG_EOR = 0x80
     MSG_ERRQUEUE = 0x2000
     MSG_MORE = 0x8000
+    MSG_FASTOPEN = 0x20000000
     PORT_TRIES = 64
 
 
@@ -186,7 +191,9 @@ cdef int sock_local(stack_t *stack, sock_t *sock, endpoint_t *out) noexcept nogi
 
 cdef int sock_remote(stack_t *stack, sock_t *sock, endpoint_t *out) noexcept nogil:
     if sock.kind == SOCK_TCP:
-        if (<tcb_t *> sock).state <= SYN_SENT:
+        # As Linux, accept() tells the name of a Fast Open that was reset meanwhile.
+        if (<tcb_t *> sock).state <= SYN_SENT and not ((<tcb_t *> sock).state == CLOSED and
+                                                       (<tcb_t *> sock).fast_open & FO_CHILD):
             return -ENOTCONN
         out.address = (<tcb_t *> sock).remote
         out.port = (<tcb_t *> sock).rport
@@ -207,7 +214,7 @@ cdef int sock_connect(stack_t *stack, sock_t *sock, const endpoint_t *remote) no
         (<uint8_t *> &to.address)[12] = 127            # as Linux: the unspecified address is this host
         (<uint8_t *> &to.address)[15] = 1
     if sock.kind == SOCK_TCP:
-        return connect_tcp(stack, <tcb_t *> sock, &to)
+        return connect_tcp(stack, <tcb_t *> sock, &to, False, NULL, 0, NULL)
     return connect_datagram(stack, <udp_endpoint_t *> sock, &to)
 
 
@@ -237,8 +244,11 @@ cdef bint is_multicast(const address_t *a) noexcept nogil:
     return p[12] >> 4 == 14 if address_is_v4(a) else p[0] == 0xff
 
 
-cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to) noexcept nogil:
+cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to, bint fast, const uint8_t *data, size_t n,
+                     size_t *taken) noexcept nogil:
+    """fast: by Fast Open, with as much of the data on the SYN as fits; *taken* says how much."""
     cdef int i, error
+    cdef bint wait = False
     cdef address_t source
     cdef bint raise_isn = False
     cdef uint32_t last = 0
@@ -246,6 +256,8 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to) noexcept 
         error = tcb.sock.error
         tcb.sock.error = 0
         return -error
+    if tcb.fast_open & FO_DEFERRED:
+        return -EISCONN                                # as Linux: it said so when connect() returned
     if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
         return -EALREADY
     if tcb.state != CLOSED:
@@ -275,8 +287,52 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to) noexcept 
     connection_open(tcb, stack_link_mss(stack, tcb))
     if raise_isn:
         connection_raise_isn(tcb, last)
+    if tcb.fast_open & FO_CONNECT and not fast:
+        fast_open_start(tcb)
+        wait = fast_open_may_defer(tcb)
+    elif fast:
+        fast_open_start(tcb)
+        taken[0] = load_syn(tcb, data, n)
+    if wait:
+        tcb.fast_open |= FO_DEFERRED
+        return 0
     stack_settle(stack)
     return -EINPROGRESS
+
+
+cdef size_t load_syn(tcb_t *tcb, const uint8_t *data, size_t n) noexcept nogil:
+    """What the SYN carries, into the send buffer."""
+    cdef size_t room = fast_open_room(tcb)
+    if room > send_room(tcb):
+        room = send_room(tcb)
+    if n > room:
+        n = room
+    if n == 0 or send_reserve(tcb, <uint32_t> n) != 0:
+        return 0
+    send_append(tcb, data, <uint32_t> n)
+    return n
+
+
+cdef ssize_t send_fast(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n, const endpoint_t *to) noexcept nogil:
+    """sendto() with MSG_FASTOPEN, or the first write after a connect() that waited for it: how much went on the SYN, or
+    EINPROGRESS when that is nothing, which is not an error of the connection."""
+    cdef size_t taken = 0
+    cdef int r
+    if tcb.fast_open & FO_DEFERRED:
+        tcb.fast_open &= ~FO_DEFERRED
+        taken = load_syn(tcb, data, n)
+        want_output(tcb)
+        stack_settle(stack)
+        r = -EINPROGRESS
+    elif not stack.tcp.config.fastopen & TFO_CLIENT:
+        return -EOPNOTSUPP
+    elif to == NULL:
+        return -EINVAL if tcb.state == CLOSED else (-EALREADY if tcb.state == SYN_SENT else -EISCONN)
+    else:
+        r = connect_tcp(stack, tcb, to, True, data, n, &taken)
+    if r == -EINPROGRESS and taken:
+        return <ssize_t> taken
+    return r
 
 
 cdef bint names_free(stack_t *stack, tcb_t *tcb, bint *raise_isn, uint32_t *last) noexcept nogil:
@@ -332,6 +388,7 @@ cdef int sock_listen(stack_t *stack, sock_t *sock, int backlog) noexcept nogil:
     tcb.listener.backlog = backlog if backlog > 0 else 0
     if tcb.listener.backlog > stack.tcp.config.somaxconn:
         tcb.listener.backlog = stack.tcp.config.somaxconn
+    fast_open_listen(tcb)
     tcb.state = LISTEN
     return 0
 
@@ -367,7 +424,7 @@ cdef ssize_t sock_send(stack_t *stack, sock_t *sock, const uint8_t *data, size_t
     cdef udp_endpoint_t *ep
     cdef endpoint_t to
     if sock.kind == SOCK_TCP:
-        return send_tcp(stack, <tcb_t *> sock, data, n, flags)
+        return send_tcp(stack, <tcb_t *> sock, data, n, flags, NULL)
     ep = <udp_endpoint_t *> sock
     if not ep.connected:
         return -EDESTADDRREQ
@@ -376,7 +433,8 @@ cdef ssize_t sock_send(stack_t *stack, sock_t *sock, const uint8_t *data, size_t
     return sock_sendto(stack, sock, data, n, flags, &to)
 
 
-cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n, int flags) noexcept nogil:
+cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n, int flags,
+                      const endpoint_t *to) noexcept nogil:
     """Into the link and the send buffer in one pass while windows allow, the rest into the buffer alone."""
     cdef size_t done = 0
     cdef uint32_t fresh, unsent, limit, taken
@@ -387,7 +445,9 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
         error = tcb.sock.error
         tcb.sock.error = 0
         return -error
-    if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
+    if flags & MSG_FASTOPEN or tcb.fast_open & FO_DEFERRED:
+        return send_fast(stack, tcb, data, n, to)
+    if tcb.state == SYN_SENT or (tcb.state == SYN_RCVD and not tcb.modes & TM_FAST_OPEN):
         return -EAGAIN
     if tcb.flags & TF_FIN_QUEUED or tcb.state in (CLOSED, LISTEN, TIME_WAIT):
         return -EPIPE                                  # never connected too, as Linux
@@ -449,7 +509,7 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
 cdef ssize_t sock_sendto(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, int flags,
                          const endpoint_t *to) noexcept nogil:
     if sock.kind == SOCK_TCP:
-        return send_tcp(stack, <tcb_t *> sock, data, n, flags)
+        return send_tcp(stack, <tcb_t *> sock, data, n, flags, to)
     if not address_is_v4(&to.address):
         return -ENETUNREACH                            # datagrams are IPv4's
     return datagram_send(stack, <udp_endpoint_t *> sock, data, n, to, NULL)
@@ -591,13 +651,9 @@ cdef int sock_shutdown(stack_t *stack, sock_t *sock, int how) noexcept nogil:
         return 0
     tcb = <tcb_t *> sock
     if tcb.state == LISTEN and how != 1:
-        while tcb.listener.accept_first != NULL:
-            connection_abort(tcb.listener.accept_first, 0, True)
-        while tcb.listener.children != NULL:
-            connection_abort(tcb.listener.children, 0, True)
+        listener_refuse(tcb, 0)
         demux_unbind(&stack.demux, sock)
-        free(tcb.listener)
-        tcb.listener = NULL
+        listener_discard(tcb)
         tcb.state = CLOSED
         tcb.lport = 0
         stack_settle(stack)

@@ -14,6 +14,7 @@ from libc.string cimport memcpy, strerror
 from netstack.address cimport address_equal, address_format, address_is_any, address_parse, address_t, endpoint_t
 from netstack.clock cimport NEVER
 from netstack.counters cimport counters_as_dict
+from netstack.demux cimport slot_t
 from netstack.ip.acd cimport acd_begin
 from netstack.ip.interface cimport (
     interface_add_address, interface_announce, interface_on_link, interface_remove_address, interface_t,
@@ -29,7 +30,9 @@ from netstack.stack.core cimport (
     stack_set_now, stack_settle,
 )
 from netstack.stack.options cimport sysctl_get, sysctl_set
-from netstack.stack.report cimport neighbor_report_t, report_neighbor, report_socket, report_t, report_time_wait
+from netstack.stack.report cimport (
+    neighbor_report_t, report_neighbor, report_request, report_socket, report_t, report_time_wait,
+)
 from netstack.stack.sending cimport send_how_init, send_how_t
 from netstack.stack.snapshot cimport restore_stack, snapshot_stack
 from netstack.stack.sockets cimport (
@@ -38,7 +41,7 @@ from netstack.stack.sockets cimport (
 )
 from netstack.stack.tracing cimport trace_bytes, trace_new, trace_t
 from netstack.tcp.congestion.plugin cimport plugins_drop, plugins_run
-from netstack.tcp.tcb cimport receive_end, tcb_t
+from netstack.tcp.tcb cimport LISTEN, request_t, receive_end, tcb_t
 from netstack.udp.endpoint cimport arrival_t, udp_endpoint_t
 
 from netstack.ancillary import Arrival, fitting, from_ancillary, to_ancillary
@@ -335,20 +338,31 @@ cdef class Stack:
 
     def memory(self):
         """Bytes: ``buffers`` hold the connections' data (tcp_mem limits them), ``pool`` waits to be used again,
-        ``fragments`` are pieces of ``fragmented`` datagrams that wait for the rest."""
+        ``fragments`` are pieces of ``fragmented`` datagrams that wait for the rest, ``half_open`` holds handshakes that are
+        not over, ``demux`` is the table that finds connections by their names."""
         return {"buffers": self.c.tcp.buffer_bytes, "pool": self.c.tcp.pool.bytes,
-                "fragments": self.c.fragments.bytes, "fragmented": self.c.fragments.count}
+                "fragments": self.c.fragments.bytes, "fragmented": self.c.fragments.count,
+                "half_open": self.c.tcp.request_count * sizeof(request_t),
+                "demux": (self.c.demux.mask + 1) * sizeof(slot_t) if self.c.demux.slots != NULL else 0}
 
     def sockets(self):
-        """Every socket and TIME-WAIT record, with its counters: a list of `netstack.reports.SocketInfo`."""
+        """Every socket, half-open connection and TIME-WAIT record, with counters: a list of `netstack.reports.SocketInfo`."""
         from netstack.reports import SocketInfo
 
         cdef uint32_t i
         cdef report_t r
+        cdef tcb_t *tcb
+        cdef request_t *request
         out = []
         for i in range(self.c.sock_count):
             report_socket(self.c, self.c.socks[i], &r)
             out.append(SocketInfo.parse((<const char *> &r)[:sizeof(r)]))
+            tcb = <tcb_t *> self.c.socks[i]
+            request = tcb.listener.requests if tcb.sock.kind == SOCK_TCP and tcb.state == LISTEN else NULL
+            while request != NULL:
+                report_request(self.c, request, &r)
+                out.append(SocketInfo.parse((<const char *> &r)[:sizeof(r)]))
+                request = request.next
         tw = self.c.demux.tw_first
         while tw != NULL:
             report_time_wait(self.c, tw, &r)
@@ -404,8 +418,8 @@ cdef class Stack:
 
     @property
     def socket_count(self):
-        """Sockets in the table, those included that the application has closed and TCP has not."""
-        return self.c.sock_count
+        """Sockets, those included that the application has closed and TCP has not, and half-open connections."""
+        return self.c.sock_count + self.c.tcp.request_count
 
     @property
     def addresses(self):
@@ -623,12 +637,13 @@ cdef class StackSocket:
             raise fail(r)
         return r
 
-    def sendto(self, data, address):
+    def sendto(self, data, address, flags=0):
+        """A datagram; of a TCP socket with MSG_FASTOPEN (0x20000000): connect, with *data* on the SYN as far as it goes."""
         cdef const uint8_t[::1] view = data
         cdef endpoint_t e
         cdef ssize_t r
         parse_endpoint(address, &e)
-        r = sock_sendto(self.stack.c, self.live(), &view[0] if len(view) else NULL, len(view), 0, &e)
+        r = sock_sendto(self.stack.c, self.live(), &view[0] if len(view) else NULL, len(view), flags, &e)
         drain_events(self.stack)
         if r < 0:
             raise fail(r)

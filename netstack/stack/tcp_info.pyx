@@ -11,7 +11,7 @@ from netstack.stack.core cimport stack_link_mss
 from netstack.tcp.accounting cimport LIMIT_BUSY, LIMIT_RWND, LIMIT_SNDBUF, limited_ns
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
-    CE, CLOSED, CLOSE_WAIT, CLOSING, ECN_OFF, ECT_0, ECT_1, EF_SEEN, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT,
+    CE, CLOSED, CLOSE_WAIT, CLOSING, ECN_OFF, ECT_0, ECT_1, EF_SEEN, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, FO_ACKED, FO_CHILD, LAST_ACK, LISTEN, SYN_RCVD, SYN_SENT,
     TF_FIN_RECEIVED, TF_FIN_SENT, TF_PASSIVE, TF_PERSIST, TF_SACK_OK, TF_TS_OK,
     TF_WS_OK, data_end, send_segment_limit,
 )
@@ -23,6 +23,8 @@ cdef enum:                       # options
     OPT_WSCALE = 4
     OPT_ECN = 8
     OPT_ECN_SEEN = 16
+    OPT_SYN_DATA = 32            # the SYN's data was acknowledged, or taken
+    OPT_FAST_OPEN_CHILD = 128
 
 cdef enum:
     INFINITE_SSTHRESH = 0x7fffffff
@@ -170,6 +172,11 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
     if tcb.flags & TF_WS_OK:
         info.options |= OPT_WSCALE
         info.wscale = tcb.snd_wscale | tcb.rcv_wscale << 4
+    if tcb.fast_open & FO_ACKED:
+        info.options |= OPT_SYN_DATA
+    if tcb.fast_open & FO_CHILD:
+        info.options |= OPT_FAST_OPEN_CHILD
+    info.rate_flags |= tcb.fast_open_fail << 1
     info.rto = microseconds(tcb.rto_ns)
     info.rtt = microseconds(tcb.srtt_ns)
     info.rttvar = microseconds(tcb.rttvar_ns)

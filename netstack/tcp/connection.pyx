@@ -1,8 +1,7 @@
-"""Opening, establishing, closing and aborting (RFC 9293 sections 3.5, 3.6 and 3.10.1 to 3.10.6), and the listener's queues."""
+"""Opening, establishing, closing and aborting (RFC 9293 sections 3.5, 3.6 and 3.10.1 to 3.10.6)."""
 
-from libc.errno cimport ECONNRESET
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport realloc
 from libc.string cimport memset
 
 from netstack.clock cimport NS_PER_MS, NS_PER_S
@@ -12,22 +11,20 @@ from netstack.sock cimport (
 from netstack.tcp.accounting cimport account_timeouts_over
 from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send_writable
 from netstack.tcp.congestion.controller cimport congestion_start, congestion_stop
-from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags, ecn_open, ecn_syn_received
+from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags, ecn_from_request, ecn_open
+from netstack.tcp.fast_open cimport fast_open_ended, fast_open_over
 from netstack.tcp.isn cimport choose_isn, timestamp_now
+from netstack.tcp.listener cimport listener_close, listener_forget
 from netstack.tcp.mtu cimport mtu_start
 from netstack.tcp.scoreboard cimport recovery_release
 from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
-    ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RST, SYN_RCVD,
-    SYN_SENT, TF_ACCEPTED, TF_ACK_NOW, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_LINGER, TF_OUTPUT,
-    TF_PASSIVE, TF_SACK_OK, TF_SHUT_RD, TF_TS_OK, TF_WS_OK, TIME_WAIT, TM_ORPHAN, TM_RCVBUF_SET, TM_URGENT, bare_t, receive_end, want_output,
+    ACK, CLOSED, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, FO_DEFERRED, FO_SETTINGS, INHERITED_FLAGS, LAST_ACK, LISTEN, MAX_BARE, RQ_ACKED,
+    RQ_SACK, RQ_TIMESTAMPS, RQ_WSCALE, RST, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_IN_DEMUX,
+    TF_LINGER, TF_OUTPUT, TF_PASSIVE, TF_RTT_TIMING, TF_SACK_OK, TF_SHUT_RD, TF_SYN_SENT, TF_TS_OK, TF_WS_OK, TIME_WAIT,
+    TM_FAST_OPEN, TM_ORPHAN, TM_RCVBUF_SET, TM_URGENT, bare_t, receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_remove, timer_update
-
-
-cdef enum:
-    ISN_STEP = 65537             # how far above its forerunner a connection begins: beyond any unscaled window
-
 
 cdef uint8_t window_shift(const tcb_t *tcb) noexcept nogil:
     """The smallest shift that lets the 16-bit field say the largest receive buffer (RFC 7323 section 2.3)."""
@@ -67,6 +64,8 @@ cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
     tcb.ack_pending = 0
     tcb.modes &= ~TM_URGENT
     tcb.record_count = 0
+    tcb.fast_open &= FO_SETTINGS
+    tcb.fast_open_fail = 0
     tcb.tune_space = 0
     tcb.rcv_rtt_ns = 0
     tcb.quickack = tcb.tcp.config.quickack_segments
@@ -103,29 +102,45 @@ cdef void connection_open(tcb_t *tcb, uint32_t link_mss) noexcept nogil:
     want_output(tcb)
 
 
-cdef void connection_spawned(tcb_t *child, const segment_t *seg, uint32_t link_mss) noexcept nogil:
-    """A SYN reached a listener (3.10.7.2): the child answers SYN,ACK."""
-    choose_isn(child)
+cdef void connection_from_request(tcb_t *child, const request_t *r) noexcept nogil:
+    """A SYN reached a listener and was answered (3.10.7.2): SYN-RECEIVED, where the third segment finds it."""
+    cdef segment_t syn
     child.state = SYN_RCVD
-    child.flags |= TF_PASSIVE
-    child.snd_una = child.iss
-    child.snd_nxt = child.iss
-    child.rtx_nxt = child.iss
-    child.cc.mss = link_mss                # what our SYN,ACK says
-    child.irs = seg.seq
-    child.rcv_nxt = seg.seq + 1
+    child.flags |= TF_PASSIVE | TF_SYN_SENT
+    child.iss = r.iss
+    child.ts_offset = r.ts_offset
+    child.snd_una = r.iss
+    child.snd_nxt = r.iss + 1
+    child.rtx_nxt = child.snd_nxt
+    child.cc.mss = r.mss                   # what our SYN,ACK says
+    child.irs = r.irs
+    child.rcv_nxt = r.irs + 1
     child.rcv_read = child.rcv_nxt
-    child.rcv_adv = child.rcv_nxt
+    child.rcv_adv = child.rcv_nxt + r.window
     child.rcv_acked = child.rcv_nxt
-    child.rcv_wscale = window_shift(child)
+    child.rcv_wscale = r.rcv_wscale
     child.last_receive_ns = child.tcp.now_ns
-    connection_options(child, seg, link_mss)
-    ecn_syn_received(child, seg)
-    child.snd_wnd = seg.wnd                # never scaled on a SYN (RFC 7323 section 2.2)
-    child.max_snd_wnd = seg.wnd
-    child.snd_wl1 = seg.seq
-    child.snd_wl2 = child.iss
-    want_output(child)
+    memset(&syn, 0, sizeof(syn))
+    syn.mss = r.peer_mss
+    syn.has_ts = (r.flags & RQ_TIMESTAMPS) != 0
+    syn.tsval = r.ts_recent
+    syn.sack_permitted = (r.flags & RQ_SACK) != 0
+    syn.wscale = r.snd_wscale if r.flags & RQ_WSCALE else 255
+    connection_options(child, &syn, r.mss)
+    ecn_from_request(child, r)
+    child.snd_wnd = r.peer_window          # never scaled on a SYN (RFC 7323 section 2.2)
+    child.max_snd_wnd = r.peer_window
+    child.snd_wl1 = r.irs
+    child.snd_wl2 = r.iss
+    child.syn_retries = r.retries
+    child.counts.segments_out = r.sent
+    child.counts.timeouts = r.retries
+    child.counts.timeout_episodes = 1 if r.retries else 0
+    child.retransmits = r.sent - 1 if r.sent else 0
+    if r.sent == 1 and not r.flags & RQ_ACKED:         # who was made to wait says nothing of the path
+        child.flags |= TF_RTT_TIMING
+        child.rtt_seq = r.iss
+        child.rtt_time_ns = r.sent_ns
 
 
 cdef void connection_options(tcb_t *tcb, const segment_t *seg, uint32_t link_mss) noexcept nogil:
@@ -191,6 +206,8 @@ cdef void adopt_orphan(tcb_t *tcb) noexcept nogil:
 cdef void leave(tcb_t *tcb) noexcept nogil:
     """Out of every list of TCP, CLOSED; the stack frees it when no handle is left."""
     cdef tcp_t *tcp = tcb.tcp
+    fast_open_over(tcb, False)
+    fast_open_ended(tcb)
     listener_forget(tcb)
     adopt_orphan(tcb)
     congestion_stop(tcb)
@@ -215,6 +232,7 @@ cdef void connection_abort(tcb_t *tcb, int32_t error, bint reset) noexcept nogil
     if reset and tcb.state in (SYN_RCVD, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT) and bare_reserve(tcp) == 0:
         b = &tcp.bare[tcp.bare_count]
         tcp.bare_count += 1
+        memset(b, 0, sizeof(bare_t))
         b.src = tcb.local
         b.dst = tcb.remote
         b.sport = tcb.lport
@@ -254,6 +272,7 @@ cdef void connection_time_wait(tcb_t *tcb) noexcept nogil:
     if tcb.flags & TF_ACK_NOW and bare_reserve(tcp) == 0:
         b = &tcp.bare[tcp.bare_count]
         tcp.bare_count += 1
+        memset(b, 0, sizeof(bare_t))
         b.src = tcb.local
         b.dst = tcb.remote
         b.sport = tcb.lport
@@ -330,7 +349,7 @@ cdef void connection_close(tcb_t *tcb) noexcept nogil:
         timer_update(tcb)
 
 
-cdef inline uint32_t receive_space(const tcb_t *tcb) noexcept nogil:
+cdef uint32_t receive_space(const tcb_t *tcb) noexcept nogil:
     """What the window may say: the receive buffer less what the application has not read."""
     cdef uint32_t held = tcb.rcv_nxt - tcb.rcv_read, space = tcb.rcv_wanted - held if held < tcb.rcv_wanted else 0
     return tcb.window_clamp if tcb.window_clamp and space > tcb.window_clamp else space
@@ -394,8 +413,8 @@ cdef uint32_t connection_poll(const tcb_t *tcb) noexcept nogil:
         mask |= EVENT_ERR | EVENT_IN | EVENT_OUT
     if tcb.state == CLOSED or tcb.state == TIME_WAIT:
         return mask | EVENT_IN | EVENT_OUT | EVENT_HUP | EVENT_RDHUP
-    if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
-        return mask
+    if tcb.state == SYN_SENT or (tcb.state == SYN_RCVD and not tcb.modes & TM_FAST_OPEN):
+        return mask | EVENT_OUT if tcb.fast_open & FO_DEFERRED else mask
     if receive_end(tcb) != tcb.rcv_read or tcb.lent_filled or tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD):
         mask |= EVENT_IN
     if tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD):
@@ -415,81 +434,7 @@ cdef void lent_drain(tcb_t *tcb) noexcept nogil:
         tcb.lent_filled += receive_take(tcb, tcb.lent + tcb.lent_filled, tcb.lent_size - tcb.lent_filled, False)
 
 
-# --- the listener's queues --------------------------------------------------------------------------------------------
-
-cdef void listener_forget(tcb_t *child) noexcept nogil:
-    """A child leaves its listener: embryonic, or waiting to be accepted."""
-    cdef listener_t *listener
-    if child.parent == NULL:
-        return
-    listener = child.parent.listener
-    if child.sibling_back != NULL:
-        child.sibling_back.sibling = child.sibling
-    if child.sibling != NULL:
-        child.sibling.sibling_back = child.sibling_back
-    if child.flags & TF_IN_ACCEPT:
-        child.flags &= ~TF_IN_ACCEPT
-        listener.accept_count -= 1
-        if listener.accept_first == child:
-            listener.accept_first = child.sibling
-        if listener.accept_last == child:
-            listener.accept_last = child.sibling_back
-    else:
-        listener.syn_count -= 1
-        if listener.children == child:
-            listener.children = child.sibling
-    child.parent = NULL
-    child.sibling = NULL
-    child.sibling_back = NULL
-
-
-cdef bint listener_adopt(tcb_t *child) noexcept nogil:
-    """From the embryonic list to the accept queue. False when that is full: the ACK is ignored and comes again."""
-    cdef tcb_t *parent = child.parent
-    cdef listener_t *listener
-    if parent == NULL:
-        return True
-    listener = parent.listener
-    if listener.accept_count > listener.backlog:
-        return False
-    listener_forget(child)
-    child.parent = parent
-    child.flags |= TF_IN_ACCEPT
-    child.sibling_back = listener.accept_last
-    if listener.accept_last == NULL:
-        listener.accept_first = child
-    else:
-        listener.accept_last.sibling = child
-    listener.accept_last = child
-    listener.accept_count += 1
-    child.tcp.counters.tcp_passive_opens += 1
-    sock_event(&child.tcp.events, &parent.sock, EVENT_IN)
-    return True
-
-
-cdef tcb_t *listener_accept(tcb_t *tcb) noexcept nogil:
-    """The oldest connection in the queue, or NULL."""
-    cdef tcb_t *child = tcb.listener.accept_first
-    if child == NULL:
-        return NULL
-    listener_forget(child)
-    child.flags |= TF_ACCEPTED
-    child.sock.flags &= ~<uint8_t> SF_ORPHAN
-    return child
-
-
-cdef void listener_close(tcb_t *tcb) noexcept nogil:
-    """Children nobody accepted are reset, then the listener is gone. Handshakes not finished are forgotten, as Linux
-    does: their last ACK meets a closed port."""
-    cdef listener_t *listener = tcb.listener
-    while listener.children != NULL:
-        connection_abort(listener.children, ECONNRESET, False)
-    while listener.accept_first != NULL:
-        connection_abort(listener.accept_first, ECONNRESET, True)
-    free(listener)
-    tcb.listener = NULL
-    leave(tcb)
-
+# --- segments without a connection -----------------------------------------------------------------------------------
 
 cdef int bare_reserve(tcp_t *tcp) noexcept nogil:
     """Room for one segment of our own. What strangers provoke stops at MAX_BARE; what our connections owe does not."""

@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from netstack.tcp.output cimport plan_t
 from netstack.tcp.recovery cimport ack_t
 from netstack.tcp.tcb cimport (
-    AE, CWR, ECE, ECN_ACCURATE, ECN_CLASSIC, ECN_FAIL_OPTION_SEND, EF_QUEUE_CWR, OPTION_UNSEEN, segment_t, tcb_t,
+    AE, CWR, ECE, ECN_ACCURATE, ECN_CLASSIC, ECN_FAIL_OPTION_SEND, EF_QUEUE_CWR, OPTION_UNSEEN, congestion_ops_t, request_t, segment_t,
+    tcb_t, tcp_t,
 )
 from netstack.wire.tcp cimport NO_ACCECN
 
@@ -37,8 +38,12 @@ cdef uint8_t ecn_cookie_mode(bint agreed, uint16_t flags) noexcept nogil
 
 # The handshake.
 cdef void ecn_open(tcb_t *tcb) noexcept nogil                                # before our SYN
-cdef void ecn_syn_received(tcb_t *tcb, const segment_t *seg) noexcept nogil  # at a listener; *tcb* is the child
+cdef void ecn_from_request(tcb_t *tcb, const request_t *r) noexcept nogil    # a listener's child
 cdef void ecn_syn_again(tcb_t *tcb, const segment_t *seg) noexcept nogil     # the peer has sent it again
+# Of a half-open connection.
+cdef void ecn_request(request_t *r, const segment_t *seg, const congestion_ops_t *ops) noexcept nogil
+cdef void ecn_request_again(request_t *r, const segment_t *seg) noexcept nogil
+cdef uint16_t ecn_request_flags(const tcp_t *tcp, const request_t *r) noexcept nogil    # of its SYN,ACK
 cdef void ecn_syn_crossed(tcb_t *tcb, const segment_t *seg) noexcept nogil   # simultaneous open
 cdef void ecn_syn_answered(tcb_t *tcb, const segment_t *seg) noexcept nogil  # SYN,ACK in SYN-SENT
 cdef void ecn_answer_again(tcb_t *tcb, const segment_t *seg) noexcept nogil  # SYN,ACK of an established connection

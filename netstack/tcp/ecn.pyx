@@ -129,11 +129,33 @@ cdef void ecn_open(tcb_t *tcb) noexcept nogil:
         set_mode(tcb, ECN_OFF)
 
 
-cdef void ecn_syn_received(tcb_t *tcb, const segment_t *seg) noexcept nogil:
+cdef void ecn_request(request_t *r, const segment_t *seg, const congestion_ops_t *ops) noexcept nogil:
+    r.ecn = ecn_syn_mode(r.listener.tcp.config.ecn, (ops.flags & CC_NEEDS_ECN) != 0, seg.flags, seg.ecn)
+    r.ecn_syn = seg.ecn
+
+
+cdef void ecn_request_again(request_t *r, const segment_t *seg) noexcept nogil:
+    """As `ecn_syn_again`."""
+    if r.ecn != ECN_ACCURATE:
+        return
+    r.ecn_syn = seg.ecn
+    if ace_of(seg.flags) == 0:
+        r.ecn_fail |= ECN_FAIL_ACE_RECEIVE
+
+
+cdef uint16_t ecn_request_flags(const tcp_t *tcp, const request_t *r) noexcept nogil:
+    """As `ecn_syn_flags`."""
+    if r.ecn == ECN_ACCURATE and tcp.config.ecn_fallback and r.retries >= FALLBACK_AFTER:
+        return 0
+    return ecn_syn_answer(r.ecn, r.ecn_syn)
+
+
+cdef void ecn_from_request(tcb_t *tcb, const request_t *r) noexcept nogil:
     begin(tcb)
-    set_mode(tcb, ecn_syn_mode(tcb.tcp.config.ecn, needs_ecn(tcb), seg.flags, seg.ecn))
-    tcb.ecn.syn_received = seg.ecn
-    tcb.ecn.last_received = seg.ecn
+    set_mode(tcb, r.ecn)
+    tcb.ecn.syn_received = r.ecn_syn
+    tcb.ecn.last_received = r.ecn_syn
+    tcb.ecn.fail = r.ecn_fail
     if tcb.ecn_mode == ECN_OFF:
         tcb.ecn.syn_sent = NOT_ECT
 

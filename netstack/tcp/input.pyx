@@ -22,20 +22,23 @@ from netstack.tcp.buffers cimport (
 )
 from netstack.tcp.connection cimport (
     connection_abort, connection_established, connection_finished, connection_options, connection_time_wait, lent_drain,
-    listener_adopt, queue_bare,
+    queue_bare,
 )
 from netstack.tcp.ecn cimport (
     ecn_answer_again, ecn_duplicate, ecn_established, ecn_received, ecn_syn_again, ecn_syn_answered, ecn_syn_crossed,
 )
+from netstack.tcp.fast_open cimport fast_open_answered, fast_open_over, fast_open_reset
 from netstack.tcp.isn cimport timestamp_now
+from netstack.tcp.listener cimport listener_adopt
+from netstack.tcp.rack cimport rto_rearm
 from netstack.tcp.ranges cimport range_absorb, range_insert
 from netstack.tcp.rtt cimport rtt_sample
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, PSH, RST,
+    ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, FO_ASKED, FO_SYN_DATA, LAST_ACK, PSH, RST,
     SCRATCH_BYTES, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
-    TF_PASSIVE, TF_RTT_TIMING, TF_SACK_OK, TF_SYN_SENT, TF_TS_OK,
-    TF_WANT_WRITE, TIME_WAIT, TM_RCVBUF_SET, data_end, receive_end, want_output,
+    TF_IN_ACCEPT, TF_PASSIVE, TF_RTT_TIMING, TF_SACK_OK, TF_SYN_SENT, TF_TS_OK, TIME_WAIT, TM_FAST_OPEN, TM_RCVBUF_SET,
+    receive_end, want_output,
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold, checksum_partial
@@ -81,15 +84,17 @@ cdef DropReason segment_for_nobody(tcp_t *tcp, segment_t *seg) noexcept nogil:
 
 cdef DropReason segment_arrives(tcb_t *tcb, segment_t *seg) noexcept nogil:
     cdef int verdict
-    cdef DropReason reason
     if PREDICTED >> tcb.state & 1 and (seg.flags & ~PSH) == tcb.predicted and seg.seq == tcb.rcv_nxt:
         verdict = header_prediction(tcb, seg)
         if verdict != NOT_PREDICTED:
             return <DropReason> verdict
     if not segment_verify(tcb.tcp, seg):
         return DROP_TCP_CHECKSUM
-    if tcb.state == LISTEN:
-        return listen_state(tcb, seg)
+    return synchronized_segment(tcb, seg)
+
+
+cdef DropReason synchronized_segment(tcb_t *tcb, segment_t *seg) noexcept nogil:
+    cdef DropReason reason
     count_segment_in(tcb, seg.length)
     if tcb.state == SYN_SENT:
         return syn_sent_state(tcb, seg)
@@ -162,34 +167,7 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
     return DROP_NONE
 
 
-# --- LISTEN and SYN-SENT ----------------------------------------------------------------------------------------------
-
-cdef DropReason listen_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
-    """3.10.7.2."""
-    cdef tcp_t *tcp = tcb.tcp
-    cdef tcb_t *child
-    if seg.flags & RST:
-        return DROP_TCP_FLAGS
-    if seg.flags & ACK:
-        queue_bare(tcp, seg, seg.ack, 0, RST)
-        return DROP_TCP_FLAGS
-    if not seg.flags & SYN or seg.flags & FIN or seg.broadcast:
-        return DROP_TCP_FLAGS
-    if tcb.listener.accept_count > tcb.listener.backlog or \
-            tcb.listener.syn_count >= (tcb.listener.backlog if tcb.listener.backlog > 8 else 8):
-        return DROP_TCP_BACKLOG
-    child = tcp.spawn(tcp.stack, tcb, seg)
-    if child == NULL:
-        return DROP_TCP_OUT_OF_MEMORY
-    child.parent = tcb
-    child.sibling_back = NULL
-    child.sibling = tcb.listener.children
-    if child.sibling != NULL:
-        child.sibling.sibling_back = child
-    tcb.listener.children = child
-    tcb.listener.syn_count += 1
-    return DROP_NONE
-
+# --- SYN-SENT -----------------------------------------------------------------------------------------------------------
 
 cdef DropReason syn_sent_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
     """3.10.7.3. Data on a SYN is not taken: the peer sends it again once the handshake is over."""
@@ -222,6 +200,15 @@ cdef DropReason syn_sent_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcb.snd_wl2 = seg.ack
     if acked:
         ecn_syn_answered(tcb, seg)
+    if acked and tcb.fast_open & (FO_ASKED | FO_SYN_DATA):
+        first_round_trip(tcb, seg)
+        connection_established(tcb)
+        tcb.flags |= TF_ACK_NOW
+        if fast_open_answered(tcb, seg) and tcb.fast_open & FO_ASKED and seg.length:
+            seg.seq += 1                              # Fast Open lets the SYN,ACK bring data too
+            process_text(tcb, seg)
+            tcb.flags |= TF_ACK_NOW
+    elif acked:
         tcb.snd_una = seg.ack
         tcb.rtx_nxt = seg.ack
         first_round_trip(tcb, seg)
@@ -375,7 +362,12 @@ cdef DropReason check_rst(tcb_t *tcb, segment_t *seg) noexcept nogil:
         challenge(tcb)
         return DROP_TCP_SEQUENCE
     tcb.tcp.counters.tcp_resets_in += 1
-    if tcb.state == SYN_RCVD:
+    if tcb.modes & TM_FAST_OPEN and tcb.flags & TF_IN_ACCEPT:
+        fast_open_reset(tcb)
+    elif tcb.modes & TM_FAST_OPEN:
+        fast_open_over(tcb, True)
+        connection_abort(tcb, ECONNRESET, False)
+    elif tcb.state == SYN_RCVD:
         connection_abort(tcb, ECONNREFUSED, False)
     else:
         # As Linux: whoever has read to the end hears of it when it writes. A FIN that is not acknowledged may be lost.
@@ -397,7 +389,7 @@ cdef DropReason check_ack(tcb_t *tcb, segment_t *seg) noexcept nogil:
     if not seg.flags & ACK:
         return DROP_TCP_FLAGS
     if tcb.state == SYN_RCVD:
-        if seq_le(seg.ack, tcb.snd_una) or seq_gt(seg.ack, tcb.snd_nxt):
+        if seq_le(seg.ack, tcb.iss) or seq_gt(seg.ack, tcb.snd_nxt):
             queue_bare(tcp, seg, seg.ack, 0, RST)
             return DROP_TCP_ACK
         return establish_passive(tcb, seg)
@@ -416,6 +408,7 @@ cdef DropReason check_ack(tcb_t *tcb, segment_t *seg) noexcept nogil:
 cdef DropReason establish_passive(tcb_t *tcb, segment_t *seg) noexcept nogil:
     """Our SYN,ACK is acknowledged; a listener's child needs room in the accept queue."""
     cdef uint8_t shift = tcb.snd_wscale
+    cdef bint begun = tcb.modes & TM_FAST_OPEN != 0
     if not listener_adopt(tcb):
         return DROP_TCP_BACKLOG
     tcb.snd_una = tcb.iss + 1
@@ -428,9 +421,21 @@ cdef DropReason establish_passive(tcb_t *tcb, segment_t *seg) noexcept nogil:
     tcb.snd_wl2 = seg.ack
     ecn_established(tcb, seg)
     first_round_trip(tcb, seg)
-    connection_established(tcb)
+    if begun:
+        fast_open_over(tcb, False)                    # data flows already
+        tcb.state = ESTABLISHED
+        tcb.retries = 0
+        tcb.rtx_deadline = 0
+        rto_rearm(tcb)
+        if seg.ack != tcb.snd_una:
+            acknowledge(tcb, seg)
+    else:
+        connection_established(tcb)
+        if tcb.fast_open & FO_SYN_DATA:
+            fast_open_answered(tcb, seg)              # simultaneous open with data on both SYNs
     if tcb.flags & TF_FIN_QUEUED:                     # closed before the handshake was over (3.10.4)
         tcb.state = FIN_WAIT_1
+        after_ack(tcb)
     want_output(tcb)
     return DROP_NONE
 
@@ -451,7 +456,7 @@ cdef void first_round_trip(tcb_t *tcb, const segment_t *seg) noexcept nogil:
     if tcb.flags & TF_RTT_TIMING:
         tcb.flags &= ~TF_RTT_TIMING
         rtt_sample(tcb, tcb.tcp.now_ns - tcb.rtt_time_ns)
-    elif not sample_from_timestamp(tcb, seg):
+    elif not sample_from_timestamp(tcb, seg) and tcb.retransmits:      # a cookie's handshake was not timed, and lost nothing
         tcb.rto_ns = <int64_t> RTO_AFTER_SYN_LOSS_S * NS_PER_S
 
 

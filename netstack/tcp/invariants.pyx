@@ -15,10 +15,10 @@ from netstack.tcp.places cimport place_next
 from netstack.tcp.scoreboard cimport NONE, sent_at
 from netstack.tcp.seq cimport seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, ESTABLISHED, LISTEN, MAX_RANGES, MAX_RECORD_ENDS, SENT_AGAIN, SENT_LISTED, SENT_LOST,
-    SENT_SACKED, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
-    TF_IN_ACCEPT, TF_OUTPUT, TF_PRIOR_ACK, TF_SACK_OK, TIME_WAIT, data_end, listener_t, receive_end, recovery_t,
-    sent_t,
+    ACK, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, ESTABLISHED, FO_DEFERRED, LISTEN, MAX_RANGES, MAX_RECORD_ENDS, REQUEST_LEVELS, RQ_DUE,
+    SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED,
+    TF_FIN_RECEIVED, TF_FIN_SENT, TF_IN_ACCEPT, TF_OUTPUT, TF_PRIOR_ACK, TF_SACK_OK, TIME_WAIT, data_end, listener_t,
+    receive_end, recovery_t, request_t, sent_t,
 )
 
 cdef enum:
@@ -86,13 +86,13 @@ cdef void check_scoreboard(const tcb_t *t) noexcept nogil:
 
 cdef void check_sending(const tcb_t *t) noexcept nogil:
     cdef uint32_t fin = 1 if t.flags & TF_FIN_SENT else 0
-    if not (seq_le(t.snd_una, t.rtx_nxt) and seq_le(t.rtx_nxt, t.snd_nxt)):
+    if t.state >= ESTABLISHED and not (seq_le(t.snd_una, t.rtx_nxt) and seq_le(t.rtx_nxt, t.snd_nxt)):
         broken(t, b"snd_una <= rtx_nxt <= snd_nxt")
     if t.snd_len > t.snd_cap:
         broken(t, b"snd_len <= snd_cap")
     if t.snd_len and t.snd_buf == NULL or t.snd_cap & (t.snd_cap - 1):
         broken(t, b"a send buffer that is there, of a power of two")
-    if t.snd_una != t.iss and seq_gt(t.snd_nxt, data_end(t) + fin):
+    if t.state >= ESTABLISHED and seq_gt(t.snd_nxt, data_end(t) + fin):
         broken(t, b"nothing was sent that is not in the send buffer")
     if fin and not t.flags & TF_FIN_QUEUED:
         broken(t, b"no FIN is sent that was not queued")
@@ -158,7 +158,9 @@ cdef void check_listener(const tcb_t *t) noexcept nogil:
     cdef const listener_t *l = t.listener
     cdef const tcb_t *child = l.accept_first
     cdef const tcb_t *back = NULL
-    cdef uint32_t n = 0
+    cdef const request_t *r = l.requests
+    cdef const request_t *before = NULL
+    cdef uint32_t n = 0, young = 0
     while child != NULL:
         if child.parent != t or child.sibling_back != back or not child.flags & TF_IN_ACCEPT or n > LIST_LIMIT:
             broken(child, b"the accept queue is a list of this listener's children")
@@ -167,18 +169,19 @@ cdef void check_listener(const tcb_t *t) noexcept nogil:
         n += 1
     if n != l.accept_count or back != l.accept_last:
         broken(t, b"accept_count and accept_last tell the accept queue")
-    child = l.children
-    back = NULL
     n = 0
-    while child != NULL:
-        if child.parent != t or child.sibling_back != back or child.flags & TF_IN_ACCEPT or child.state != SYN_RCVD or \
-                n > LIST_LIMIT:
-            broken(child, b"the embryonic list holds this listener's children in SYN-RECEIVED")
-        back = child
-        child = child.sibling
+    while r != NULL:
+        if r.listener != t or r.back != before or n > LIST_LIMIT:
+            broken(t, b"the list of requests holds this listener's half-open connections")
+        if r.retries == 0:
+            young += 1
+        before = r
+        r = r.next
         n += 1
-    if n != l.syn_count:
-        broken(t, b"syn_count tells the embryonic list")
+    if n != l.syn_count or young != l.young:
+        broken(t, b"syn_count and young tell the half-open connections")
+    if l.reset_count > l.reset_capacity or l.reset_count > l.fast_open_count:
+        broken(t, b"a reset remembered takes a place of Fast Open")
 
 
 cdef void check_invariants(const tcb_t *t) noexcept nogil:
@@ -208,10 +211,29 @@ cdef void check_invariants(const tcb_t *t) noexcept nogil:
         d = t.keepalive_deadline
     if d != NEVER and (t.heap_index == 0 or t.timer_deadline > d):
         broken(t, b"the heap knows the earliest deadline")
-    if t.state == SYN_SENT and not t.rtx_deadline and not t.flags & TF_OUTPUT:
+    if t.state == SYN_SENT and not t.rtx_deadline and not t.flags & TF_OUTPUT and not t.fast_open & FO_DEFERRED:
         broken(t, b"a SYN has a timer or waits for the link")
     if t.flags & TF_ACK_NOW and not t.flags & TF_OUTPUT:
         broken(t, b"an acknowledgement owed is in the output list")
+
+
+cdef void check_requests(const tcp_t *tcp) noexcept nogil:
+    cdef uint32_t n = 0
+    cdef int i
+    cdef const request_t *r
+    for i in range(REQUEST_LEVELS):
+        r = tcp.requests[i].first
+        while r != NULL:
+            if r.later != NULL and r.later.deadline_ns < r.deadline_ns or r.flags & RQ_DUE or n > LIST_LIMIT:
+                broken(NULL, b"half-open connections wait in the order of their deadlines")
+            n += 1
+            r = r.later
+    r = tcp.requests_due.first
+    while r != NULL:
+        n += 1
+        r = r.later
+    if n != tcp.request_count:
+        broken(NULL, b"every half-open connection waits for its time, or for the link")
 
 
 cdef void check_shared(const tcp_t *tcp) noexcept nogil:
@@ -225,6 +247,7 @@ cdef void check_shared(const tcp_t *tcp) noexcept nogil:
             broken(t, b"heap_index tells the place in the heap")
         if i and tcp.timers.items[(i - 1) // 2].timer_deadline > t.timer_deadline:
             broken(t, b"no child in the heap is due before its parent")
+    check_requests(tcp)
     t = tcp.output_first
     while t != NULL:
         if not t.flags & TF_OUTPUT or n > LIST_LIMIT:

@@ -20,5 +20,10 @@ cdef inline uint64_t tuple_hash(const uint64_t *key, const address_t *local, con
 
 
 cdef void choose_isn(tcb_t *tcb) noexcept nogil                   # sets iss and ts_offset; needs the four names
-cdef uint32_t timestamp_now(const tcb_t *tcb) noexcept nogil      # TSval: 1 ms clock plus the connection's offset
+cdef uint32_t isn_of(const tcp_t *tcp, const address_t *local, const address_t *remote, uint16_t lport,
+                     uint16_t rport) noexcept nogil
+cdef uint32_t timestamp_offset_of(const tcp_t *tcp, const address_t *local, const address_t *remote, uint16_t lport,
+                                  uint16_t rport) noexcept nogil
+cdef uint32_t timestamp_clock(const tcp_t *tcp) noexcept nogil    # 1 ms
+cdef uint32_t timestamp_now(const tcb_t *tcb) noexcept nogil      # TSval: that clock plus the connection's offset
 cdef uint32_t random_below(tcp_t *tcp, uint32_t n) noexcept nogil

@@ -10,17 +10,29 @@ cdef enum:
     SALT_TIMESTAMP = 2
 
 
+cdef uint32_t isn_of(const tcp_t *tcp, const address_t *local, const address_t *remote, uint16_t lport,
+                     uint16_t rport) noexcept nogil:
+    """M ticks every 64 ns as on Linux (RFC 9293 section 3.4.1 says about 4 us)."""
+    cdef uint32_t clock = <uint32_t> (<uint64_t> (tcp.now_ns + tcp.clock_shift_ns) >> 6)
+    return clock + <uint32_t> tuple_hash(tcp.secret, local, remote, lport, rport, SALT_ISN)
+
+
+cdef uint32_t timestamp_offset_of(const tcp_t *tcp, const address_t *local, const address_t *remote, uint16_t lport,
+                                  uint16_t rport) noexcept nogil:
+    return <uint32_t> tuple_hash(tcp.secret, local, remote, lport, rport, SALT_TIMESTAMP)
+
+
 cdef void choose_isn(tcb_t *tcb) noexcept nogil:
-    """Set ``iss`` and ``ts_offset``. M ticks every 64 ns as on Linux (RFC 9293 section 3.4.1 says about 4 us)."""
-    cdef uint32_t clock = <uint32_t> (<uint64_t> (tcb.tcp.now_ns + tcb.tcp.clock_shift_ns) >> 6)
-    tcb.iss = clock + <uint32_t> tuple_hash(
-        tcb.tcp.secret, &tcb.local, &tcb.remote, tcb.lport, tcb.rport, SALT_ISN)
-    tcb.ts_offset = <uint32_t> tuple_hash(
-        tcb.tcp.secret, &tcb.local, &tcb.remote, tcb.lport, tcb.rport, SALT_TIMESTAMP)
+    tcb.iss = isn_of(tcb.tcp, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
+    tcb.ts_offset = timestamp_offset_of(tcb.tcp, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
+
+
+cdef uint32_t timestamp_clock(const tcp_t *tcp) noexcept nogil:
+    return <uint32_t> (<uint64_t> (tcp.now_ns + tcp.clock_shift_ns) // NS_PER_MS)
 
 
 cdef uint32_t timestamp_now(const tcb_t *tcb) noexcept nogil:
-    return <uint32_t> (<uint64_t> (tcb.tcp.now_ns + tcb.tcp.clock_shift_ns) // NS_PER_MS) + tcb.ts_offset
+    return timestamp_clock(tcb.tcp) + tcb.ts_offset
 
 
 cdef uint32_t random_below(tcp_t *tcp, uint32_t n) noexcept nogil:

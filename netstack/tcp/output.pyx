@@ -2,6 +2,7 @@
 
 from libc.errno cimport ECONNABORTED, ETIMEDOUT
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
 
 from netstack.address cimport address_is_v4, address_t, address_v4
 from netstack.clock cimport NS_PER_MS, NS_PER_S
@@ -11,6 +12,7 @@ from netstack.tcp.buffers cimport send_append_and_copy, send_copy_out, send_writ
 from netstack.tcp.congestion.controller cimport congestion_idle, congestion_sent
 from netstack.tcp.connection cimport connection_abort, receive_window_field
 from netstack.tcp.ecn cimport OPTION_SPACE, ecn_limit, ecn_plan, ecn_sent, ecn_syn_flags, ecn_syn_option
+from netstack.tcp.fast_open cimport fast_open_cookie, fast_open_syn, fast_open_syn_sent, fast_open_timeout
 from netstack.tcp.isn cimport timestamp_now
 from netstack.tcp.mtu cimport mtu_black_hole, mtu_probe_limit, mtu_probe_sent, mtu_refresh
 from netstack.tcp.pacing cimport pacing_holds, pacing_sent
@@ -25,11 +27,11 @@ from netstack.tcp.scoreboard cimport (
 )
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, AE, CA_CWR, CA_RECOVERY, CLOSED, CLOSE_WAIT, CWR, ECE, EF_PRIOR_ECHO, ESTABLISHED, FIN, FIN_WAIT_2, LISTEN, NOT_ECT, PSH, SYN,
-    SYN_RCVD, SYN_SENT,
+    ACK, AE, CA_CWR, CA_RECOVERY, CLOSED, CLOSE_WAIT, CWR, ECE, EF_PRIOR_ECHO, ESTABLISHED, FIN, FIN_WAIT_2, FO_ASKED,
+    FO_DEFERRED, FO_EXPERIMENTAL, FO_SYN, FO_SYN_DATA, LISTEN, NOT_ECT, PSH, SYN, SYN_RCVD, SYN_SENT,
     TF_ACK_NOW, TF_CORK, TF_FIN_QUEUED, TF_FIN_SENT, TF_FORCE, TF_MORE, TF_NODELAY, TF_PERSIST, TF_PRIOR_ACK, TF_PROBE, TF_RTT_TIMING,
     TF_RTX_HEAD, TF_SACK_OK, TF_SYN_SENT, TF_TAIL_PROBE, TF_TS_OK, TF_WANT_WRITE, TF_WS_OK, TIMER_PROBE, TIMER_REORDER,
-    TIMER_RTO, TIME_WAIT, TM_MORE_LAST, TM_URGENT, URG, data_end, range_t, recovery_t, send_segment_limit, sent_t, tcp_config_t, tcp_t,
+    TIMER_RTO, TIME_WAIT, TM_FAST_OPEN, TM_MORE_LAST, TM_URGENT, URG, data_end, range_t, recovery_t, send_segment_limit, sent_t, tcp_config_t, tcp_t,
     want_output,
 )
 from netstack.tcp.timers cimport timer_update
@@ -37,7 +39,7 @@ from netstack.wire.checksum cimport (
     checksum_combine, checksum_finish, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
 )
 from netstack.wire.byte_order cimport store_be16, store_native16
-from netstack.wire.tcp cimport ACCECN_FIELDS, NO_ACCECN, tcp_options_length, write_tcp, write_tcp_options
+from netstack.wire.tcp cimport ACCECN_FIELDS, NO_ACCECN, NO_FASTOPEN, tcp_options_length, write_tcp, write_tcp_options
 
 
 cdef enum:
@@ -83,6 +85,7 @@ cdef void options_plain(tcb_t *tcb, plan_t *plan) noexcept nogil:
     plan.options.accecn_fields = NO_ACCECN
     plan.prior = 0
     plan.ecn = NOT_ECT
+    plan.options.fastopen_length = NO_FASTOPEN
     plan.header_length = 20
     if tcb.flags & TF_TS_OK:
         plan.options.has_ts = 1
@@ -110,6 +113,8 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
     """SYN or SYN,ACK, options in Linux's order; a SYN,ACK answers only what was offered."""
     cdef tcp_t *tcp = tcb.tcp
     cdef bint passive = tcb.state == SYN_RCVD
+    if tcb.fast_open & FO_DEFERRED:
+        return False
     if tcb.flags & TF_SYN_SENT and tcb.rtx_nxt != tcb.iss:
         if not tcb.flags & TF_ACK_NOW or not passive:
             return False
@@ -135,6 +140,7 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
     if plan.options.has_ts:
         plan.options.tsval = timestamp_now(tcb)
         plan.options.tsecr = tcb.ts_recent if passive else 0
+    plan.options.fastopen_length = NO_FASTOPEN
     plan.options.accecn_fields = NO_ACCECN
     if ecn_syn_option(tcb, plan.retransmit):
         plan.options.accecn_fields = ACCECN_FIELDS
@@ -142,6 +148,11 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
         plan.options.accecn[1] = 0
         if tcp_options_length(&plan.options) > MAX_OPTIONS:
             plan.options.accecn_fields = NO_ACCECN
+    if tcb.fast_open & FO_SYN and not passive:
+        fast_open_syn(tcb, plan)
+    elif tcb.modes & TM_FAST_OPEN and tcb.fast_open & FO_ASKED and not plan.retransmit and tcb.parent != NULL:
+        plan.options.fastopen_length = fast_open_cookie(tcb.parent, &tcb.local, &tcb.remote, plan.options.fastopen)
+        plan.options.fastopen_experimental = (tcb.fast_open & FO_EXPERIMENTAL) != 0
     plan.header_length = 20 + tcp_options_length(&plan.options)
     return True
 
@@ -274,9 +285,10 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
     cdef bint all_of_it, ends_record
     cdef sent_t *r
     if tcb.state < ESTABLISHED:
-        if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
+        if tcb.state != SYN_SENT and tcb.state != SYN_RCVD:
+            return False
+        if not tcb.modes & TM_FAST_OPEN or tcb.rtx_nxt == tcb.iss:
             return plan_syn(tcb, plan)
-        return False
     if tcb.state == TIME_WAIT:
         return False
     limit = send_segment_limit(tcb)
@@ -416,7 +428,8 @@ cdef void write_header(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint32_t p
 
 
 cdef void write_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body, bint stream) noexcept nogil:
-    write_header(tcb, plan, head, send_copy_out(tcb, plan.seq, body, plan.length, stream) if plan.length else 0)
+    cdef uint32_t seq = plan.seq + 1 if plan.flags & SYN else plan.seq
+    write_header(tcb, plan, head, send_copy_out(tcb, seq, body, plan.length, stream) if plan.length else 0)
 
 
 cdef void write_fresh_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body,
@@ -430,24 +443,41 @@ cdef void write_fresh_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uin
     write_header(tcb, plan, head, total)
 
 
+cdef inline void bare_options(const bare_t *b, tcp_options_t *o) noexcept nogil:
+    cdef bint syn = b.flags & SYN
+    o.mss = b.mss if syn else 0
+    o.wscale = b.wscale if syn else 255
+    o.sack_permitted = b.sack_permitted if syn else 0
+    o.sack_count = 0
+    o.accecn_fields = NO_ACCECN
+    if syn and b.accecn:
+        o.accecn_fields = ACCECN_FIELDS
+        o.accecn[0] = o.accecn[2] = 1      # the counters of ECT begin there (RFC 9768 section 3.2.1)
+        o.accecn[1] = 0
+    o.has_ts = b.has_ts
+    o.tsval = b.tsval
+    o.tsecr = b.tsecr
+    o.fastopen_length = b.fastopen_length if syn else <uint8_t> NO_FASTOPEN
+    if o.fastopen_length != NO_FASTOPEN:
+        o.fastopen_experimental = b.fastopen_experimental
+        memcpy(o.fastopen, b.fastopen, b.fastopen_length)
+    if tcp_options_length(o) > MAX_OPTIONS:
+        o.accecn_fields = NO_ACCECN
+
+
 cdef uint32_t bare_length(const bare_t *b) noexcept nogil:
-    return 32 if b.has_ts else 20
+    cdef tcp_options_t options
+    bare_options(b, &options)
+    return 20 + tcp_options_length(&options)
 
 
 cdef uint32_t write_bare(const bare_t *b, uint8_t *head) noexcept nogil:
     cdef tcp_options_t options
-    cdef uint32_t n = bare_length(b)
+    cdef uint32_t n
+    bare_options(b, &options)
+    n = 20 + tcp_options_length(&options)
     write_tcp(head, b.sport, b.dport, b.seq, b.ack, <uint8_t> n, b.flags, b.wnd)
-    if b.has_ts:
-        options.mss = 0
-        options.wscale = 255
-        options.sack_permitted = 0
-        options.sack_count = 0
-        options.accecn_fields = NO_ACCECN
-        options.has_ts = 1
-        options.tsval = b.tsval
-        options.tsecr = b.tsecr
-        write_tcp_options(head + 20, &options)
+    write_tcp_options(head + 20, &options)
     store_native16(head + 16, checksum_finish(
         checksum_combine(checksum_partial(head, n), pseudo_sum(&b.src, &b.dst, n), 0)))
     return n
@@ -483,6 +513,12 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
     if occupied == 0:
         tcb.flags &= ~TF_PROBE
         return
+    end = plan.seq + occupied
+    if plan.flags & SYN:
+        tcb.flags &= ~TF_FORCE
+        tcb.last_send_ns = tcp.now_ns
+        syn_sent(tcb, plan, end)
+        return
     if plan.length:
         congestion_sent(tcb, plan.length, in_flight(tcb))
         if tcb.cc.pacing_rate:
@@ -497,12 +533,8 @@ cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
             tcb.burst_seq = plan.seq
         if plan.length < tcb.cc.mss and not plan.retransmit and plan.length + taken_by_options(tcb, plan) < tcb.cc.mss:
             tcb.snd_small = plan.seq + plan.length
-    end = plan.seq + occupied
     tcb.flags &= ~TF_FORCE
     tcb.last_send_ns = tcp.now_ns
-    if plan.flags & SYN:
-        syn_sent(tcb, plan, end)
-        return
     if plan.retransmit:
         sent_again(tcb, plan, end)
     else:
@@ -513,6 +545,8 @@ cdef void syn_sent(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
     """The handshake is timed on its own: once sent, once answered."""
     cdef tcp_t *tcp = tcb.tcp
     tcb.rtx_nxt = end
+    if tcb.fast_open & FO_SYN:
+        fast_open_syn_sent(tcb, plan)
     if plan.retransmit:
         tcb.retransmits += 1
         tcp.counters.tcp_retransmits += 1
@@ -591,6 +625,8 @@ cdef void sent_new(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
     if tcb.flags & TF_WANT_WRITE and unsent_mark(tcb) and send_writable(tcb):
         tcb.flags &= ~TF_WANT_WRITE
         sock_event(&tcp.events, &tcb.sock, EVENT_OUT)
+    if tcb.state < ESTABLISHED:
+        return                             # Fast Open: only the SYN,ACK has a timer until it is acknowledged
     if tcb.flags & TF_TAIL_PROBE:
         tcb.flags &= ~TF_TAIL_PROBE
         probe_is_out(tcb, 1)
@@ -617,7 +653,7 @@ cdef uint32_t retry_limit(const tcb_t *tcb) noexcept nogil:
     if tcb.state == SYN_SENT:
         return tcb.tcp.config.syn_retries
     if tcb.state == SYN_RCVD:
-        return tcb.tcp.config.synack_retries
+        return tcb.tcp.config.synack_retries + (1 if tcb.modes & TM_FAST_OPEN else 0)
     if tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL:
         return tcb.tcp.config.orphan_retries
     return tcb.tcp.config.retries2
@@ -658,6 +694,8 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
     if tcb.rec.timer == TIMER_REORDER:
         recovery_on_reorder_timer(tcb)
         return
+    if tcb.fast_open & (FO_ASKED | FO_SYN_DATA):
+        fast_open_timeout(tcb, tcb.retries >= retry_limit(tcb))
     if tcb.retries >= retry_limit(tcb):
         give_up(tcb)
         return

@@ -69,6 +69,7 @@ cdef enum:                       # tcb_t.modes
     TM_RCVBUF_SET = 0x0004       # SO_RCVBUF
     TM_ORPHAN = 0x0008           # counted in tcp_t.orphans
     TM_MORE_LAST = 0x0010        # the last write said MSG_MORE: the end of the buffer is no end of a message
+    TM_FAST_OPEN = 0x0020        # passive Fast Open whose SYN,ACK is not acknowledged yet: data flows already
     TM_CC_CHOSEN = 0x0100        # TCP_CONGESTION was set here or at the listener: the stack's default does not matter
     TM_CC_ACTIVE = 0x0200        # cc_ops has begun: its state is there
     TM_PACED = 0x0400            # cc.pacing_rate is kept up to date
@@ -127,6 +128,36 @@ cdef struct ecn_t:
     uint32_t prior_ack
     int64_t option_ns            # when the option was sent last
 
+cdef enum:                       # tcb_t.fast_open
+    FO_CONNECT = 0x01            # TCP_FASTOPEN_CONNECT: connect() waits for the first write
+    FO_NO_COOKIE = 0x02          # TCP_FASTOPEN_NO_COOKIE
+    FO_DEFERRED = 0x04           # connect() was called, the SYN waits for the first write
+    FO_SYN = 0x08                # the next SYN carries the option, or data without it: the first one only
+    FO_ASKED = 0x10              # the SYN asked for a cookie
+    FO_EXPERIMENTAL = 0x20       # with the experimental option
+    FO_SYN_DATA = 0x40           # the SYN carried data
+    FO_ACKED = 0x80              # and the SYN,ACK acknowledged it; of a server's: it took the SYN's data
+    FO_CHILD = 0x100             # of a server's, by Fast Open
+    FO_TRIAL = 0x200             # after a black hole the first to try again: if data comes, it is over
+    FO_SETTINGS = FO_CONNECT | FO_NO_COOKIE
+
+cdef enum:                       # tcb_t.fast_open_fail: TCP_INFO's tcpi_fastopen_client_fail
+    TFO_STATUS_UNSPEC = 0
+    TFO_COOKIE_UNAVAILABLE = 1   # no cookie was there: none was given
+    TFO_DATA_NOT_ACKED = 2
+    TFO_SYN_RETRANSMITTED = 3
+
+cdef enum:                       # request_t.flags
+    RQ_TIMESTAMPS = 0x01
+    RQ_SACK = 0x02
+    RQ_WSCALE = 0x04
+    RQ_ACKED = 0x08              # the third ACK came, and was not enough: TCP_DEFER_ACCEPT, or no room to accept
+    RQ_COOKIE_ASKED = 0x10       # a Fast Open cookie is to be given
+    RQ_EXPERIMENTAL = 0x20
+    RQ_DUE = 0x40                # in the list of those whose SYN,ACK is to be sent
+
+cdef enum:
+    REQUEST_LEVELS = 8           # timeouts of 1 s << level, at most 120 s: the last serves all later ones
 
 cdef enum:                       # of a listener's flags, those its connections begin with
     INHERITED_FLAGS = TF_NODELAY | TF_CORK | TF_LINGER
@@ -137,6 +168,7 @@ cdef enum:
     SCRATCH_BYTES = 65536
     MAX_PATH_MTUS = 32
     MAX_RECORD_ENDS = 16         # marks of MSG_EOR in what is not yet sent
+    MAX_FAST_OPEN_CACHE = 64     # servers whose cookies a client remembers; the one not used longest gives way
 
 
 cdef struct range_t:
@@ -311,13 +343,63 @@ cdef struct congestion_ops_t:
     uint32_t (*info)(const congestion_t *cc, uint8_t *out) noexcept nogil
 
 
+cdef struct request_t:
+    # A half-open connection: what has to be known of a SYN until its handshake is over (tcp/listener).
+    address_t local
+    address_t remote
+    uint16_t lport
+    uint16_t rport
+    uint32_t hash
+    uint32_t iss
+    uint32_t irs
+    uint32_t ts_recent
+    uint32_t ts_offset
+    uint16_t peer_mss            # what it said; 0: nothing
+    uint16_t mss                 # what our SYN,ACK says
+    uint16_t peer_window         # of the SYN, never scaled
+    uint16_t window              # what our SYN,ACK says
+    uint8_t flags                # RQ_*
+    uint8_t snd_wscale
+    uint8_t rcv_wscale
+    uint8_t retries              # timeouts
+    uint8_t sent                 # SYN,ACKs sent
+    uint8_t interface            # by which the SYN came
+    uint8_t ecn                  # ECN_*: what was agreed
+    uint8_t ecn_syn              # IP's codepoint of the newest SYN
+    uint8_t ecn_fail             # ECN_FAIL_*
+    uint8_t challenge_count
+    int64_t challenge_ns
+    int64_t deadline_ns          # when the SYN,ACK is sent again; 0: it has not been sent yet
+    int64_t sent_ns              # when it was sent first
+    tcb_t *listener
+    request_t *next              # of the listener
+    request_t *back
+    request_t *later             # in order of deadline, among those of the same level; or to be sent
+    request_t *earlier
+
+
+cdef struct request_list_t:
+    request_t *first
+    request_t *last
+
+
 cdef struct listener_t:
-    tcb_t *accept_first          # established, waiting for accept()
+    tcb_t *accept_first          # established, or by Fast Open, waiting for accept()
     tcb_t *accept_last
-    tcb_t *children              # not yet established
+    request_t *requests          # not yet established
     uint32_t backlog
     uint32_t accept_count
     uint32_t syn_count
+    uint32_t young               # requests whose SYN,ACK was sent once
+    int64_t overflow_ns          # when a SYN was last answered by a cookie; 0: never
+    int64_t refused_ns           # the second refused counts in: ACKs that bear no cookie and were answered by RST
+    uint32_t refused
+    uint32_t refused_limit
+    uint32_t fast_open_count     # children whose handshake is not over, and resets remembered
+    uint32_t reset_count
+    uint32_t reset_first
+    int64_t *resets              # ring of fast_open_max: until when a Fast Open that was reset takes a place (RFC 7413 section 5.1)
+    uint32_t reset_capacity
 
 
 cdef struct counts_t:
@@ -448,6 +530,13 @@ cdef struct tcb_t:
     uint32_t window_clamp        # TCP_WINDOW_CLAMP: the most we advertise; 0: none
     uint32_t record_ends[MAX_RECORD_ENDS]    # where MSG_EOR ended what was not sent yet, ascending: tcp/records
     uint8_t record_count
+    uint32_t fast_open_parent    # sock_t.id of the listener that counts a TM_FAST_OPEN child
+    uint8_t defer_accept         # TCP_DEFER_ACCEPT, as timeouts of the SYN,ACK; 0: off
+    uint16_t fast_open           # FO_*
+    uint8_t fast_open_fail
+    uint32_t fast_open_max       # TCP_FASTOPEN: how many Fast Open children may wait for the end of their handshake
+    uint64_t *fast_open_keys     # TCP_FASTOPEN_KEY: four words, the backup key last; NULL: the stack's
+    uint8_t fast_open_key_count
     # --- path MTU; sizes are of whole packets
     uint16_t mss_clamp           # what both SYNs and our link allow
     uint8_t mtu_probing
@@ -482,7 +571,7 @@ cdef struct tcb_t:
 
 
 cdef struct bare_t:
-    # A segment without a connection (or of TIME-WAIT): no payload.
+    # A segment without a connection (or of TIME-WAIT): no payload. With SYN: the answer to one, by a cookie.
     address_t src
     address_t dst
     uint16_t sport
@@ -496,6 +585,15 @@ cdef struct bare_t:
     uint8_t has_ts
     uint8_t interface
     uint8_t ecn                  # IP's codepoint
+    uint8_t wscale               # 255: none; the rest only with SYN
+    uint8_t sack_permitted
+    uint8_t tos
+    uint8_t ttl                  # 0: the default
+    uint16_t mss                 # 0: none
+    uint8_t accecn               # with the AccECN option
+    uint8_t fastopen_length      # 255: none
+    uint8_t fastopen_experimental
+    uint8_t fastopen[16]
 
 
 cdef struct timer_heap_t:
@@ -512,6 +610,11 @@ cdef struct buffer_pool_t:
 
 cdef struct tcp_config_t:
     uint8_t timestamps
+    uint8_t syncookies           # 0 never, 1 when the queue of half-open connections is full, 2 always
+    uint8_t abort_on_overflow
+    uint32_t max_syn_backlog
+    uint32_t fastopen            # bits as Linux: 1 client, 2 server, 4 data without cookie, 0x200 and 0x400 for servers
+    uint32_t fastopen_blackhole_timeout_s
     uint8_t sack
     uint8_t window_scaling
     uint8_t slow_start_after_idle
@@ -569,6 +672,30 @@ cdef struct path_mtu_t:
     uint32_t mtu
 
 
+cdef struct fast_open_cache_t:
+    # What a server said to a client of ours, for the next SYN (RFC 7413 section 4.1.3).
+    address_t local
+    address_t remote
+    int64_t used_ns
+    int64_t lost_ns              # when a SYN with data was last lost
+    uint16_t mss
+    uint8_t lost                 # how many were, in a row
+    uint8_t try_experimental     # 1, 2: how often the standard option found no answer
+    uint8_t length               # 0: no cookie
+    uint8_t experimental
+    uint8_t cookie[16]
+
+
+cdef struct fast_open_t:
+    # Of a stack: keys of cookies given, cookies got, and whether the network eats SYNs with data.
+    uint64_t keys[4]             # current, backup
+    uint8_t key_count            # 0: made when first needed
+    fast_open_cache_t *cache     # MAX_FAST_OPEN_CACHE of them; NULL: none yet
+    uint32_t cache_count
+    uint32_t blackholes          # in a row
+    int64_t blackhole_ns         # when the last was found
+
+
 cdef struct tcp_t:
     # What the connections of a stack share. The first member of stack_t.
     int64_t now_ns
@@ -597,6 +724,10 @@ cdef struct tcp_t:
     path_mtu_t path_mtus[MAX_PATH_MTUS]            # for connections to come; the oldest gives way
     uint32_t path_mtu_next
     uint8_t *scratch             # 64 KiB: private copy of a payload that is not simply next
+    request_list_t requests[REQUEST_LEVELS]        # half-open connections, each list in the order of deadlines
+    request_list_t requests_due                    # their SYN,ACKs leave at the end of the pass
+    uint32_t request_count
+    fast_open_t fast_open
     bare_t *bare                 # segments without a connection, to be sent at the end of the pass
     uint32_t bare_count
     uint32_t bare_capacity
@@ -604,7 +735,11 @@ cdef struct tcp_t:
     void *stack
     void (*released)(void *stack, tcb_t *tcb) noexcept nogil       # the TCB has reached CLOSED for good; the stack frees it
     void (*to_time_wait)(void *stack, tcb_t *tcb) noexcept nogil   # a small record takes over
-    tcb_t *(*spawn)(void *stack, tcb_t *listener, const segment_t *seg) noexcept nogil   # a child for a SYN; NULL: no memory
+    tcb_t *(*spawn)(void *stack, const request_t *request) noexcept nogil    # a child with its names; NULL: no memory
+    bint (*request_keep)(void *stack, request_t *request) noexcept nogil      # found by its names from here on; False: no memory
+    void (*request_gone)(void *stack, request_t *request) noexcept nogil
+    tcb_t *(*listener_of)(void *stack, const address_t *local, uint16_t port) noexcept nogil   # or NULL
+    uint32_t (*link_mss)(void *stack, const address_t *dst, uint8_t interface) noexcept nogil   # the largest segment towards dst
 
 
 cdef struct segment_t:
@@ -637,6 +772,9 @@ cdef struct segment_t:
     uint8_t trusted              # the link vouches for the sum
     uint8_t interface            # index of the interface it came by
     uint8_t broadcast
+    uint8_t fastopen_length      # from a SYN: 255: no Fast Open option, 0: a cookie is asked for
+    uint8_t fastopen_experimental
+    uint8_t fastopen[16]         # set only with a length
 
 
 

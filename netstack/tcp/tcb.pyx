@@ -1,6 +1,7 @@
 """Life of a TCB: made CLOSED, cleared when it reaches CLOSED for good."""
 
 from libc.stdint cimport uint32_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from netstack.sock cimport SOCK_TCP
@@ -16,6 +17,8 @@ cdef void tcp_config_init(tcp_config_t *config) noexcept nogil:
     config.timestamps = 1
     config.sack = 1
     config.window_scaling = 1
+    config.syncookies = 1
+    config.max_syn_backlog = 4096          # Linux takes it from its memory
     config.slow_start_after_idle = 1
     config.syn_retries = 6
     config.synack_retries = 5
@@ -98,6 +101,8 @@ cdef void tcb_clear(tcb_t *tcb) noexcept nogil:
     tcb.state_deadline = 0
     tcb.keepalive_deadline = 0
     tcb.lent = NULL
+    free(tcb.fast_open_keys)
+    tcb.fast_open_keys = NULL
 
 
 cdef uint32_t send_segment_limit(const tcb_t *tcb) noexcept nogil:

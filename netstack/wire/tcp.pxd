@@ -4,6 +4,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from netstack.counters cimport DropReason
 
+cdef enum:
+    FASTOPEN_COOKIE_MAX = 16     # bytes, RFC 7413 section 4.1.1; at least 4, and even
+    NO_FASTOPEN = 255
+
 
 cdef enum:
     NO_ACCECN = 255              # accecn_fields: no such option
@@ -36,6 +40,9 @@ cdef struct tcp_header_t:
     uint8_t accecn_fields        # NO_ACCECN: no AccECN option; else how many of its counters follow
     uint8_t accecn_order         # 0: ECT(0), CE, ECT(1); 1: ECT(1), CE, ECT(0)
     uint32_t accecn[3]           # 24 bits each, in the order on the wire
+    uint8_t fastopen_length      # bytes of a Fast Open cookie (RFC 7413 section 4.1.1), 0: it is asked for; 255: no such option
+    uint8_t fastopen_experimental            # as kind 254 (RFC 7413 appendix B)
+    uint8_t fastopen[FASTOPEN_COOKIE_MAX]
 
 
 cdef struct tcp_options_t:
@@ -50,6 +57,9 @@ cdef struct tcp_options_t:
     uint32_t tsecr
     wire_range_t sack[4]
     uint32_t accecn[3]           # ECT(1), CE, ECT(0); the low 24 bits
+    uint8_t fastopen_length      # 255: leave out; only on SYN
+    uint8_t fastopen_experimental
+    uint8_t fastopen[FASTOPEN_COOKIE_MAX]
 
 
 # p: private copy; available: bytes of it; segment_length: TCP header plus payload.

@@ -1,4 +1,4 @@
-"""TCP header and options: bytes to fields and back (RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 9768)."""
+"""TCP header and options: bytes to fields and back (RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 7413, RFC 9768)."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -9,6 +9,7 @@ from netstack.wire.byte_order cimport load_be16, load_be32, store_be16, store_be
 from typing import NamedTuple
 
 cdef enum:
+    SYN = 2
     OPT_END = 0
     OPT_NOP = 1
     OPT_MSS = 2
@@ -16,6 +17,10 @@ cdef enum:
     OPT_SACK_PERMITTED = 4
     OPT_SACK = 5
     OPT_TIMESTAMPS = 8
+    OPT_FASTOPEN = 34            # RFC 7413 section 4.1.1
+    OPT_EXPERIMENTAL = 254       # RFC 6994: a magic number of 16 bits says whose
+    FASTOPEN_MAGIC = 0xf989      # RFC 7413 appendix B
+    FASTOPEN_COOKIE_MIN = 4
     OPT_ACCECN0 = 172            # RFC 9768 section 3.2.3
     OPT_ACCECN1 = 174
 
@@ -54,6 +59,7 @@ cdef DropReason parse_tcp(const uint8_t *p, uint32_t available, uint32_t segment
     out.mss = 0
     out.has_ts = 0
     out.accecn_fields = NO_ACCECN
+    out.fastopen_length = NO_FASTOPEN
     # The usual case first: NOP NOP TIMESTAMPS and nothing else.
     if header_length == 32 and p[20] == OPT_NOP and p[21] == OPT_NOP and p[22] == OPT_TIMESTAMPS and p[23] == 10:
         out.has_ts = 1
@@ -101,7 +107,20 @@ cdef void parse_tcp_options(const uint8_t *p, uint32_t n, tcp_header_t *out) noe
             out.accecn_fields = <uint8_t> ((size - 2) // 3)
             for k in range(out.accecn_fields):
                 out.accecn[k] = load_be24(p + i + 2 + 3 * k)
+        elif kind == OPT_FASTOPEN and out.flags & SYN:
+            take_fastopen(p + i + 2, size - 2, 0, out)
+        elif kind == OPT_EXPERIMENTAL and size >= 4 and out.flags & SYN and load_be16(p + i + 2) == FASTOPEN_MAGIC:
+            take_fastopen(p + i + 4, size - 4, 1, out)
         i += size
+
+
+cdef void take_fastopen(const uint8_t *p, uint32_t size, uint8_t experimental, tcp_header_t *out) noexcept nogil:
+    """A cookie of a wrong size is none (RFC 7413 section 4.1.1: even, 4 to 16 bytes); size 0 asks for one."""
+    if size & 1 or (size and not FASTOPEN_COOKIE_MIN <= size <= FASTOPEN_COOKIE_MAX):
+        return
+    out.fastopen_length = <uint8_t> size
+    out.fastopen_experimental = experimental
+    memcpy(out.fastopen, p, size)
 
 
 cdef inline uint32_t accecn_padded(const tcp_options_t *o) noexcept nogil:
@@ -126,11 +145,13 @@ cdef uint32_t tcp_options_length(const tcp_options_t *o) noexcept nogil:
         n += 4
     if o.sack_count:
         n += (2 if o.accecn_fields != NO_ACCECN else 4) + 8 * o.sack_count
+    if o.fastopen_length != NO_FASTOPEN:
+        n += (o.fastopen_length + (4 if o.fastopen_experimental else 2) + 3) & ~3
     return n + accecn_padded(o)
 
 
 cdef uint32_t write_tcp_options(uint8_t *p, const tcp_options_t *o) noexcept nogil:
-    """Write options in Linux's order: mss, sackOK, TS, AccECN, nop wscale; nop nop TS, AccECN; nop nop sack."""
+    """Write options in Linux's order: mss, sackOK, TS, AccECN, nop wscale; nop nop TS, AccECN; nop nop sack; Fast Open."""
     cdef uint8_t *start = p
     cdef int k
     cdef uint32_t n
@@ -183,7 +204,26 @@ cdef uint32_t write_tcp_options(uint8_t *p, const tcp_options_t *o) noexcept nog
             store_be32(p, o.sack[k].start)
             store_be32(p + 4, o.sack[k].end)
             p += 8
+    if o.fastopen_length != NO_FASTOPEN:
+        p = write_fastopen(p, o)
     return <uint32_t> (p - start)
+
+
+cdef uint8_t *write_fastopen(uint8_t *p, const tcp_options_t *o) noexcept nogil:
+    cdef uint32_t base = 4 if o.fastopen_experimental else 2, size = base + o.fastopen_length
+    p[1] = <uint8_t> size
+    if o.fastopen_experimental:
+        p[0] = OPT_EXPERIMENTAL
+        store_be16(p + 2, FASTOPEN_MAGIC)
+    else:
+        p[0] = OPT_FASTOPEN
+    memcpy(p + base, o.fastopen, o.fastopen_length)
+    p += size
+    while size & 3:
+        p[0] = OPT_NOP
+        p += 1
+        size += 1
+    return p
 
 
 cdef void write_tcp(uint8_t *p, uint16_t sport, uint16_t dport, uint32_t seq, uint32_t ack, uint8_t header_length,
@@ -216,6 +256,8 @@ class TcpHeader(NamedTuple):
     timestamps: tuple[int, int] | None
     sack: tuple[tuple[int, int], ...]
     accecn: tuple[int, tuple[int, ...]] | None = None     # order (0 or 1) and the counters, as they stand there
+    fastopen: bytes | None = None
+    """A Fast Open cookie, ``b""`` when one is asked for."""
 
 
 def parse(data):
@@ -249,4 +291,5 @@ def parse(data):
         (h.tsval, h.tsecr) if h.has_ts else None,
         tuple((h.sack[i].start, h.sack[i].end) for i in range(h.sack_count)),
         (h.accecn_order, tuple(h.accecn[i] for i in range(h.accecn_fields))) if h.accecn_fields != NO_ACCECN else None,
+        None if h.fastopen_length == NO_FASTOPEN else (<const char *> h.fastopen)[:h.fastopen_length],
     )

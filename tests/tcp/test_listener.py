@@ -151,7 +151,7 @@ def test_data_and_fin_wait_in_the_queue_with_their_connection():
 
 def test_random_arrivals_resets_and_accepts_keep_the_queues_right():
     chance = random.Random(11)
-    peer = new_peer()
+    peer = new_peer(syncookies=0)
     server = listen(peer, backlog=20)
     embryos, queued, held = [], [], []
     for n in range(2000):

@@ -243,6 +243,8 @@ class Backend:
     def send(self, fd, data, flags, to):
         self.configure()
         sock = self.of(fd)
+        if flags & socket.MSG_FASTOPEN and len(to) >= 2 and bytes(to[:2]) == b"\0\0":
+            return -errno.EOPNOTSUPP     # AF_UNSPEC, which the stack's addresses cannot say
         if len(to) and (sock.state == "UDP" or flags & socket.MSG_FASTOPEN):
             return sock.sendto(bytes(data), read_sockaddr(to), *((flags,) if flags else ()))
         return sock.send(bytes(data), flags)

@@ -506,6 +506,20 @@ static ssize_t transmit(int fd, const void *data, size_t n, int flags, const voi
 		r = until_done("send", Py_BuildValue("(iNiN)", fd, bytes_in((const char *)data + done, n - done),
 		                                     flags & ~MSG_DONTWAIT, bytes_in(to, to ? to_size : 0)),
 		               fd, EVENT_OUT, flags & MSG_DONTWAIT);
+		if (!nonblocking[fd] && !(flags & MSG_DONTWAIT) && (r == -EINPROGRESS || (r >= 0 && flags & MSG_FASTOPEN))) {
+			/* It has begun to connect too: that a blocking call waits for, then it goes on as any other. */
+			done += r > 0 ? (size_t)r : 0;
+			r = wait_for("ready", Py_BuildValue("(ii)", fd, EVENT_OUT), NEVER);
+			if (r == 0)
+				r = invoke("take_error", Py_BuildValue("(i)", fd));
+			if (r < 0)
+				return leave(gil, r);
+			flags &= ~MSG_FASTOPEN;
+			to_size = 0;
+			if (done >= n)
+				break;
+			continue;
+		}
 		if (r < 0)
 			break;
 		done += (size_t)r;
