@@ -8,7 +8,8 @@ DATAGRAMS = "netstack/stack/datagrams.pyx"
 MTU = "netstack/tcp/mtu.pyx"
 
 EDGES = "if seq_gt(seg.ack, tcb.snd_nxt) or seq_lt(seg.ack, tcb.snd_una - tcb.max_snd_wnd):"
-OUTSTANDING = "if seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt):\n        return\n"
+OUTSTANDING = ("if (seq_lt(m.embedded_seq, tcb.snd_una) or seq_ge(m.embedded_seq, tcb.snd_nxt)) and not (\n"
+               "            tcb.state == SYN_SENT and m.embedded_seq == tcb.iss):\n        return\n")
 NAMES = "if mtu < floor or mtu >= mtu_of(tcb) or tcb.snd_nxt - seq <= mtu - head - options:"
 QUOTED = "if seq_lt(seq, tcb.snd_una) or not seq_lt(seq, tcb.snd_nxt):"
 
@@ -80,7 +81,8 @@ MUTANTS = [
            "if tcb.pmtu and tcb.tcp.now_ns >= tcb.pmtu_until_ns:", "if False:",
            ("test_c11_what_is_believed_ages_ten_minutes",)),
     Mutant("C13", "a SYN,ACK of anything is taken", INPUT,
-           "if seq_le(seg.ack, tcb.iss) or seq_gt(seg.ack, tcb.snd_nxt):", "if False:",
+           "    if seg.flags & ACK:\n        if seq_le(seg.ack, tcb.iss) or seq_gt(seg.ack, tcb.snd_nxt):",
+           "    if seg.flags & ACK:\n        if False:",
            ("test_c13_a_syn_ack_of_something_else_is_reset",)),
     Mutant("C13", "an ACK alone opens", INPUT,
            "if not seg.flags & SYN:\n        return DROP_TCP_FLAGS\n    tcb.irs = seg.seq", "tcb.irs = seg.seq",
