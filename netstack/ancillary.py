@@ -106,7 +106,7 @@ def to_ancillary(wants: int, a: Arrival) -> list[tuple[int, int, bytes]]:
 
 def fitting(items: list[tuple[int, int, bytes]], room: int) -> tuple[list[tuple[int, int, bytes]], int]:
     """Those that a buffer of *room* bytes holds, and MSG_CTRUNC when that is not all."""
-    out = []
+    out: list[tuple[int, int, bytes]] = []
     for level, kind, data in items:
         if room < _HEADER + len(data):
             return out, MSG_CTRUNC

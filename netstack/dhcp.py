@@ -88,8 +88,8 @@ class Message:
             _read_options(file, options)
         if overload[0] & 2:
             _read_options(sname, options)
-        return cls(op, xid, chaddr[:6], flags, secs, *(str(ipaddress.IPv4Address(a)) for a in (ci, yi, si)),
-                   options=options)
+        ciaddr, yiaddr, siaddr = (str(ipaddress.IPv4Address(a)) for a in (ci, yi, si))
+        return cls(op, xid, chaddr[:6], flags, secs, ciaddr, yiaddr, siaddr, options)
 
     @property
     def kind(self) -> int:
