@@ -246,7 +246,8 @@ class Resolver:
         number = port.lstrip(" \t\n\v\f\r")
         digits = number[number[:1] in ("+", "-"):]
         if digits.isascii() and digits.isdigit():
-            value = min(int(number), (1 << 64) - 1) & 0xFFFFFFFF
+            value = int(number) if len(digits) < 40 else (1 << 64) - 1
+            value = min(value, (1 << 64) - 1) & 0xFFFFFFFF
             return value & 0xFFFF if value < 1 << 31 else port
         if flags & _kernel.AI_NUMERICSERV:
             raise _error(_kernel.EAI_NONAME, port)

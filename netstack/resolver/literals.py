@@ -31,7 +31,7 @@ def _ipv4(text: str) -> Found | None:
         return None
     try:
         return Found(_kernel.AF_INET, _kernel.inet_ntoa(_kernel.inet_aton(text)))
-    except OSError:
+    except (OSError, ValueError):                      # ValueError: a NUL
         return None
 
 
@@ -43,7 +43,7 @@ def _scope(zone: str, address: bytes, index_of: Callable[[str], int]) -> int | N
             return index_of(zone)
         except OSError:
             pass
-    if zone.isascii() and zone.isdigit() and int(zone) < 1 << 32:
+    if zone.isascii() and zone.isdigit() and len(zone) < 20 and int(zone) < 1 << 32:
         return int(zone)
     return None
 

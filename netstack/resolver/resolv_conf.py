@@ -31,7 +31,7 @@ class Settings:
 
 
 def _number(text: str, most: int) -> int:
-    return min(int(text), most) if text.isascii() and text.isdigit() else 0
+    return min(int(text[:20]), most) if text.isascii() and text.isdigit() else 0
 
 
 def parse_resolv_conf(text: str, own_name: str = "") -> Settings:
