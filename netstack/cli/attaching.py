@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+TENTATIVE_S = 5.0                # how long new IPv6 addresses are waited for (RFC 4862 section 5.4: about 2 s)
 FAILED = 2                       # exit code of ping(8) and traceroute(8) when there is nothing to measure
 
 
@@ -56,6 +58,9 @@ def host_from(options: dict[str, Any]) -> Iterator[Any]:
     except (NetstackError, ValueError) as error:
         raise Failure(str(error)) from None
     with contextlib.closing(host):
+        until = time.monotonic() + TENTATIVE_S
+        while getattr(host.stack, "tentative", ()) and time.monotonic() < until:
+            time.sleep(0.02)
         yield host
 
 
