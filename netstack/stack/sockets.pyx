@@ -445,7 +445,7 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
         error = tcb.sock.error
         tcb.sock.error = 0
         return -error
-    if flags & MSG_FASTOPEN or tcb.fast_open & FO_DEFERRED:
+    if (flags & MSG_FASTOPEN and tcb.state < SYN_RCVD) or tcb.fast_open & FO_DEFERRED:   # later it says nothing
         return send_fast(stack, tcb, data, n, to)
     if tcb.state == SYN_SENT or (tcb.state == SYN_RCVD and not tcb.modes & TM_FAST_OPEN):
         return -EAGAIN

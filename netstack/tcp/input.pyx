@@ -204,9 +204,10 @@ cdef DropReason syn_sent_state(tcb_t *tcb, segment_t *seg) noexcept nogil:
         first_round_trip(tcb, seg)
         connection_established(tcb)
         tcb.flags |= TF_ACK_NOW
-        if fast_open_answered(tcb, seg) and tcb.fast_open & FO_ASKED and seg.length:
-            seg.seq += 1                              # Fast Open lets the SYN,ACK bring data too
+        if fast_open_answered(tcb, seg) and tcb.fast_open & FO_ASKED and (seg.length or seg.flags & FIN):
+            seg.seq += 1                              # Fast Open lets the SYN,ACK bring data too, and an end
             process_text(tcb, seg)
+            check_fin(tcb, seg)
             tcb.flags |= TF_ACK_NOW
     elif acked:
         tcb.snd_una = seg.ack

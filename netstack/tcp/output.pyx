@@ -113,6 +113,7 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
     """SYN or SYN,ACK, options in Linux's order; a SYN,ACK answers only what was offered."""
     cdef tcp_t *tcp = tcb.tcp
     cdef bint passive = tcb.state == SYN_RCVD
+    cdef uint32_t mss
     if tcb.fast_open & FO_DEFERRED:
         return False
     if tcb.flags & TF_SYN_SENT and tcb.rtx_nxt != tcb.iss:
@@ -127,7 +128,10 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
     plan.flags = <uint16_t> ((SYN | ACK if passive else SYN) | ecn_syn_flags(tcb))
     plan.prior = 0
     plan.ecn = tcb.ecn.syn_sent if plan.flags & (AE | CWR | ECE) else NOT_ECT
-    plan.options.mss = <uint16_t> (tcb.user_mss if tcb.user_mss and tcb.user_mss < tcb.cc.mss else tcb.cc.mss)
+    mss = tcb.cc.mss
+    if tcb.modes & TM_FAST_OPEN:           # congestion control has begun: there it is what the peer takes
+        mss = tcp.link_mss(tcp.stack, &tcb.remote, tcb.route_interface)
+    plan.options.mss = <uint16_t> (tcb.user_mss if tcb.user_mss and tcb.user_mss < mss else mss)
     plan.options.sack_count = 0
     plan.options.sack_permitted = tcp.config.sack
     plan.options.has_ts = tcp.config.timestamps

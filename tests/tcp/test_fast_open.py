@@ -61,7 +61,7 @@ def a_cookie(peer, old=False):
 
 def knock(peer, cookie, data=b"0123456789", port=40000, old=False, **fields):
     flow = peer.flow(port)
-    flow.send("S", seq=0, mss=1460, options=option(cookie, old), payload=data, **fields)
+    flow.send("S", seq=0, mss=1012, options=option(cookie, old), payload=data, **fields)
     return flow
 
 
@@ -72,7 +72,7 @@ def test_a_client_asks_for_a_cookie_and_its_data_is_taken_from_the_next_syn(old)
     peer, server = fast_server()
     cookie = a_cookie(peer, old)
     flow = knock(peer, cookie, old=old)
-    answer = flow.expect(is_tcp(flags="SA", seq=0, ack=11, payload_length=0))
+    answer = flow.expect(is_tcp(flags="SA", seq=0, ack=11, payload_length=0, mss=1460))
     assert cookie_in(answer) is None
     assert server.poll() == 1
     sock, address = server.accept()
@@ -201,7 +201,7 @@ def test_the_syn_ack_is_sent_again_and_the_data_behind_it_only_after_it_was_ackn
     flow.expect(is_tcp(flags="SA", ack=11))
     sock, _ = server.accept()
     sock.send(bytes(3000))
-    assert [len(p.payload) for p in flow.receive_all()] == [1460, 1460, 80]
+    assert [len(p.payload) for p in flow.receive_all()] == [1012, 1012, 976]
     peer.advance("3500ms")
     assert [p.flags for p in flow.receive_all()] == ["SA", "SA"]
     flow.send("A", seq=11, ack=1)
@@ -412,6 +412,28 @@ def test_the_syn_acks_data_is_taken_too():
     flow.send("SA", seq=0, ack=9, mss=1460, payload=b"answer")
     flow.expect(is_tcp(flags="A", seq=9, ack=7))
     assert sock.recv(100) == b"answer"
+
+
+def test_the_syn_ack_may_be_the_end_of_the_stream():
+    peer = fast_client()
+    sock, flow, _ = send_fast(peer, b"question")
+    flow.expect(is_tcp(flags="S"))
+    flow.send("SFA", seq=0, ack=9, mss=1460, payload=b"all")
+    flow.expect(is_tcp(flags="A", seq=9, ack=5))
+    assert sock.state == "CLOSE_WAIT" and sock.recv(100) == b"all" and sock.recv(100) == b""
+
+
+def test_msg_fastopen_says_nothing_once_the_connection_stands():
+    peer = fast_client()
+    sock, flow, _ = send_fast(peer, b"question")
+    flow.expect(is_tcp(flags="S"))
+    with pytest.raises(BlockingIOError) as error:
+        sock.sendto(b"more", (B, 9000), MSG_FASTOPEN)
+    assert error.value.errno == errno.EALREADY
+    flow.send("SA", seq=0, ack=9, mss=1460)
+    flow.expect(is_tcp(flags="A", seq=9))
+    assert sock.sendto(b"more", (B, 9000), MSG_FASTOPEN) == 4
+    flow.expect(is_tcp(seq=9, payload=b"more"))
 
 
 def test_no_answer_to_the_option_makes_it_try_the_other_one_once():

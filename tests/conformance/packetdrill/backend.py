@@ -245,6 +245,8 @@ class Backend:
         sock = self.of(fd)
         if flags & socket.MSG_FASTOPEN and len(to) >= 2 and bytes(to[:2]) == b"\0\0":
             return -errno.EOPNOTSUPP     # AF_UNSPEC, which the stack's addresses cannot say
+        if flags & socket.MSG_FASTOPEN:
+            self.configure()             # it connects
         if len(to) and (sock.state == "UDP" or flags & socket.MSG_FASTOPEN):
             return sock.sendto(bytes(data), read_sockaddr(to), *((flags,) if flags else ()))
         return sock.send(bytes(data), flags)
@@ -262,6 +264,7 @@ class Backend:
         return len(raw)
 
     def setsockopt(self, fd, level, name, value):
+        self.configure()
         self.of(fd).setsockopt(level, name, bytes(value))
 
     # --- waiting -------------------------------------------------------------------------------------------------
