@@ -58,6 +58,12 @@ cpdef enum DropReason:
     DROP_RAW_FILTER            # no raw socket wants it, and nobody else takes it
     DROP_MULTICAST             # of a group, or a source in it, that nobody here asked for
     DROP_IGMP                  # malformed, or not from this link
+    DROP_IP_EXTENSION          # IPv6 extension headers: malformed, too many, or of a kind that is refused
+    DROP_ND_INVALID            # neighbour discovery that fails a check of RFC 4861
+    DROP_ND_UNSOLICITED        # an advertisement nobody asked for
+    DROP_ND_IGNORED            # router advertisements and redirects where they are not accepted
+    DROP_ND_ON_CHANNEL         # neighbour discovery on a medium that has none
+    DROP_MLD_INVALID           # multicast listener discovery that fails a check of RFC 3810
     DROP_REASONS               # how many there are
 
 
@@ -123,6 +129,8 @@ cdef struct counters_t:
     uint64_t tcp_fast_open_cookies_asked
     uint64_t tcp_fast_open_overflows      # Fast Open that found too many waiting for the end of their handshake
     uint64_t tcp_fast_open_blackholes     # connections that gave reason to stop Fast Open for a while
+    uint64_t ip6_extension_headers    # walked
+    uint64_t nd_conflicts             # addresses of ours that another station had (RFC 4862 section 5.4)
     uint64_t drops[64]            # by DropReason
 
 

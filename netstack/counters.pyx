@@ -44,6 +44,7 @@ cdef dict counters_as_dict(const counters_t *c):
         "tcp_fast_open_overflows": c.tcp_fast_open_overflows,
         "tcp_fast_open_blackholes": c.tcp_fast_open_blackholes,
         "congestion_clamped": c.congestion_clamped, "congestion_fallbacks": c.congestion_fallbacks,
+        "ip6_extension_headers": c.ip6_extension_headers, "nd_conflicts": c.nd_conflicts,
     }
     cdef int i
     for i in range(1, <int>DROP_REASONS):

@@ -84,8 +84,10 @@ cdef void demux_free(demux_t *d) noexcept nogil
 
 cdef uint16_t sock_port(const sock_t *sock) noexcept nogil
 cdef const address_t *sock_address(const sock_t *sock) noexcept nogil
+# Would *sock* at *local* share addresses with *other*, where that is?
+cdef bint demux_overlap(const sock_t *sock, const address_t *local, const sock_t *other) noexcept nogil
 cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil
-cdef bint demux_port_in_use(const demux_t *d, const address_t *local, uint16_t port, bint reuse) noexcept nogil
+cdef bint demux_port_in_use(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil
 cdef void demux_bind(demux_t *d, sock_t *sock) noexcept nogil                # its port and address are set
 cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil
 # The first of the chain in which sockets of that kind and port stand; bind_next leads on, also to others.

@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from netstack.address cimport address_equal, address_is_any
-from netstack.sock cimport SF_BOUND, SF_REUSEADDR, SF_REUSEPORT, SOCK_PING, SOCK_TCP
+from netstack.address cimport address_equal, address_is_any, address_is_v4
+from netstack.sock cimport SF_BOUND, SF_REUSEADDR, SF_REUSEPORT, SF_V6ONLY, SOCK_PING, SOCK_TCP
 from netstack.tcp.connection cimport receive_window_field
 from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags
 from netstack.tcp.isn cimport tuple_hash
@@ -229,13 +229,30 @@ cdef inline uint32_t bucket(uint8_t kind, uint16_t port) noexcept nogil:
     return (port ^ (port >> 8) ^ (kind * 37)) & (BIND_BUCKETS - 1)
 
 
+cdef inline bint any_covers(const address_t *any, uint16_t flags, const address_t *a) noexcept nogil:
+    """Is a socket's unspecified address one for *a* too? 0.0.0.0 stands for IPv4; :: for IPv6, and for IPv4 unless the
+    socket is IPV6_V6ONLY (RFC 3493 section 5.3)."""
+    if address_is_v4(a):
+        return address_is_v4(any) or not flags & SF_V6ONLY
+    return not address_is_v4(any)
+
+
+cdef inline bint overlap(const sock_t *sock, const address_t *local, const address_t *there, uint16_t flags) noexcept nogil:
+    """Would *sock* at *local* share addresses with who stands *there*, with those flags?"""
+    return address_equal(there, local) or (address_is_any(there) and any_covers(there, flags, local)) or (
+        address_is_any(local) and any_covers(local, sock.flags, there))
+
+
+cdef bint demux_overlap(const sock_t *sock, const address_t *local, const sock_t *other) noexcept nogil:
+    return overlap(sock, local, sock_address(other), other.flags)
+
+
 cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil:
     """Would binding *sock* there collide? Wildcards collide with every address; SO_REUSEADDR lets all but listeners
     share, SO_REUSEPORT on both lets anybody, as on Linux."""
     cdef const sock_t *other = d.bound[bucket(sock.kind, port)]
     while other != NULL:
-        if other != sock and other.kind == sock.kind and sock_port(other) == port and (
-                address_equal(sock_address(other), local) or address_is_any(sock_address(other)) or address_is_any(local)):
+        if other != sock and other.kind == sock.kind and sock_port(other) == port and overlap(sock, local, sock_address(other), other.flags):
             if not (other.flags & SF_REUSEPORT and sock.flags & SF_REUSEPORT) and not (
                     other.flags & SF_REUSEADDR and sock.flags & SF_REUSEADDR and
                     (sock.kind != SOCK_TCP or (<const tcb_t *> other).state != LISTEN)):
@@ -244,10 +261,11 @@ cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t
     return False
 
 
-cdef bint demux_port_in_use(const demux_t *d, const address_t *local, uint16_t port, bint reuse) noexcept nogil:
+cdef bint demux_port_in_use(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil:
     """Do connections stand there already? With SO_REUSEADDR those in TIME-WAIT, and those that have it too, do not count.
     Walks the whole table: for bind() with a port of its own only."""
     cdef uint32_t i
+    cdef bint reuse = sock.flags & SF_REUSEADDR
     cdef const tcb_t *tcb
     cdef const tw_t *tw
     if d.slots == NULL:
@@ -257,11 +275,11 @@ cdef bint demux_port_in_use(const demux_t *d, const address_t *local, uint16_t p
             continue
         if is_tw(d.slots[i].p):
             tw = as_tw(d.slots[i].p)
-            if not reuse and tw.lport == port and (address_is_any(local) or address_equal(&tw.local, local)):
+            if not reuse and tw.lport == port and overlap(sock, local, &tw.local, 0):
                 return True
         else:
             tcb = <const tcb_t *> d.slots[i].p
-            if tcb.lport == port and (address_is_any(local) or address_equal(&tcb.local, local)) and \
+            if tcb.lport == port and overlap(sock, local, &tcb.local, tcb.sock.flags) and \
                     not (reuse and tcb.sock.flags & SF_REUSEADDR):
                 return True
     return False
@@ -294,7 +312,7 @@ cdef sock_t *demux_first(const demux_t *d, uint8_t kind, uint16_t port) noexcept
 
 
 cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port) noexcept nogil:
-    """The listener on exactly this address, else on any."""
+    """The listener on exactly this address, else on any; one of its own version is closer than one of both."""
     cdef sock_t *sock = d.bound[bucket(SOCK_TCP, port)]
     cdef tcb_t *tcb
     cdef tcb_t *wildcard = NULL
@@ -304,7 +322,8 @@ cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t po
             if tcb.state == LISTEN and tcb.lport == port:
                 if address_equal(&tcb.local, local):
                     return tcb
-                if address_is_any(&tcb.local):
+                if address_is_any(&tcb.local) and any_covers(&tcb.local, sock.flags, local) and (
+                        wildcard == NULL or address_is_v4(&tcb.local) == address_is_v4(local)):
                     wildcard = tcb
         sock = sock.bind_next
     return wildcard
@@ -312,7 +331,7 @@ cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t po
 
 cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const address_t *local, uint16_t lport,
                                     const address_t *remote, uint16_t rport) noexcept nogil:
-    """Best match: connected to this peer, then bound to this address, then any."""
+    """Best match: connected to this peer, then bound to this address, then any, its own version before both."""
     cdef sock_t *sock = d.bound[bucket(kind, lport)]
     cdef udp_endpoint_t *ep
     cdef udp_endpoint_t *best = NULL
@@ -324,10 +343,14 @@ cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const addres
             if ep.lport != lport:
                 score = -1
             elif not address_is_any(&ep.local):
-                score = 1 if address_equal(&ep.local, local) else -1
+                score = 2 if address_equal(&ep.local, local) else -1
+            elif not any_covers(&ep.local, sock.flags, local):
+                score = -1
+            elif address_is_v4(&ep.local) == address_is_v4(local):
+                score = 1
             if score >= 0 and ep.connected:
                 if address_equal(&ep.remote, remote) and (ep.rport == rport or kind == SOCK_PING):
-                    score += 2
+                    score += 4
                 else:
                     score = -1
             if score > best_score:

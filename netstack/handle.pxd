@@ -39,7 +39,7 @@ cdef class Handle:
     cdef object receive_into(self, object buffer, Py_ssize_t n, int flags, endpoint_t *src, str operation)
     cdef object receive_datagram(self, bytearray space, Py_ssize_t size, Py_ssize_t room, int flags)
     cdef object send_instructed(self, bytes data, list ancillary, int flags, object address)
-    cdef int parse(self, str name, endpoint_t *out) except -1
+    cdef int parse(self, object address, str name, str operation, endpoint_t *out) except -1
     cdef int connect_number(self, object address) except -1
     cdef bint own_address(self, const endpoint_t *e)
     cdef bint blocks(self, int flags)

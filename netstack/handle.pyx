@@ -13,13 +13,13 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from netstack.address cimport (
-    address_equal,
     address_format,
-    address_is_any,
-    address_is_v4,
     address_parse,
+    address_is_v4,
     address_t,
+    endpoint_parse,
     endpoint_t,
+    endpoint_tuple,
 )
 from netstack.calls cimport (
     done,
@@ -55,7 +55,7 @@ from netstack.driver cimport (
 from netstack.link.link cimport NEVER
 from netstack.readiness cimport READY_EVENT, READY_PAIR
 from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT, SOCK_TCP, sock_t
-from netstack.stack.core cimport stack_set_now
+from netstack.stack.core cimport stack_is_local, stack_set_now
 from netstack.stack.sending cimport send_how_init, send_how_t
 from netstack.stack.sockets cimport (
     sock_accept,
@@ -252,14 +252,7 @@ cdef class Handle:
         return BlockingIOError(EAGAIN, AGAIN)
 
     cdef object from_endpoint(self, const endpoint_t *e):
-        cdef str text = address_format(&e.address)
-        if self.family != AF_INET6:
-            return text, e.port
-        if address_is_any(&e.address):
-            text = "::"
-        elif "." in text:
-            text = "::ffff:" + text
-        return text, e.port, 0, 0
+        return endpoint_tuple(e, self.family)
 
     cdef int to_endpoint(self, object address, str operation, endpoint_t *out) except -1:
         cdef long port
@@ -277,29 +270,31 @@ cdef class Handle:
         if not 0 <= port <= 65535:
             raise OverflowError(f"{operation}(): port must be 0-65535.")
         out.port = <uint16_t> port
-        if name is self.last_name and name is not None:
+        out.scope = 0
+        if name is self.last_name and name is not None and len(address) == 2:
             out.address = self.last_address
             return 0
         if isinstance(name, (bytes, bytearray)):
             name = bytes(name).decode("ascii")
         elif not isinstance(name, str):
             raise TypeError(f"str, bytes or bytearray expected, not {name.__class__.__name__}")
-        self.parse(name, out)
-        self.last_name = address[0]
-        self.last_address = out.address
+        self.parse(address, name, operation, out)
+        if len(address) == 2 and "%" not in name:
+            self.last_name = address[0]
+            self.last_address = out.address
         return 0
 
-    cdef int parse(self, str name, endpoint_t *out) except -1:
-        if name == "":
-            name = "::" if self.family == AF_INET6 else "0.0.0.0"
-        elif name == "<broadcast>":
+    cdef int parse(self, object address, str name, str operation, endpoint_t *out) except -1:
+        if name == "<broadcast>":
             name = "255.255.255.255"
         try:
-            address_parse(name, &out.address)
+            endpoint_parse(address, name, self.family, out)
+        except OverflowError as e:
+            raise OverflowError(f"{operation}(): {e}") from None
         except ValueError:
             if self.host is None:
                 raise kernel.gaierror(kernel.EAI_NONAME, f"Name or service not known: {name!r}") from None
-            address_parse(self.host.resolve(name, self.family), &out.address)
+            endpoint_parse(address, self.host.resolve(name, self.family), self.family, out)
         if self.family == AF_INET and not address_is_v4(&out.address):
             raise kernel.gaierror(kernel.EAI_ADDRFAMILY, f"Address family for hostname not supported: {name!r}")
         return 0
@@ -387,13 +382,7 @@ cdef class Handle:
         return -r
 
     cdef bint own_address(self, const endpoint_t *e):
-        cdef uint32_t i, k
-        cdef driver_t *d = self.o.driver
-        for i in range(d.stack.interface_count):
-            for k in range(d.stack.interfaces[i].address_count):
-                if address_equal(&d.stack.interfaces[i].addresses[k], &e.address):
-                    return True
-        return (<const uint8_t *> &e.address)[12] == 127 and address_is_v4(&e.address)
+        return stack_is_local(self.o.driver.stack, &e.address)
 
     def listen(self, int backlog=128):
         """Accept connections; ``backlog`` may wait for `accept`."""

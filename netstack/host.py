@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import os
 import socket as _kernel
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _Socket = socket   # in annotations of Host, whose method has the name
 
 _GLOBAL_DEFAULT = object()
+TRIAL_MOST_S = 10.0      # that IPv6 addresses are waited for: two seconds, more where others are in the way
 _hosts: weakref.WeakSet[Host] = weakref.WeakSet()
 
 
@@ -122,6 +124,7 @@ class Host:
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
         self._lease = lease
         _hosts.add(self)
+        self._wait_for_addresses()
         self._dhcp: Client | None = None
         if by_dhcp:
             from netstack.dhcp import Client
@@ -163,6 +166,19 @@ class Host:
                     return
                 with contextlib.suppress(TimeoutError):
                     s.recv(1)                              # drives the stack meanwhile
+
+    def _wait_for_addresses(self) -> None:
+        """On Ethernet an IPv6 address may be used when nobody has objected for a second (RFC 4862)."""
+        end = time.monotonic() + TRIAL_MOST_S
+        if not self.stack.tentative:
+            return
+        with self.socket(type=_kernel.SOCK_DGRAM) as idle:     # who waits drives the stack
+            idle.settimeout(0.02)
+            while self.stack.tentative and time.monotonic() < end:
+                try:
+                    idle.recv(1)
+                except TimeoutError:
+                    continue
 
     def _own_addresses(self) -> list[str]:
         """Those given and those that the stack made itself, without prefix; IPv4 first, those of the link last."""
@@ -210,13 +226,20 @@ class Host:
         return create_connection(self, address, given, source_address, all_errors=all_errors)
 
     def create_server(self, address, *, family: int = _kernel.AF_INET, backlog: int | None = None,
-                      reuse_port: bool = False) -> _Socket:
-        """As ``socket.create_server``: a listening TCP socket bound to ``(host, port)``."""
+                      reuse_port: bool = False, dualstack_ipv6: bool = False) -> _Socket:
+        """As ``socket.create_server``: a listening TCP socket bound to ``(host, port)``.
+
+        With ``dualstack_ipv6`` and family AF_INET6 it takes IPv4 too, whose peers are then ``::ffff:a.b.c.d``.
+        """
+        if dualstack_ipv6 and family != _kernel.AF_INET6:
+            raise ValueError("dualstack_ipv6 needs family=AF_INET6")
         s = self.socket(family, _kernel.SOCK_STREAM)
         try:
             s.setsockopt(_kernel.SOL_SOCKET, _kernel.SO_REUSEADDR, 1)
             if reuse_port:
                 s.setsockopt(_kernel.SOL_SOCKET, _kernel.SO_REUSEPORT, 1)
+            if family == _kernel.AF_INET6:
+                s.setsockopt(_kernel.IPPROTO_IPV6, _kernel.IPV6_V6ONLY, 0 if dualstack_ipv6 else 1)
             s.bind(address)
             s.listen(128 if backlog is None else backlog)
         except BaseException:

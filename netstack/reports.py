@@ -298,4 +298,6 @@ def _address(packed: bytes, family: int) -> str:
 
     if family == 2 and not any(packed) or packed[:12] == b"\0" * 10 + b"\xff\xff":
         return "{}.{}.{}.{}".format(*packed[12:])
+    if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and packed[3]:       # the number of its link: see address.pxd
+        return f"{ipaddress.IPv6Address(packed[:2] + bytes(2) + packed[4:])}%{packed[3]}"
     return str(ipaddress.IPv6Address(packed))

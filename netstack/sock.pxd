@@ -1,6 +1,6 @@
 """The part that every socket of a stack begins with: identity, pending error, readiness events."""
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 
 cdef enum:                       # sock_t.kind
     SOCK_TCP = 1                 # tcb_t (a listener is a tcb_t in LISTEN)
@@ -25,14 +25,16 @@ cdef enum:                       # sock_t.flags
     SF_BOUND = 32
     SF_REUSEPORT = 64
     SF_V6 = 128                  # made as AF_INET6
+    SF_V6ONLY = 256              # IPV6_V6ONLY
 
 
 cdef struct sock_t:
     uint32_t id                  # never reused within one stack
     uint8_t kind
-    uint8_t flags
+    uint8_t device               # interface number (index + 1) it is bound to, by SO_BINDTODEVICE; 0: any
+    uint16_t flags
     uint16_t events              # readiness that came up since the driver last looked (EVENT_*)
-    int32_t error                # pending SO_ERROR, an errno number
+    int16_t error                # pending SO_ERROR, an errno number
     uint32_t index               # place in the stack's table of sockets
     sock_t *event_next           # list of sockets with events
     sock_t *bind_next            # chain of the table of bound ports

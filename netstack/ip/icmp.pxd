@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from netstack.address cimport address_t
 from netstack.counters cimport DropReason
 from netstack.ip.interface cimport interface_t, packet_in_t
+from netstack.wire.icmp cimport icmp_t
 
 
 cdef struct icmp_message_t:
@@ -31,6 +32,7 @@ cdef struct icmp_message_t:
     uint8_t wire_type            # type and code as they came (type and code above are always ICMP's)
     uint8_t wire_code
     address_t offender           # who sent the message
+    int error                    # errno number the sockets get, where ICMPv6 says so; 0: by type and code
 
 
 cdef enum:
@@ -42,8 +44,6 @@ cdef int icmp_unreachable_errno(uint8_t code) noexcept nogil
 # dropped, which the caller counts; icmp_in and icmp_out are counted here. What comes out is an echo reply (type 0), or
 # an error (is_error) whose embedded packet has one of the interface's addresses as source.
 cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *out) noexcept nogil
-# The same for ICMPv6 (RFC 4443): errors only, named by ICMP's numbers (type 3; code 4 is "packet too big").
-cdef DropReason icmp6_input(packet_in_t *packet, icmp_message_t *out) noexcept nogil
 # Destination unreachable (type 3) about a received packet; keeps silent where RFC 1122 says so; rate limited.
 cdef void icmp_send_unreachable(packet_in_t *about, uint8_t code, int64_t now_ns) noexcept nogil
 # Any error about a received packet; rest: the second word, host order.
@@ -52,3 +52,11 @@ cdef void icmp_send_error(packet_in_t *about, uint8_t type, uint8_t code, uint32
 cdef int icmp_send_echo(interface_t *ifc, const address_t *src, const address_t *dst, const address_t *next_hop,
                         uint16_t identifier, uint16_t sequence, const uint8_t *payload, uint32_t length,
                         uint8_t ttl, int64_t now_ns) noexcept nogil
+# --- shared with ICMPv6
+# The interface and next hop of an answer to packet; NULL: no route.
+cdef interface_t *way_back(packet_in_t *packet, address_t *next_hop) noexcept nogil
+# The drop reason of an answer that could not be sent; DROP_NONE when the interface counted it already.
+cdef DropReason why_not(int claimed) noexcept nogil
+# The message in the interface's scratch memory, its sum verified over exactly those bytes and the pseudo header's.
+cdef DropReason private_copy(packet_in_t *packet, const icmp_t *icmp, const uint8_t *payload,
+                             uint32_t length, uint32_t pseudo_sum) noexcept nogil

@@ -20,12 +20,11 @@ from netstack.ip.interface cimport (
 from netstack.ip.output cimport ip_send, outgoing_t
 from netstack.ip.shared cimport icmp_may_send
 from netstack.wire.byte_order cimport load_be16, load_be32, load_native32
-from netstack.wire.checksum cimport checksum_and_copy, checksum_fold, checksum_partial, checksum_pseudo_ipv6
+from netstack.wire.checksum cimport checksum_and_copy, checksum_fold, checksum_partial
 from netstack.wire.icmp cimport (
     ICMP_CODES_UNREACHABLE, ICMP_CODE_FRAGMENTATION, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HEADER,
     ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, icmp_t, parse_icmp, write_icmp,
 )
-from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, ipv6_t, parse_ipv6
 from netstack.wire.ipv4 cimport (
     IPV4_HEADER, IPV4_OFFSET_MASK, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, ipv4_source_is_martian, write_ipv4,
 )
@@ -329,62 +328,3 @@ cdef DropReason icmp_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *
     elif icmp.type == ICMP_PARAMETER_PROBLEM:
         out.info = icmp.identifier >> 8
     return read_embedded(packet, out)
-
-
-# ---- ICMPv6 ----------------------------------------------------------------
-
-cdef DropReason read_embedded6(packet_in_t *packet, icmp_message_t *out) noexcept nogil:
-    """As `read_embedded`: an IPv6 header of ours and 8 bytes of TCP or UDP behind it."""
-    cdef ipv6_t ip
-    cdef const uint8_t *p = out.payload
-    if out.payload_length < IPV6_HEADER + EMBEDDED_TRANSPORT:
-        return DROP_ICMP_LENGTH
-    if parse_ipv6(p, IPV6_HEADER + 65535, &ip) != DROP_NONE or ip.total_length < IPV6_HEADER + EMBEDDED_TRANSPORT:
-        return DROP_ICMP_EMBEDDED
-    if not interface_has_address(packet.interface, &ip.src) and not packet.interface.loopback:
-        return DROP_ICMP_EMBEDDED
-    if ip.next_header != PROTOCOL_TCP and ip.next_header != PROTOCOL_UDP:
-        return DROP_ICMP_EMBEDDED
-    out.embedded_src = ip.src
-    out.embedded_dst = ip.dst
-    out.embedded_protocol = ip.next_header
-    p += IPV6_HEADER
-    out.embedded_sport = load_be16(p)
-    out.embedded_dport = load_be16(p + 2)
-    if ip.next_header == PROTOCOL_TCP:
-        out.embedded_seq = load_be32(p + 4)
-    return DROP_NONE
-
-
-cdef DropReason icmp6_input(packet_in_t *packet, icmp_message_t *out) noexcept nogil:
-    cdef const uint8_t *payload
-    cdef uint32_t length
-    cdef icmp_t icmp
-    cdef DropReason reason
-    packet.interface.counters.icmp_in += 1
-    memset(out, 0, sizeof(icmp_message_t))
-    if packet.length - packet.header_length < ICMP_HEADER:
-        return DROP_ICMP_LENGTH
-    if not packet_payload(packet, ICMP_HEADER, &payload, &length):
-        return DROP_LINK_MALFORMED
-    parse_icmp(packet.header + packet.header_length, ICMP_HEADER, &icmp)
-    if icmp.type < 1 or icmp.type > 4 or packet.broadcast:
-        return DROP_ICMP_TYPE
-    reason = private_copy(
-        packet, &icmp, payload, length,
-        checksum_pseudo_ipv6(<const uint8_t *> &packet.src, <const uint8_t *> &packet.dst, PROTOCOL_ICMPV6,
-                             packet.length - packet.header_length))
-    if reason != DROP_NONE:
-        return reason
-    out.payload = packet.interface.scratch + ICMP_HEADER
-    out.payload_length = length
-    out.is_error = 1
-    out.type = ICMP_UNREACHABLE
-    if icmp.type == 1:                   # destination unreachable: 4 is the port, the others are ways
-        out.code = 3 if icmp.code == 4 else (0 if icmp.code == 0 else 1)
-    elif icmp.type == 2:
-        out.code = ICMP_CODE_FRAGMENTATION
-        out.mtu = load_be32(packet.interface.scratch + 4)
-    else:
-        out.type = ICMP_TIME_EXCEEDED if icmp.type == 3 else ICMP_PARAMETER_PROBLEM
-    return read_embedded6(packet, out)

@@ -2,23 +2,29 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from netstack.address cimport address_t
+from netstack.address cimport address_equal, address_t
 from netstack.counters cimport counters_t, DropReason
 from netstack.ip.groups cimport igmp_t
-from netstack.ip.neighbor cimport neighbor_table_t
+from netstack.ip.ip6 cimport ip6_conf_t, ip6_t
+from netstack.ip.neighbor cimport neighbor_t, neighbor_table_t
 from netstack.ip.shared cimport ip_t
 from netstack.ip.trial cimport acd_t
 from netstack.link.link cimport frame_t, link_t
 
 cdef enum:
-    INTERFACE_ADDRESSES = 8      # at most, per interface
+    INTERFACE_ADDRESSES = 16     # at most, per interface
     HEADER_COPY = 128            # bytes of a received packet that are copied before anything is believed
+
+cdef enum:                       # packet_in_t.protocol
+    PROTOCOL_NOTHING = 59        # "no next header"
+    PROTOCOL_CONSUMED = 255      # a frame that is nothing for a transport
 
 cdef enum:                       # what interface_claim returns
     CLAIM_OK = 0
     CLAIM_FULL = -1              # the link has no room: try again after it drained (backpressure)
     CLAIM_UNREACHABLE = -2       # the next hop does not answer: EHOSTUNREACH
     CLAIM_DROPPED = -3           # neighbour queue or memory full: counted, the packet is lost as on any link
+
 
 
 cdef struct interface_t:
@@ -42,14 +48,25 @@ cdef struct interface_t:
     uint64_t conflicts           # frames in which another station claimed one of our addresses
     igmp_t *igmp                 # groups; NULL: none was ever joined or asked about
     acd_t *acd                   # addresses on trial; NULL: none ever was
+    ip6_conf_t conf              # net.ipv6.conf.*
+    ip6_t *ip6                   # NULL: no neighbour discovery here (IP media, or IPv6 not in use)
+    uint64_t *random             # the stack's: state of its generator, and its secret
+    const uint64_t *secret
     uint8_t *scratch             # ICMP messages are copied here before they are believed; made when needed
     uint32_t scratch_size
     void *context                # for the callbacks
     # Where answers to dst leave, and through which next hop (RFC 1122 section 3.3.1); NULL: no route. A stack with
     # gateways sets it. Not set: this interface, next hop dst itself.
     interface_t *(*route_to)(void *context, const address_t *dst, address_t *next_hop) noexcept nogil
+    # Ask for a neighbour's hardware address: everybody (to NULL) or the one we knew. False: the link has no room.
+    bint (*ask_arp)(interface_t *ifc, neighbor_t *n, const uint8_t *to, int64_t now_ns) noexcept nogil
+    bint (*ask_nd)(interface_t *ifc, neighbor_t *n, const uint8_t *to, int64_t now_ns) noexcept nogil
+    void (*advance_ip6)(interface_t *ifc, int64_t now_ns) noexcept nogil     # what is due in ip6
+    # A router's prefixes and the route through it come and go: 0 or -errno.
+    int (*change_route)(void *context, interface_t *ifc, bint add, const address_t *prefix, uint8_t prefix_length,
+                        const address_t *gateway) noexcept nogil
     # a packet that waited for a neighbour in vain: the IP packet, its length
-    void (*on_unreachable)(void *context, const uint8_t *packet, uint32_t length) noexcept nogil
+    void (*on_unreachable)(void *context, interface_t *ifc, const uint8_t *packet, uint32_t length) noexcept nogil
 
 
 cdef struct fragment_t:
@@ -70,7 +87,12 @@ cdef struct packet_in_t:
     uint8_t header[HEADER_COPY]  # private copy, from the IP header on
     uint32_t header_bytes        # how many bytes of it were copied
     uint32_t header_length       # of the IP header
-    uint32_t length              # of the IP packet (total length), bytes
+    uint32_t length              # of the IP packet (total length) without what was skipped, bytes
+    uint32_t skipped             # bytes of extension headers behind the IPv6 header; neither in header nor in length
+    uint32_t protocol_at         # where in the packet as it came the number of its protocol stands (IPv6)
+    uint32_t problem_at          # pointer of the Parameter Problem
+    uint8_t problem              # of a packet that was dropped: the sender is to be told of it with code problem - 1
+    uint8_t fragmented           # it had a fragment header, or was put together from fragments
     uint8_t protocol
     uint8_t ttl
     uint8_t tos
@@ -114,6 +136,22 @@ cdef int interface_claim(interface_t *ifc, const address_t *next_hop, uint32_t h
 cdef void interface_commit(packet_out_t *out, int64_t now_ns) noexcept nogil
 cdef void interface_flush(interface_t *ifc) noexcept nogil
 
+cdef inline int interface_index_of(const interface_t *ifc, const address_t *a) noexcept nogil:
+    """Place of an address among the interface's, or -1."""
+    cdef uint32_t i
+    for i in range(ifc.address_count):
+        if address_equal(&ifc.addresses[i], a):
+            return <int> i
+    return -1
+
+
+cdef inline uint32_t interface_mtu(const interface_t *ifc, bint v4) noexcept nogil:
+    """The largest packet of that version; a router may have said less of IPv6 (RFC 4861 section 4.6.4)."""
+    if v4 or ifc.ip6 == NULL or ifc.ip6.router_mtu == 0 or ifc.ip6.router_mtu > ifc.mtu:
+        return ifc.mtu
+    return ifc.ip6.router_mtu
+
+
 cdef bint interface_has_address(const interface_t *ifc, const address_t *a) noexcept nogil
 cdef bint interface_on_link(const interface_t *ifc, const address_t *a) noexcept nogil    # within one of its prefixes
 cdef int interface_add_address(interface_t *ifc, const address_t *a, uint8_t prefix_length) noexcept nogil  # 0, -errno
@@ -122,6 +160,6 @@ cdef int interface_remove_address(interface_t *ifc, const address_t *a) noexcept
 cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counters_t *counters, ip_t *ip) noexcept nogil
 cdef void interface_free(interface_t *ifc) noexcept nogil
 cdef int64_t interface_next_deadline(interface_t *ifc) noexcept nogil
-cdef void interface_advance(interface_t *ifc, int64_t now_ns) noexcept nogil               # ARP retries and expiry
+cdef void interface_advance(interface_t *ifc, int64_t now_ns) noexcept nogil               # neighbours; timers of IPv6
 cdef void interface_announce(interface_t *ifc, const address_t *a, int64_t now_ns) noexcept nogil  # gratuitous ARP
 cdef bint interface_is_broadcast(const interface_t *ifc, uint32_t be) noexcept nogil     # limited or directed

@@ -6,32 +6,30 @@ from libc.stdint cimport INT64_MIN, UINT32_MAX
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
-from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_v4
+from netstack.address cimport (
+    address_from_v4, address_is_any, address_is_multicast6, address_is_v4, address_set_zone, address_v4,
+)
 from netstack.counters cimport (
     DROP_ARP_MALFORMED, DROP_ARP_ON_CHANNEL, DROP_IP_DESTINATION, DROP_IP_FRAGMENT, DROP_IP_HEADER_LENGTH, DROP_IP_SOURCE,
     DROP_IP_VERSION, DROP_LINK_MALFORMED, DROP_LINK_NOT_OURS, DROP_LINK_TYPE, DROP_MULTICAST, DROP_NEIGHBOR_QUEUE, DROP_NONE, drop,
 )
 from netstack.ip.acd cimport acd_advance, acd_next_deadline
-from netstack.ip.arp cimport (
-    ARP_FULL, ARP_NO_ROOM, ARP_UNREACHABLE, ARP_WAIT, arp_advance, arp_announce, arp_input, arp_resolve,
-)
+from netstack.ip.arp cimport arp_announce, arp_ask, arp_input
 from netstack.ip.igmp cimport igmp_advance, igmp_free, igmp_listens, igmp_next_deadline
+from netstack.ip.ipv6 cimport ipv6_input
 from netstack.ip.neighbor cimport (
     neighbor_claim, neighbor_commit, neighbor_free, neighbor_init, neighbor_t, pending_packet_t,
 )
+from netstack.ip.nud cimport NUD_FULL, NUD_NO_ROOM, NUD_UNREACHABLE, NUD_WAIT, nud_advance, nud_resolve
 from netstack.ip.route cimport address_in_prefix
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, MEDIA_ETHERNET
 from netstack.wire.arp cimport ARP_LENGTH
 from netstack.wire.byte_order cimport host_to_be32, load_be32
 from netstack.wire.checksum cimport checksum_and_copy, checksum_combine
 from netstack.wire.ethernet cimport (
-    ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV4, ethernet_is_group, ethernet_t, parse_ethernet, write_ethernet,
+    ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ethernet_is_group, ethernet_t, parse_ethernet, write_ethernet,
 )
 from netstack.wire.ipv4 cimport IPV4_HEADER, IPV4_MF, IPV4_OFFSET_MASK, ipv4_source_is_martian, ipv4_t, parse_ipv4_header
-from netstack.wire.ipv6 cimport IPV6_HEADER, ipv6_t, parse_ipv6
-
-cdef enum:
-    CONSUMED = 255               # packet_in_t.protocol of a frame that is nothing for a transport
 
 
 # ---- making ----------------------------------------------------------------
@@ -46,6 +44,14 @@ cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counter
     ifc.media = link.media
     ifc.link_header = ETHERNET_HEADER if link.media == MEDIA_ETHERNET else 0
     ifc.flushed = 1
+    ifc.ask_arp = arp_ask
+    ifc.conf.accept_dad = 1
+    ifc.conf.dad_transmits = 1
+    ifc.conf.accept_ra_defrtr = 1
+    ifc.conf.accept_ra_pinfo = 1
+    ifc.conf.accept_ra_mtu = 1
+    ifc.conf.autoconf = 1
+    ifc.conf.echo_ignore_multicast = 1
     ifc.defended_ns = INT64_MIN // 2
     neighbor_init(&ifc.neighbors)
 
@@ -56,6 +62,8 @@ cdef void interface_free(interface_t *ifc) noexcept nogil:
     ifc.igmp = NULL
     free(ifc.acd)
     ifc.acd = NULL
+    free(ifc.ip6)
+    ifc.ip6 = NULL
     free(ifc.scratch)
     ifc.scratch = NULL
     ifc.scratch_size = 0
@@ -69,15 +77,16 @@ cdef int interface_add_address(interface_t *ifc, const address_t *a, uint8_t pre
     """Add an address: 0, -EINVAL (none a host can have, or a prefix that cannot be), -EEXIST or -ENOSPC."""
     cdef uint32_t i = ifc.address_count
     cdef uint32_t host_bits
-    if prefix_length > 128 or address_is_any(a):
+    if prefix_length > 128 or address_is_any(a) or address_is_multicast6(a):
         return -EINVAL
     if address_is_v4(a) and (prefix_length < 96 or first_byte(address_v4(a)) >= 224):
         return -EINVAL
-    if index_of(ifc, a) >= 0:
+    if interface_index_of(ifc, a) >= 0:
         return -EEXIST
     if i == INTERFACE_ADDRESSES:
         return -ENOSPC
     ifc.addresses[i] = a[0]
+    address_set_zone(&ifc.addresses[i], ifc.index + 1)
     ifc.prefix_lengths[i] = prefix_length
     ifc.v4[i] = 0
     ifc.v4_broadcast[i] = 0
@@ -92,7 +101,7 @@ cdef int interface_add_address(interface_t *ifc, const address_t *a, uint8_t pre
 
 cdef int interface_remove_address(interface_t *ifc, const address_t *a) noexcept nogil:
     """Take an address away: 0 or -EADDRNOTAVAIL."""
-    cdef int at = index_of(ifc, a)
+    cdef int at = interface_index_of(ifc, a)
     cdef uint32_t i
     if at < 0:
         return -EADDRNOTAVAIL
@@ -107,17 +116,9 @@ cdef int interface_remove_address(interface_t *ifc, const address_t *a) noexcept
 
 # ---- questions -------------------------------------------------------------
 
-cdef int index_of(const interface_t *ifc, const address_t *a) noexcept nogil:
-    cdef uint32_t i
-    for i in range(ifc.address_count):
-        if address_equal(&ifc.addresses[i], a):
-            return <int> i
-    return -1
-
-
 cdef bint interface_has_address(const interface_t *ifc, const address_t *a) noexcept nogil:
     """Whether the address is ours. A loopback interface has all of its prefixes (127.0.0.0/8)."""
-    return index_of(ifc, a) >= 0 or (ifc.loopback and interface_on_link(ifc, a))
+    return interface_index_of(ifc, a) >= 0 or (ifc.loopback and interface_on_link(ifc, a))
 
 
 cdef bint interface_on_link(const interface_t *ifc, const address_t *a) noexcept nogil:
@@ -140,8 +141,9 @@ cdef bint interface_is_broadcast(const interface_t *ifc, uint32_t be) noexcept n
 
 # ---- in --------------------------------------------------------------------
 
-cdef DropReason ethernet_input(interface_t *ifc, const frame_t *frame, int64_t now_ns, packet_in_t *out) noexcept nogil:
-    """The link header. Leaves out.protocol at 0 for an IPv4 packet, at CONSUMED for a frame that ended here."""
+cdef DropReason ethernet_input(interface_t *ifc, const frame_t *frame, int64_t now_ns, packet_in_t *out,
+                               uint8_t *version) noexcept nogil:
+    """The link header. version: of the IP packet that follows; 0 for a frame that ended here."""
     cdef ethernet_t ethernet
     cdef uint8_t arp[ARP_LENGTH]
     cdef DropReason reason = parse_ethernet(frame.head, frame.head_length, &ethernet)
@@ -152,7 +154,10 @@ cdef DropReason ethernet_input(interface_t *ifc, const frame_t *frame, int64_t n
             return DROP_LINK_NOT_OURS
         out.broadcast = 1
     if ethernet.ethertype == ETHERTYPE_IPV4:
-        out.protocol = 0
+        version[0] = 4
+        return DROP_NONE
+    if ethernet.ethertype == ETHERTYPE_IPV6:
+        version[0] = 6
         return DROP_NONE
     if ethernet.ethertype != ETHERTYPE_ARP:
         return DROP_LINK_TYPE
@@ -163,7 +168,7 @@ cdef DropReason ethernet_input(interface_t *ifc, const frame_t *frame, int64_t n
 
 
 cdef DropReason classify(const uint8_t *header, uint32_t n) noexcept nogil:
-    """Why a packet that is not IPv4 came on a medium without link header: ARP by mistake, or another version."""
+    """Why a packet is of no version, or not of the one its link header says: ARP by mistake, or another version."""
     if n >= 8 and load_be32(header) == 0x00010800 and load_be32(header + 4) >> 16 == 0x0604:
         return DROP_ARP_ON_CHANNEL
     return DROP_IP_VERSION
@@ -181,7 +186,7 @@ cdef DropReason check_addresses(interface_t *ifc, const ipv4_t *ip, packet_in_t 
     for i in range(ifc.address_count):
         if ip.src_be == ifc.v4[i] or ip.src_be == ifc.v4_broadcast[i]:
             return DROP_IP_SOURCE
-        if ip.dst_be == ifc.v4[i]:
+        if ip.dst_be == ifc.v4[i] and ip.dst_be != 0:      # 0 stands for IPv6 addresses
             ours = True
         elif ip.dst_be == ifc.v4_broadcast[i] and ip.dst_be != 0:
             ours = True
@@ -194,37 +199,6 @@ cdef DropReason check_addresses(interface_t *ifc, const ipv4_t *ip, packet_in_t 
     if first_byte(ip.dst_be) >> 4 == 14:
         return DROP_NONE if igmp_listens(ifc.igmp, ip.dst_be) else DROP_MULTICAST
     return DROP_IP_DESTINATION
-
-
-cdef DropReason ipv6_input(interface_t *ifc, const frame_t *frame, uint32_t n, uint32_t available,
-                           packet_in_t *out) noexcept nogil:
-    """An IPv6 packet of n copied bytes. The source is a host's, and not ours; the destination is ours, or multicast."""
-    cdef ipv6_t ip
-    cdef DropReason reason
-    if frame.body_length and n < IPV6_HEADER:
-        return DROP_LINK_MALFORMED
-    reason = parse_ipv6(out.header, available, &ip)
-    if reason != DROP_NONE:
-        return reason
-    if ifc.loopback:
-        out.broadcast |= (<const uint8_t *> &ip.dst)[0] == 0xff
-    else:
-        if (<const uint8_t *> &ip.src)[0] == 0xff or ip.src.hi == 0 or index_of(ifc, &ip.src) >= 0:
-            return DROP_IP_SOURCE        # multicast, unspecified, loopback or IPv4 in disguise, or our own
-        if (<const uint8_t *> &ip.dst)[0] == 0xff:
-            out.broadcast = 1
-        elif address_is_v4(&ip.dst) or index_of(ifc, &ip.dst) < 0:
-            return DROP_IP_DESTINATION
-    out.header_bytes = n if n < ip.total_length else ip.total_length
-    out.header_length = IPV6_HEADER
-    out.length = ip.total_length
-    out.protocol = ip.next_header
-    out.ttl = ip.hop_limit
-    out.tos = ip.traffic_class
-    out.src = ip.src
-    out.dst = ip.dst
-    ifc.counters.ip_delivered += 1
-    return DROP_NONE
 
 
 cdef inline void copy_header(uint8_t *to, const uint8_t *p, uint32_t n) noexcept nogil:
@@ -245,21 +219,24 @@ cdef inline void copy_header(uint8_t *to, const uint8_t *p, uint32_t n) noexcept
 cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t now_ns, packet_in_t *out) noexcept nogil:
     cdef const uint8_t *p
     cdef uint32_t n, room, available
+    cdef uint8_t version = 0
     cdef ipv4_t ip
     cdef DropReason reason
     ifc.counters.packets_in += 1
     ifc.counters.bytes_in += <uint64_t> frame.head_length + frame.body_length
     out.interface = ifc
     out.frame = frame
-    out.protocol = CONSUMED
+    out.protocol = PROTOCOL_CONSUMED
     out.broadcast = 0
     out.piece = 0
     out.reassembled = 0
+    out.skipped = 0
+    out.problem = 0
+    out.fragmented = 0
     if ifc.media == MEDIA_ETHERNET:
-        reason = ethernet_input(ifc, frame, now_ns, out)
-        if reason != DROP_NONE or out.protocol == CONSUMED:
+        reason = ethernet_input(ifc, frame, now_ns, out, &version)
+        if reason != DROP_NONE or version == 0:
             return reason
-        out.protocol = CONSUMED
 
     # What is believed below is copied here first, from memory that others may write.
     p = frame.head + ifc.link_header
@@ -271,9 +248,9 @@ cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t 
     copy_header(out.header, p, n)
     if n < IPV4_HEADER:
         return DROP_LINK_MALFORMED if frame.body_length else DROP_IP_HEADER_LENGTH
-    if out.header[0] >> 4 == 6 and ifc.media != MEDIA_ETHERNET:
+    if out.header[0] >> 4 == 6 and version != 4:
         return ipv6_input(ifc, frame, n, available, out)
-    if out.header[0] >> 4 != 4:
+    if out.header[0] >> 4 != 4 or version == 6:
         return classify(out.header, n)
     if frame.body_length and <uint32_t> (out.header[0] & 15) << 2 > n:
         return DROP_LINK_MALFORMED
@@ -313,10 +290,10 @@ cdef bint packet_payload(const packet_in_t *packet, uint32_t transport_header_le
         return False
     length[0] = packet.length - offset
     if frame.body_length == 0 or length[0] == 0:
-        payload[0] = frame.head + link_header + offset
+        payload[0] = frame.head + link_header + packet.skipped + offset
         return True
     payload[0] = frame.body
-    return frame.head_length == link_header + offset
+    return frame.head_length == link_header + packet.skipped + offset
 
 
 cdef uint32_t frame_copy(const packet_in_t *packet, uint32_t at, uint8_t *dst, uint32_t n) noexcept nogil:
@@ -332,8 +309,9 @@ cdef uint32_t frame_copy(const packet_in_t *packet, uint32_t at, uint8_t *dst, u
 
 cdef uint32_t packet_copy(const packet_in_t *packet, uint32_t at, uint8_t *dst, uint32_t n) noexcept nogil:
     cdef uint32_t done = 0, total = 0
-    if at < packet.header_bytes:
-        done = n if n < packet.header_bytes - at else packet.header_bytes - at
+    cdef uint32_t kept = packet.header_length if packet.skipped else packet.header_bytes     # as it came
+    if at < kept:
+        done = n if n < kept - at else kept - at
         total = checksum_and_copy(dst, packet.header + at, done)
     if done < n:
         total = checksum_combine(total, frame_copy(packet, at + done, dst + done, n - done), done)
@@ -349,7 +327,8 @@ cdef int wait_claim(interface_t *ifc, neighbor_t *n, uint32_t header_length, uin
     if p == NULL:
         drop(ifc.counters, DROP_NEIGHBOR_QUEUE)
         return CLAIM_DROPPED
-    write_ethernet(p.data, n.mac, ifc.mac, ETHERTYPE_IPV4)     # n.mac is filled in when it is known
+    write_ethernet(p.data, n.mac, ifc.mac,                     # n.mac is filled in when it is known
+                   ETHERTYPE_IPV4 if address_is_v4(&n.address) else ETHERTYPE_IPV6)
     out.pending = p
     out.ip = p.data + ETHERNET_HEADER
     out.body = p.data + p.head_length
@@ -358,38 +337,43 @@ cdef int wait_claim(interface_t *ifc, neighbor_t *n, uint32_t header_length, uin
 
 cdef int ethernet_claim(interface_t *ifc, const address_t *next_hop, uint32_t header_length, uint32_t body_length,
                         int64_t now_ns, packet_out_t *out) noexcept nogil:
+    cdef bint v4 = address_is_v4(next_hop)
     cdef uint32_t be = address_v4(next_hop)
     cdef const uint8_t *b = <const uint8_t *> &be
     cdef uint8_t mac[6]
     cdef neighbor_t *n = NULL
     cdef uint8_t *head
     cdef int found
-    if not address_is_v4(next_hop):
-        return CLAIM_UNREACHABLE         # no neighbour discovery on this link
-    if b[0] >> 4 == 14:          # RFC 1112 section 6.4
+    if v4 and b[0] >> 4 == 14:   # RFC 1112 section 6.4
         mac[0] = 0x01
         mac[1] = 0x00
         mac[2] = 0x5e
         mac[3] = b[1] & 0x7f
         mac[4] = b[2]
         mac[5] = b[3]
-    elif interface_is_broadcast(ifc, be):
+    elif v4 and interface_is_broadcast(ifc, be):
         memset(mac, 0xff, 6)
+    elif not v4 and address_is_multicast6(next_hop):
+        mac[0] = 0x33            # RFC 2464 section 7
+        mac[1] = 0x33
+        memcpy(mac + 2, b, 4)
     else:
-        found = arp_resolve(ifc, next_hop, now_ns, &n)
-        if found == ARP_WAIT:
+        if not v4 and ifc.ip6 == NULL:
+            return CLAIM_UNREACHABLE     # no neighbour discovery here: no IPv6 address
+        found = nud_resolve(ifc, next_hop, now_ns, &n)
+        if found == NUD_WAIT:
             return wait_claim(ifc, n, header_length, body_length, out)
-        if found == ARP_FULL:
+        if found == NUD_FULL:
             return CLAIM_FULL
-        if found == ARP_UNREACHABLE:
+        if found == NUD_UNREACHABLE:
             return CLAIM_UNREACHABLE
-        if found == ARP_NO_ROOM:
+        if found == NUD_NO_ROOM:
             drop(ifc.counters, DROP_NEIGHBOR_QUEUE)
             return CLAIM_DROPPED
         memcpy(mac, n.mac, 6)
     if ifc.link.claim(ifc.link, ETHERNET_HEADER + header_length, body_length, &head, &out.body) != 0:
         return CLAIM_FULL
-    write_ethernet(head, mac, ifc.mac, ETHERTYPE_IPV4)
+    write_ethernet(head, mac, ifc.mac, ETHERTYPE_IPV4 if v4 else ETHERTYPE_IPV6)
     out.ip = head + ETHERNET_HEADER
     return CLAIM_OK
 
@@ -430,17 +414,21 @@ cdef int64_t interface_next_deadline(interface_t *ifc) noexcept nogil:
     cdef int64_t d = ifc.neighbors.next_deadline_ns, e = igmp_next_deadline(ifc.igmp)
     if e < d:
         d = e
+    if ifc.ip6 != NULL and ifc.ip6.next_deadline_ns < d:
+        d = ifc.ip6.next_deadline_ns
     e = acd_next_deadline(ifc.acd)
     return e if e < d else d
 
 
 cdef void interface_advance(interface_t *ifc, int64_t now_ns) noexcept nogil:
-    arp_advance(ifc, now_ns)
+    nud_advance(ifc, now_ns)
     igmp_advance(ifc, now_ns)
     acd_advance(ifc, now_ns)
+    if ifc.ip6 != NULL and ifc.ip6.next_deadline_ns <= now_ns:
+        ifc.advance_ip6(ifc, now_ns)
 
 
 cdef void interface_announce(interface_t *ifc, const address_t *a, int64_t now_ns) noexcept nogil:
-    """Gratuitous ARP for an address of ours; nothing on media without ARP."""
+    """Gratuitous ARP for an IPv4 address of ours; those of IPv6 are announced by `nd_announce`."""
     if ifc.media == MEDIA_ETHERNET and address_is_v4(a):
         arp_announce(ifc, address_v4(a), now_ns)

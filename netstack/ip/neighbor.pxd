@@ -1,7 +1,7 @@
 """Neighbour cache of one interface: entries, their states, packets that wait for them (RFC 1122 section 2.3.2).
 
-Only the table; the protocol that fills it is ``arp``. An entry is made only when we want to send; what others say
-unasked never makes or changes one (``arp_input``). Entries and waiting packets are capped, and entries in use are
+Only the table; ``nud`` moves its entries, by what ``arp`` and ``ndp`` hear. An entry is made only when we want to send; what
+others say unasked never makes or changes one. Entries and waiting packets are capped, and entries in use are
 never evicted by new ones.
 """
 
@@ -16,6 +16,7 @@ cdef enum:                       # neighbor_t.state
     NEIGHBOR_STALE = 3           # usable; the next use asks again, by unicast
     NEIGHBOR_PROBE = 4           # usable, asked by unicast
     NEIGHBOR_FAILED = 5          # no answer; not asked again before deadline_ns
+    NEIGHBOR_DELAY = 6           # usable and used; asked at deadline_ns unless TCP shows before that it hears us
 
 cdef enum:
     NEIGHBOR_MAX = 512           # entries of one interface

@@ -96,7 +96,7 @@ cdef neighbor_t *neighbor_make(neighbor_table_t *t, const address_t *a, int64_t 
 
 cdef bint neighbor_timed(const neighbor_t *n) noexcept nogil:
     """Retries run, or packets could not be sent because the link was full. Other states change when they are used."""
-    return n.state == NEIGHBOR_INCOMPLETE or n.state == NEIGHBOR_PROBE or n.first != NULL
+    return n.state == NEIGHBOR_INCOMPLETE or n.state == NEIGHBOR_PROBE or n.state == NEIGHBOR_DELAY or n.first != NULL
 
 
 cdef void neighbor_set_state(neighbor_table_t *t, neighbor_t *n, uint8_t state, int64_t deadline_ns) noexcept nogil:

@@ -13,6 +13,7 @@ cdef struct outgoing_t:
     uint8_t protocol
     uint8_t tos
     uint8_t ttl
+    uint32_t flow_label          # IPv6
     uint8_t df                   # IPv4: routers must not cut it
     uint32_t mtu                 # no packet is larger
     const uint8_t *head          # the transport's header with its checksum, at most 64 bytes

@@ -35,7 +35,7 @@ cdef int ip_send(interface_t *ifc, const outgoing_t *d, int64_t now_ns) noexcept
         write_ipv4(out.ip, address_v4(d.src), address_v4(d.dst), d.protocol, ip_length + length, d.tos, d.ttl,
                    0 if d.df else ip_next_id(ifc.ip, d.src, d.dst), d.df)
     else:
-        write_ipv6(out.ip, d.src, d.dst, d.protocol, length, d.tos, d.ttl)
+        write_ipv6(out.ip, d.src, d.dst, d.protocol, length, d.tos, d.ttl, d.flow_label)
     memcpy(out.ip + ip_length, d.head, d.head_length)
     if d.body_length:
         memcpy(out.body, d.body, d.body_length)
@@ -68,7 +68,7 @@ cdef int send_pieces(interface_t *ifc, const outgoing_t *d, bint v4, int64_t now
             store_native16(out.ip + 10, 0)
             store_native16(out.ip + 10, checksum_finish(checksum_partial(out.ip, IPV4_HEADER)))
         else:
-            write_ipv6(out.ip, d.src, d.dst, NEXT_HEADER_FRAGMENT, FRAGMENT_HEADER + n, d.tos, d.ttl)
+            write_ipv6(out.ip, d.src, d.dst, NEXT_HEADER_FRAGMENT, FRAGMENT_HEADER + n, d.tos, d.ttl, d.flow_label)
             out.ip[IPV6_HEADER] = d.protocol
             out.ip[IPV6_HEADER + 1] = 0
             store_be16(out.ip + IPV6_HEADER + 2, <uint16_t> (at | (1 if more else 0)))

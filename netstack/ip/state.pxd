@@ -22,3 +22,5 @@ cdef int fragments_restore(reassembly_t *r, bytes data, int64_t now_ns, interfac
 # Which hosts have had how many errors of late.
 cdef bytes limits_save(const ip_t *ip, int64_t now_ns)
 cdef int limits_restore(ip_t *ip, bytes data, int64_t now_ns) except -1
+cdef int64_t remaining(int64_t t_ns, int64_t now_ns) noexcept
+cdef int64_t absolute(int64_t distance_ns, int64_t now_ns) noexcept

@@ -15,7 +15,7 @@ from netstack.address cimport address_t
 from netstack.ip.groups cimport IGMP_SOURCES, igmp_group_t, source_set_t
 from netstack.ip.igmp cimport igmp_append, igmp_of
 from netstack.ip.neighbor cimport (
-    NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_INCOMPLETE, NEIGHBOR_MAX, NEIGHBOR_QUEUE_MAX, neighbor_append,
+    NEIGHBOR_DELAY, NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_INCOMPLETE, NEIGHBOR_MAX, NEIGHBOR_QUEUE_MAX, neighbor_append,
     neighbor_claim, neighbor_commit, neighbor_schedule, neighbor_t, pending_packet_t,
 )
 from netstack.ip.reassembly cimport (
@@ -164,7 +164,7 @@ cdef int interface_restore(interface_t *ifc, bytes data, int64_t now_ns) except 
         for i in range(places):
             address, mac, state, probes, queued, deadline, used, confirmed = ENTRY.unpack_from(data, at)
             at += ENTRY.size
-            if state > NEIGHBOR_FAILED or queued > NEIGHBOR_QUEUE_MAX or (
+            if state > NEIGHBOR_DELAY or queued > NEIGHBOR_QUEUE_MAX or (
                     queued and state in (NEIGHBOR_FREE, NEIGHBOR_FAILED)):
                 raise ValueError(f"neighbour in state {state} with {queued} packets")
             n = neighbor_append(&ifc.neighbors)

@@ -37,6 +37,8 @@ cdef struct stack_t:
     uint32_t sock_count
     uint32_t sock_capacity
     uint32_t next_sock_id
+    uint8_t bindv6only           # net.ipv6.bindv6only
+    uint8_t auto_flowlabels      # net.ipv6.auto_flowlabels
     trace_t *trace               # what connections do is recorded there; NULL: it is not
 
 
@@ -54,6 +56,15 @@ cdef bint stack_is_local(const stack_t *stack, const address_t *a) noexcept nogi
 # Interface and next hop towards dst; -1: no route. Source address there, None of ours: False.
 cdef int stack_route(const stack_t *stack, const address_t *dst, address_t *next_hop) noexcept nogil
 cdef bint stack_source(const stack_t *stack, int interface, const address_t *dst, address_t *out) noexcept nogil
+# Put an address on trial, or take it where there is no trial; 0 or -errno.
+cdef int stack_add_address(stack_t *stack, interface_t *ifc, const address_t *a, uint8_t prefix_length) noexcept nogil
+# Link-local addresses that came over the loopback get their interface's number back.
+cdef void stack_rezone(const stack_t *stack, address_t *a) noexcept nogil
+# The label of a flow's packets, 0 where IPv4 or the settings want none.
+cdef uint32_t stack_flow_label(const stack_t *stack, const address_t *src, const address_t *dst, uint16_t sport,
+                               uint16_t dport, uint8_t protocol) noexcept nogil
+# The hop limit of packets that leave there: the socket's own, or where it has the default what a router said.
+cdef uint8_t stack_hop_limit(const stack_t *stack, int interface, const address_t *dst, uint8_t chosen) noexcept nogil
 cdef tcb_t *stack_new_tcb(stack_t *stack) noexcept nogil
 cdef int stack_register(stack_t *stack, sock_t *sock) noexcept nogil                # into the table; 0 or -1: no memory
 cdef void stack_unregister(stack_t *stack, sock_t *sock) noexcept nogil

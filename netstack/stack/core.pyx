@@ -5,7 +5,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from netstack.address cimport address_equal, address_is_v4, address_v4
+from netstack.address cimport (
+    address_equal, address_is_link_local, address_is_multicast6, address_is_v4, address_set_zone, address_v4, address_zone,
+)
 from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.counters cimport (
     DROP_IP_NO_ROUTE, DROP_IP_PROTOCOL, DROP_IP_SOURCE, DROP_LINK_MALFORMED, DROP_NONE, DROP_TCP_CHECKSUM,
@@ -15,20 +17,26 @@ from netstack.demux cimport (
     as_request, as_tcb, as_tw, demux_find, demux_free, demux_hash, demux_insert, demux_listener, demux_remove,
     demux_request_insert, demux_request_remove, demux_time_wait, demux_tw_remove, demux_tw_restart, demux_unbind, is_tw, tw_t,
 )
+from netstack.ip.autoconf cimport ip6_add_address
 from netstack.ip.icmp cimport icmp_send_error, icmp_send_unreachable
+from netstack.ip.icmp6 cimport icmp6_send_error, icmp6_send_problem
 from netstack.ip.igmp cimport igmp_input
 from netstack.ip.interface cimport (
-    CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_advance, interface_claim, interface_commit, interface_flush,
-    interface_free, interface_has_address, interface_init, interface_input, interface_next_deadline, packet_in_t,
+    CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, PROTOCOL_CONSUMED, PROTOCOL_NOTHING,
+    interface_add_address, interface_advance, interface_claim, interface_commit, interface_flush,
+    interface_free, interface_has_address, interface_init, interface_input, interface_mtu, interface_next_deadline, packet_in_t,
     packet_out_t, packet_payload,
 )
+from netstack.ip.ipv6 cimport ipv6_again
+from netstack.ip.nud cimport nud_progress
 from netstack.ip.reassembly cimport (
     reassembly_expire, reassembly_free, reassembly_init, reassembly_input, reassembly_next_deadline, reassembly_release,
 )
-from netstack.ip.route cimport route_free, route_init, route_lookup
+from netstack.ip.route cimport route_add, route_free, route_init, route_lookup, route_remove
 from netstack.ip.shared cimport ip_init
-from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, frame_t
-from netstack.sock cimport SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_TCP
+from netstack.ip.source cimport source_address
+from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, MEDIA_ETHERNET, frame_t
+from netstack.sock cimport SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SF_V6ONLY, SOCK_TCP
 from netstack.stack.datagrams cimport icmp_arrives, on_unreachable, udp_input, wake_datagram_waiters
 from netstack.stack.raw cimport raw_input
 from netstack.stack.sockets cimport stack_is_group
@@ -53,17 +61,19 @@ from netstack.tcp.tcb cimport (
 )
 from netstack.tcp.timers cimport timers_due, timers_free, timers_next
 from netstack.udp.endpoint cimport udp_endpoint_free, udp_endpoint_t
-from netstack.wire.checksum cimport checksum_combine, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6
+from netstack.wire.checksum cimport checksum_combine, checksum_partial, checksum_pseudo
+from netstack.wire.flow cimport flow_label
 from netstack.wire.icmp cimport ICMP_TIME_EXCEEDED
+from netstack.wire.icmp6 cimport ICMP6_BAD_NEXT_HEADER, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED
 from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
 from netstack.wire.tcp cimport NO_ACCECN, NO_FASTOPEN, parse_tcp, tcp_header_t
 
 cdef enum:
     BATCH = 32                   # frames taken from a link at a time
-    PROTOCOL_CONSUMED = 255      # what interface_input says of a frame it answered itself
     OUTPUT_BURST = 64            # segments of one connection before the next has its turn
     PROTOCOL_IGMP = 2
+    DEFAULT_HOPS = 64            # net.ipv4.ip_default_ttl, net.ipv6.conf.*.hop_limit
     HEADERS_MAX = 100            # IPv6 header and the longest TCP header
 
 
@@ -88,6 +98,7 @@ cdef void stack_init(stack_t *stack, const uint8_t *seed) noexcept nogil:
     stack.tcp.bare = <bare_t *> malloc(MAX_BARE * sizeof(bare_t))
     stack.tcp.bare_capacity = MAX_BARE if stack.tcp.bare != NULL else 0
     stack.next_sock_id = 1
+    stack.auto_flowlabels = 1
     route_init(&stack.routes)
     ip_init(&stack.ip, seed, seed + 16)
     reassembly_init(&stack.fragments, seed, &stack.tcp.counters)
@@ -131,6 +142,32 @@ cdef interface_t *route_to(void *context, const address_t *dst, address_t *next_
     return stack.interfaces[i] if i >= 0 else NULL
 
 
+cdef int change_route(void *context, interface_t *ifc, bint add, const address_t *prefix, uint8_t prefix_length,
+                      const address_t *gateway) noexcept nogil:
+    """What routers announce and take back. Connections go on through the routes there are now."""
+    cdef stack_t *stack = <stack_t *> context
+    cdef address_t next_hop
+    cdef tcb_t *tcb
+    cdef uint32_t i
+    cdef int r
+    if add:
+        r = route_add(&stack.routes, prefix, prefix_length, gateway, <uint16_t> ifc.index)
+    else:
+        r = route_remove(&stack.routes, prefix, prefix_length)
+    for i in range(stack.sock_count):
+        tcb = <tcb_t *> stack.socks[i]
+        if tcb.sock.kind == SOCK_TCP and tcb.state >= SYN_SENT and not address_is_v4(&tcb.remote) and \
+                stack_route(stack, &tcb.remote, &next_hop) == tcb.route_interface:
+            tcb.next_hop = next_hop
+    return r
+
+
+cdef int stack_add_address(stack_t *stack, interface_t *ifc, const address_t *a, uint8_t prefix_length) noexcept nogil:
+    if address_is_v4(a):
+        return interface_add_address(ifc, a, prefix_length)
+    return ip6_add_address(ifc, a, prefix_length, stack.tcp.now_ns)
+
+
 cdef interface_t *stack_add_interface(stack_t *stack, link_t *link) noexcept nogil:
     cdef interface_t *ifc
     if stack.interface_count >= STACK_INTERFACES:
@@ -142,6 +179,9 @@ cdef interface_t *stack_add_interface(stack_t *stack, link_t *link) noexcept nog
     ifc.context = stack
     ifc.on_unreachable = on_unreachable
     ifc.route_to = route_to
+    ifc.change_route = change_route
+    ifc.random = stack.tcp.random
+    ifc.secret = stack.tcp.secret
     stack.interfaces[stack.interface_count] = ifc
     stack.interface_count += 1
     return ifc
@@ -239,7 +279,7 @@ cdef tcb_t *on_spawn(void *context, const request_t *r) noexcept nogil:
     child.lport = r.lport
     child.rport = r.rport
     child.hash = demux_hash(&stack.tcp, &child.local, &child.remote, child.lport, child.rport)
-    child.sock.flags = (listener.sock.flags & (SF_KEEPALIVE | SF_REUSEADDR | SF_V6)) | SF_ORPHAN
+    child.sock.flags = (listener.sock.flags & (SF_KEEPALIVE | SF_REUSEADDR | SF_V6 | SF_V6ONLY)) | SF_ORPHAN
     child.flags = listener.flags & INHERITED_FLAGS
     child.snd_wanted = listener.snd_wanted
     child.rcv_wanted = listener.rcv_wanted
@@ -264,6 +304,8 @@ cdef tcb_t *on_spawn(void *context, const request_t *r) noexcept nogil:
         i = r.interface
         child.next_hop = child.remote
     child.route_interface = <uint8_t> i
+    child.ttl = stack_hop_limit(stack, i, &child.remote, child.ttl)
+    child.flow_label = stack_flow_label(stack, &child.local, &child.remote, child.lport, child.rport, PROTOCOL_TCP)
     if demux_insert(&stack.demux, child) != 0:
         free_sock(stack, &child.sock)
         return NULL
@@ -309,6 +351,10 @@ cdef int stack_route(const stack_t *stack, const address_t *dst, address_t *next
     if stack_is_local(stack, dst):
         next_hop[0] = dst[0]
         return stack.interface_count - 1               # the loopback is last
+    if address_is_link_local(dst) or address_is_multicast6(dst):
+        next_hop[0] = dst[0]                           # one of our links, the first where a group names none
+        i = <int> address_zone(dst) - 1 if address_is_link_local(dst) else 0
+        return i if 0 <= i < <int> stack.interface_count else -1
     i = route_lookup(&stack.routes, dst, next_hop)
     if i >= <int> stack.interface_count:
         return -1
@@ -323,6 +369,14 @@ cdef bint stack_source(const stack_t *stack, int interface, const address_t *dst
     if stack_is_local(stack, dst):
         out[0] = dst[0]
         return True
+    if not address_is_v4(dst):
+        if source_address(ifc, dst, stack.tcp.now_ns, out):
+            return True
+        for j in range(<int> stack.interface_count):   # an interface without a number of its own speaks for another
+            if not stack.interfaces[j].loopback and not address_is_link_local(dst) and \
+                    source_address(stack.interfaces[j], dst, stack.tcp.now_ns, out) and not address_is_link_local(out):
+                return True
+        return False
     for i in range(ifc.address_count):
         if address_is_v4(&ifc.addresses[i]) == address_is_v4(dst):
             out[0] = ifc.addresses[i]
@@ -336,10 +390,36 @@ cdef bint stack_source(const stack_t *stack, int interface, const address_t *dst
     return False
 
 
+cdef void stack_rezone(const stack_t *stack, address_t *a) noexcept nogil:
+    cdef address_t numbered = a[0]
+    cdef uint32_t i
+    if not address_is_link_local(a) or address_zone(a):
+        return
+    for i in range(stack.interface_count):
+        address_set_zone(&numbered, i + 1)
+        if interface_has_address(stack.interfaces[i], &numbered):
+            a[0] = numbered
+            return
+
+
+cdef uint32_t stack_flow_label(const stack_t *stack, const address_t *src, const address_t *dst, uint16_t sport,
+                               uint16_t dport, uint8_t protocol) noexcept nogil:
+    if address_is_v4(dst) or not stack.auto_flowlabels:
+        return 0
+    return flow_label(stack.tcp.secret, src, dst, sport, dport, protocol)
+
+
+cdef uint8_t stack_hop_limit(const stack_t *stack, int interface, const address_t *dst, uint8_t chosen) noexcept nogil:
+    cdef const interface_t *ifc = stack.interfaces[interface]
+    if chosen != DEFAULT_HOPS or address_is_v4(dst) or ifc.ip6 == NULL or ifc.ip6.hop_limit == 0:
+        return chosen
+    return ifc.ip6.hop_limit
+
+
 cdef uint32_t stack_link_mss(const stack_t *stack, const tcb_t *tcb) noexcept nogil:
     """The largest segment the way out carries, IP and TCP headers off (RFC 6691)."""
-    cdef uint32_t mtu = stack.interfaces[tcb.route_interface].mtu
-    return mtu - (40 if address_is_v4(&tcb.remote) else 60)
+    cdef bint v4 = address_is_v4(&tcb.remote)
+    return interface_mtu(stack.interfaces[tcb.route_interface], v4) - (40 if v4 else 60)
 
 
 # --- in ---------------------------------------------------------------------------------------------------------------
@@ -351,7 +431,7 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     cdef const uint8_t *head = packet.header + packet.header_length
     cdef tcb_t *tcb
     cdef void *p
-    cdef uint32_t hash, k
+    cdef uint32_t hash, k, una
     cdef DropReason reason
     cdef tcb_t *child = NULL
     stack.tcp.counters.tcp_segments_in += 1
@@ -398,15 +478,15 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     if h.fastopen_length != NO_FASTOPEN:
         seg.fastopen_experimental = h.fastopen_experimental
         memcpy(seg.fastopen, h.fastopen, h.fastopen_length)
-    if address_is_v4(&seg.src):
-        seg.partial = checksum_pseudo_ipv4(address_v4(&seg.src), address_v4(&seg.dst), 6, <uint16_t> length)
-    else:
-        seg.partial = checksum_pseudo_ipv6(<const uint8_t *> &seg.src, <const uint8_t *> &seg.dst, 6, length)
-    seg.partial = checksum_combine(seg.partial, checksum_partial(head, h.header_length), 0)
+    seg.partial = checksum_combine(checksum_pseudo(&seg.src, &seg.dst, PROTOCOL_TCP, length),
+                                   checksum_partial(head, h.header_length), 0)
     tcb = stack.last_tcb
     if tcb != NULL and tcb.rport == seg.sport and tcb.lport == seg.dport and \
             address_equal(&tcb.remote, &seg.src) and address_equal(&tcb.local, &seg.dst):
+        una = tcb.snd_una
         reason = segment_arrives(tcb, &seg)
+        if tcb.snd_una != una:
+            path_works(stack, packet, tcb)
         if stack.trace != NULL:
             trace_received(stack.trace, tcb, &seg)
         if NETSTACK_CHECKED:
@@ -416,7 +496,10 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     p = demux_find(&stack.demux, hash, &seg.dst, &seg.src, seg.dport, seg.sport)
     if p != NULL and as_tcb(p) != NULL:
         stack.last_tcb = <tcb_t *> p
+        una = (<tcb_t *> p).snd_una
         reason = segment_arrives(<tcb_t *> p, &seg)
+        if (<tcb_t *> p).snd_una != una:
+            path_works(stack, packet, <tcb_t *> p)
         if stack.trace != NULL:
             trace_received(stack.trace, <tcb_t *> p, &seg)
         if NETSTACK_CHECKED:
@@ -437,6 +520,12 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
         if NETSTACK_CHECKED:
             check_invariants(child)
     return reason
+
+
+cdef inline void path_works(stack_t *stack, const packet_in_t *packet, const tcb_t *tcb) noexcept nogil:
+    """New data was acknowledged: the neighbour on the way there passes our packets on (RFC 4861 section 7.3.1)."""
+    if packet.interface.media == MEDIA_ETHERNET:
+        nud_progress(stack.interfaces[tcb.route_interface], &tcb.next_hop, stack.tcp.now_ns)
 
 
 cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexcept nogil:
@@ -501,9 +590,14 @@ cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) no
         if reason == DROP_NONE and packet.piece:
             return                                     # kept until the rest is there
         stack.tcp.counters.ip_delivered += packet.reassembled
+        if packet.reassembled and not address_is_v4(&packet.src):
+            reason = ipv6_again(&packet)
     if reason == DROP_NONE and stack.raw_count and packet.protocol != PROTOCOL_CONSUMED:
         heard = raw_input(stack, &packet)
     if reason == DROP_NONE:
+        if ifc.loopback and packet.protocol != PROTOCOL_CONSUMED:
+            stack_rezone(stack, &packet.src)
+            stack_rezone(stack, &packet.dst)
         if packet.protocol == PROTOCOL_TCP:
             reason = tcp_input(stack, &packet)
         elif packet.protocol == PROTOCOL_UDP:
@@ -513,8 +607,10 @@ cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) no
         elif packet.protocol == PROTOCOL_IGMP and address_is_v4(&packet.dst):
             reason = igmp_input(&packet, stack.tcp.now_ns)
         elif packet.protocol != PROTOCOL_CONSUMED and not heard:
-            icmp_send_unreachable(&packet, 2, stack.tcp.now_ns)
+            unknown_protocol(stack, &packet)
             reason = DROP_IP_PROTOCOL
+    elif packet.problem:
+        icmp6_send_problem(&packet, stack.tcp.now_ns)
     if reason != DROP_NONE:
         drop(&stack.tcp.counters, reason)
     if packet.reassembled:
@@ -530,7 +626,17 @@ cdef void expire_fragments(stack_t *stack, int64_t now_ns) noexcept nogil:
             break
         if due == 1 and address_is_v4(&packet.src):
             icmp_send_error(&packet, ICMP_TIME_EXCEEDED, 1, 0, now_ns)
+        elif due == 1:
+            icmp6_send_error(&packet, ICMP6_TIME_EXCEEDED, 1, 0, now_ns)
     reassembly_release(&stack.fragments)
+
+
+cdef void unknown_protocol(stack_t *stack, packet_in_t *packet) noexcept nogil:
+    """Nobody here speaks it: the sender hears so (RFC 1122 section 3.2.2.1, RFC 8200 section 4)."""
+    if address_is_v4(&packet.dst):
+        icmp_send_unreachable(packet, 2, stack.tcp.now_ns)
+    elif packet.protocol != PROTOCOL_NOTHING:
+        icmp6_send_error(packet, ICMP6_PARAMETER_PROBLEM, ICMP6_BAD_NEXT_HEADER, packet.protocol_at, stack.tcp.now_ns)
 
 
 cdef int receive_from(stack_t *stack, interface_t *ifc, int budget) noexcept nogil:
@@ -578,7 +684,7 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
                    tcb.tos | plan.ecn, tcb.ttl, 0, True)
     else:
         write_ipv6(header, &tcb.local, &tcb.remote, PROTOCOL_TCP, plan.header_length + plan.length, tcb.tos | plan.ecn,
-                   tcb.ttl)
+                   tcb.ttl, tcb.flow_label)
     if header_length == 52:
         memcpy(out.ip, header, 52)                     # the usual one: a length the compiler knows
     else:
@@ -640,7 +746,8 @@ cdef int send_bare(stack_t *stack, const bare_t *b) noexcept nogil:
         write_ipv4(out.ip, address_v4(&b.src), address_v4(&b.dst), PROTOCOL_TCP, IPV4_HEADER + n, b.tos | b.ecn, ttl, 0, True)
     else:
         write_bare(b, out.ip + IPV6_HEADER)
-        write_ipv6(out.ip, &b.src, &b.dst, PROTOCOL_TCP, n, b.tos | b.ecn, ttl)
+        write_ipv6(out.ip, &b.src, &b.dst, PROTOCOL_TCP, n, b.tos | b.ecn, ttl,
+                   stack_flow_label(stack, &b.src, &b.dst, b.sport, b.dport, PROTOCOL_TCP))
     interface_commit(&out, stack.tcp.now_ns)
     stack.tcp.counters.tcp_segments_out += 1
     return CLAIM_OK

@@ -2,19 +2,21 @@
 
 from libc.errno cimport EHOSTUNREACH, EPROTO
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from netstack.address cimport address_equal, address_is_any, address_is_v4, address_v4
+from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_set_zone
 from netstack.counters cimport (
-    DROP_IP_PROTOCOL, DROP_LINK_MALFORMED, DROP_NONE, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason,
+    DROP_LINK_MALFORMED, DROP_NONE, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason,
 )
 from netstack.demux cimport as_tcb, demux_datagram, demux_find, demux_hash
 from netstack.ip.icmp cimport (
-    ICMP_HARD, icmp6_input, icmp_input, icmp_message_t, icmp_send_unreachable, icmp_unreachable_errno,
+    ICMP_HARD, icmp_input, icmp_message_t, icmp_send_unreachable, icmp_unreachable_errno,
 )
-from netstack.ip.interface cimport packet_in_t, packet_payload
+from netstack.ip.icmp6 cimport icmp6_input, icmp6_send_error
+from netstack.ip.interface cimport interface_t, packet_in_t, packet_payload
+from netstack.ip.ipv6 cimport ipv6_transport
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED
-from netstack.sock cimport EVENT_ERR, EVENT_IN, EVENT_OUT, SOCK_PING, SOCK_TCP, SOCK_UDP, sock_event
+from netstack.sock cimport EVENT_ERR, EVENT_IN, EVENT_OUT, SF_V6ONLY, SOCK_PING, SOCK_TCP, SOCK_UDP, sock_event
 from netstack.stack.core cimport stack_t
 from netstack.stack.endpoint_errors cimport endpoint_icmp_error
 from netstack.stack.multicast cimport multicast_wanted
@@ -25,12 +27,13 @@ from netstack.tcp.recovery cimport recovery_resend
 from netstack.tcp.seq cimport seq_ge, seq_lt
 from netstack.tcp.tcb cimport ESTABLISHED, SYN_SENT, tcb_t
 from netstack.udp.endpoint cimport arrival_t, udp_deliver, udp_endpoint_t
+from netstack.wire.byte_order cimport load_be16, load_be32, load_native32
 from netstack.wire.checksum cimport checksum_fold, checksum_partial
 from netstack.wire.icmp cimport ICMP_CODE_FRAGMENTATION, ICMP_PARAMETER_PROBLEM, ICMP_UNREACHABLE
 from netstack.wire.ipv4 cimport PROTOCOL_TCP, PROTOCOL_UDP
-from netstack.wire.ipv6 cimport PROTOCOL_ICMPV6
+from netstack.wire.icmp6 cimport ICMP6_PORT, ICMP6_UNREACHABLE
+from netstack.wire.ipv6 cimport PROTOCOL_ICMPV6, ipv6_t, parse_ipv6
 from netstack.wire.udp cimport parse_udp, udp_partial, udp_t
-
 
 # --- in ---------------------------------------------------------------------------------------------------------------
 
@@ -42,15 +45,15 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     cdef int64_t partial
     cdef arrival_t how
     cdef DropReason reason
-    if not address_is_v4(&packet.dst):
-        return DROP_IP_PROTOCOL                        # datagrams are IPv4's
     stack.tcp.counters.udp_in += 1
     if packet.header_bytes < packet.header_length + 8 or not packet_payload(packet, 8, &payload, &length):
         return DROP_LINK_MALFORMED
     reason = parse_udp(packet.header + packet.header_length, packet.length - packet.header_length, &h)
     if reason != DROP_NONE:
         return reason
-    partial = udp_partial(&h, address_v4(&packet.src), address_v4(&packet.dst))
+    if not h.has_checksum and not address_is_v4(&packet.dst):
+        return DROP_UDP_CHECKSUM                       # RFC 8200 section 8.1: discard, log
+    partial = udp_partial(&h, &packet.src, &packet.dst)
     if packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED and not packet.reassembled:
         partial = -1
     arrival_of(packet, &how)
@@ -67,7 +70,10 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     if ep == NULL:
         if partial >= 0 and checksum_fold(<uint64_t> partial + checksum_partial(payload, h.length - 8)) != 0xffff:
             return DROP_UDP_CHECKSUM                   # no answer to what may not have been meant for us
-        icmp_send_unreachable(packet, 3, stack.tcp.now_ns)
+        if address_is_v4(&packet.dst):
+            icmp_send_unreachable(packet, 3, stack.tcp.now_ns)
+        else:
+            icmp6_send_error(packet, ICMP6_UNREACHABLE, ICMP6_PORT, 0, stack.tcp.now_ns)
         return DROP_UDP_NO_PORT
     return udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial, &how)
 
@@ -77,7 +83,13 @@ cdef bint hears_group(const udp_endpoint_t *ep, const packet_in_t *packet, uint1
     alone; a connected one hears its peer."""
     if ep.connected and (ep.rport != sport or not address_equal(&ep.remote, &packet.src)):
         return False
-    if not address_is_any(&ep.local) and not address_equal(&ep.local, &packet.dst):
+    if not address_is_any(&ep.local):
+        if not address_equal(&ep.local, &packet.dst):
+            return False
+    elif address_is_v4(&packet.dst):
+        if not address_is_v4(&ep.local) and ep.sock.flags & SF_V6ONLY:
+            return False
+    elif address_is_v4(&ep.local):
         return False
     return multicast_wanted(ep, packet)
 
@@ -88,7 +100,7 @@ cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil
     cdef arrival_t how
     cdef DropReason reason
     if packet.protocol == PROTOCOL_ICMPV6:
-        reason = icmp6_input(packet, &m)
+        reason = icmp6_input(packet, stack.tcp.now_ns, &m)
     else:
         reason = icmp_input(packet, stack.tcp.now_ns, &m)
     if reason != DROP_NONE:
@@ -107,8 +119,6 @@ cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil
 cdef void too_big(stack_t *stack, const icmp_message_t *m) noexcept nogil:
     """A router could not pass a packet on (RFC 1191 section 4). Only a connection that has sent such a one believes it."""
     cdef void *p
-    if m.embedded_protocol != PROTOCOL_TCP:
-        return
     p = demux_find(
         &stack.demux,
         demux_hash(&stack.tcp, &m.embedded_src, &m.embedded_dst, m.embedded_sport, m.embedded_dport),
@@ -130,7 +140,9 @@ cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
     if m.type == ICMP_UNREACHABLE and m.code == ICMP_CODE_FRAGMENTATION:
         too_big(stack, m)
         return
-    if m.type == ICMP_UNREACHABLE:
+    if m.error:
+        error = m.error
+    elif m.type == ICMP_UNREACHABLE:
         error = icmp_unreachable_errno(m.code) & ~ICMP_HARD
     elif m.type == ICMP_PARAMETER_PROBLEM:
         error = EPROTO
@@ -162,31 +174,38 @@ cdef void wake_datagram_waiters(stack_t *stack) noexcept nogil:
             sock_event(&stack.tcp.events, stack.socks[i], EVENT_OUT)
 
 
-cdef void on_unreachable(void *context, const uint8_t *packet, uint32_t length) noexcept nogil:
-    """A neighbour did not answer: what waited for it is dropped, and whoever was connecting hears it."""
-    cdef stack_t *stack = <stack_t *> context
-    cdef icmp_message_t m
-    cdef uint32_t header_length
+cdef bint read_sent(const interface_t *ifc, const uint8_t *packet, uint32_t length, icmp_message_t *m) noexcept nogil:
+    """Whose packet is it, of those we sent? False: it names no ports."""
+    cdef ipv6_t ip
+    cdef uint32_t at
+    memset(m, 0, sizeof(icmp_message_t))
     if length < 28:
-        return
-    header_length = (packet[0] & 15) * 4
-    if header_length + 8 > length:
-        return
-    memset(&m, 0, sizeof(m))
-    m.type = 3
-    m.code = 1
-    m.embedded_protocol = packet[9]
-    memcpy(<uint8_t *> &m.embedded_src + 12, packet + 12, 4)
-    memcpy(<uint8_t *> &m.embedded_dst + 12, packet + 16, 4)
-    (<uint8_t *> &m.embedded_src)[10] = 0xff
-    (<uint8_t *> &m.embedded_src)[11] = 0xff
-    (<uint8_t *> &m.embedded_dst)[10] = 0xff
-    (<uint8_t *> &m.embedded_dst)[11] = 0xff
-    m.embedded_sport = <uint16_t> (packet[header_length] << 8 | packet[header_length + 1])
-    m.embedded_dport = <uint16_t> (packet[header_length + 2] << 8 | packet[header_length + 3])
-    m.embedded_seq = (<uint32_t> packet[header_length + 4] << 24) | (<uint32_t> packet[header_length + 5] << 16) | \
-        (<uint32_t> packet[header_length + 6] << 8) | packet[header_length + 7]
-    neighbor_failed(stack, &m)
+        return False
+    if packet[0] >> 4 == 4:
+        at = (packet[0] & 15) * 4
+        m.embedded_protocol = packet[9]
+        address_from_v4(&m.embedded_src, load_native32(packet + 12))
+        address_from_v4(&m.embedded_dst, load_native32(packet + 16))
+    else:
+        if parse_ipv6(packet, length, &ip) != DROP_NONE or not ipv6_transport(packet, length, &m.embedded_protocol, &at):
+            return False
+        m.embedded_src = ip.src
+        m.embedded_dst = ip.dst
+        address_set_zone(&m.embedded_src, ifc.index + 1)
+        address_set_zone(&m.embedded_dst, ifc.index + 1)
+    if at + 8 > length:
+        return False
+    m.embedded_sport = load_be16(packet + at)
+    m.embedded_dport = load_be16(packet + at + 2)
+    m.embedded_seq = load_be32(packet + at + 4)
+    return True
+
+
+cdef void on_unreachable(void *context, interface_t *ifc, const uint8_t *packet, uint32_t length) noexcept nogil:
+    """A neighbour did not answer: what waited for it is dropped, and whoever was connecting hears it."""
+    cdef icmp_message_t m
+    if read_sent(ifc, packet, length, &m):
+        neighbor_failed(<stack_t *> context, &m)
 
 
 cdef void neighbor_failed(stack_t *stack, const icmp_message_t *m) noexcept nogil:

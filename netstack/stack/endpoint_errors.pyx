@@ -4,7 +4,7 @@ With IP_RECVERR every error goes into the error queue, with who said it and what
 connected socket hears, and only of errors that will not go away by themselves (RFC 1122 section 4.1.3.3, RFC 5927).
 """
 
-from libc.errno cimport EHOSTUNREACH, EMSGSIZE, EPROTO
+from libc.errno cimport EACCES, ECONNREFUSED, EHOSTUNREACH, EMSGSIZE, EPROTO
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
@@ -77,6 +77,9 @@ cdef void tell(stack_t *stack, udp_endpoint_t *ep, const icmp_message_t *m) noex
             return
         error = EMSGSIZE
         hard = True
+    elif m.error:                                      # of ICMPv6: the port, and what is forbidden, is for good
+        error = m.error
+        hard = error == ECONNREFUSED or error == EACCES
     elif m.type == ICMP_UNREACHABLE:
         error = icmp_unreachable_errno(m.code)
         hard = error & ICMP_HARD != 0

@@ -9,6 +9,7 @@ from netstack.address cimport address_equal, address_from_v4, address_is_any, ad
 from netstack.ip.groups cimport IGMP_SOURCES, source_set_t
 from netstack.ip.igmp cimport igmp_set
 from netstack.ip.interface cimport interface_has_address, interface_t
+from netstack.ip.mld cimport mld_leave
 from netstack.sock cimport SOCK_TCP
 from netstack.stack.core cimport stack_route
 from netstack.udp.endpoint cimport EM_MULTICAST_OWN, membership_t
@@ -339,7 +340,10 @@ cdef void multicast_leave_all(stack_t *stack, udp_endpoint_t *ep) noexcept nogil
         group = ep.memberships.group
         interface = ep.memberships.interface
         end(ep, ep.memberships)
-        group_changed(stack, interface, &group)
+        if address_is_v4(&group):
+            group_changed(stack, interface, &group)
+        else:
+            mld_leave(stack.interfaces[interface], &group, stack.tcp.now_ns)
 
 
 cdef void multicast_restore(stack_t *stack) noexcept nogil:
@@ -349,7 +353,7 @@ cdef void multicast_restore(stack_t *stack) noexcept nogil:
         if stack.socks[i].kind != SOCK_TCP:
             m = (<udp_endpoint_t *> stack.socks[i]).memberships
             while m != NULL:
-                if m.interface < stack.interface_count:
+                if m.interface < stack.interface_count and address_is_v4(&m.group):
                     group_changed(stack, m.interface, &m.group)
                 m = m.next
 

@@ -9,6 +9,9 @@ from netstack.sock cimport (
     EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_RAW, SOCK_TCP, sock_event,
 )
 from netstack.stack.ip_options cimport ip_option_get, ip_option_set, ip_sysctl_get, ip_sysctl_set, is_ip_sysctl
+from netstack.stack.options6 cimport (
+    ipv6_option_get, ipv6_option_set, sysctl6_get, sysctl6_known, sysctl6_set,
+)
 from netstack.stack.tcp_info cimport (
     CC_INFO_BYTES, MEMINFO_WORDS, cc_info_fill, meminfo_fill, tcp_info_fill, tcp_info_t,
 )
@@ -72,7 +75,6 @@ cdef enum:
     DEFER_MAX_S = 120            # between two SYN,ACKs
     IP_TOS = 1
     IP_TTL = 2
-    IPV6_V6ONLY = 26
     BUFFER_MIN = 4096            # bytes; below it a window could not hold two segments
     BUFFER_MAX = 1 << 29
     FIN_TIMEOUT_MAX_S = 120
@@ -86,7 +88,7 @@ cdef inline void set_flag(tcb_t *tcb, uint32_t flag, bint on) noexcept nogil:
         tcb.flags &= ~flag
 
 
-cdef inline void set_sock_flag(sock_t *sock, uint8_t flag, bint on) noexcept nogil:
+cdef inline void set_sock_flag(sock_t *sock, uint16_t flag, bint on) noexcept nogil:
     if on:
         sock.flags |= flag
     else:
@@ -127,8 +129,8 @@ cdef int option_set(stack_t *stack, sock_t *sock, int level, int name, const uin
         return set_tcp_level(stack, tcb, name, v) if tcb != NULL else -ENOPROTOOPT
     if level == SOL_IP:
         return set_ip_level(sock, tcb, name, v)
-    if level == SOL_IPV6 and name == IPV6_V6ONLY:
-        return 0
+    if level == SOL_IPV6:
+        return ipv6_option_set(stack, sock, name, v, value, n)
     return -ENOPROTOOPT
 
 
@@ -394,7 +396,8 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
         elif name == SO_ACCEPTCONN:
             v = 1 if tcb != NULL and tcb.state == LISTEN else 0
         elif name == SO_PROTOCOL:
-            v = 6 if tcb != NULL else (ep.protocol if sock.kind == SOCK_RAW else (1 if sock.kind == SOCK_PING else 17))
+            v = 6 if tcb != NULL else ep.protocol if sock.kind == SOCK_RAW else (
+                17 if sock.kind != SOCK_PING else (58 if sock.flags & SF_V6 else 1))
         elif name == SO_DOMAIN:
             v = 10 if sock.flags & SF_V6 else 2
         elif name == SO_MAX_PACING_RATE:
@@ -474,8 +477,10 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
             v = tcb.tos if tcb != NULL else ep.tos
         else:
             return -ENOPROTOOPT
-    elif level == SOL_IPV6 and name == IPV6_V6ONLY:
-        v = 0
+    elif level == SOL_IPV6:
+        r = ipv6_option_get(stack, sock, name, &v)
+        if r < 0:
+            return r
     else:
         return -ENOPROTOOPT
     return give(value, n, <uint8_t *> &v, 4)
@@ -589,6 +594,8 @@ cdef int sysctl_set(stack_t *stack, str name, object value) except -1:
     cdef const congestion_ops_t *ops
     if is_ip_sysctl(name):
         return ip_sysctl_set(stack, name, value)
+    if sysctl6_known(name):
+        return sysctl6_set(stack, name, value)
     if name not in SYSCTLS:
         raise KeyError(f"no setting {name!r}; there are: {', '.join(sorted(SYSCTLS))}")
     if name == "net.ipv4.tcp_congestion_control":
@@ -738,6 +745,8 @@ cdef object sysctl_get(stack_t *stack, str name):
     cdef tcp_config_t *c = &stack.tcp.config
     if is_ip_sysctl(name):
         return ip_sysctl_get(stack, name)
+    if sysctl6_known(name):
+        return sysctl6_get(stack, name)
     if name not in SYSCTLS:
         raise KeyError(f"no setting {name!r}; there are: {', '.join(sorted(SYSCTLS))}")
     if name == "net.ipv4.tcp_fastopen_key":

@@ -12,7 +12,7 @@ from netstack.ip.interface cimport packet_copy
 from netstack.sock cimport SF_V6, SOCK_RAW, sock_t
 from netstack.stack.multicast cimport multicast_wanted
 from netstack.udp.endpoint cimport EM_CHECKSUM, datagram_t, endpoint_append, endpoint_room
-from netstack.wire.checksum cimport checksum_fold, checksum_partial, checksum_pseudo_ipv6
+from netstack.wire.checksum cimport checksum_fold, checksum_partial, checksum_pseudo
 from netstack.wire.ipv4 cimport PROTOCOL_ICMP
 from netstack.wire.ipv6 cimport PROTOCOL_ICMPV6
 
@@ -70,7 +70,7 @@ cdef bint give_copy(stack_t *stack, udp_endpoint_t *ep, packet_in_t *packet) noe
         return True                                    # its queue is full, counted there; the protocol is not unknown
     packet_copy(packet, at, <uint8_t *> (d + 1), length)
     if not v4 and (ep.modes & EM_CHECKSUM or packet.protocol == PROTOCOL_ICMPV6) and checksum_fold(
-            <uint64_t> checksum_pseudo_ipv6(<const uint8_t *> &packet.src, <const uint8_t *> &packet.dst, packet.protocol, length)
+            <uint64_t> checksum_pseudo(&packet.src, &packet.dst, packet.protocol, length)
             + checksum_partial(<const uint8_t *> (d + 1), length)) != 0xffff:
         free(d)                                        # RFC 3542 section 3.1
         return True

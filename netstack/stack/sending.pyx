@@ -11,14 +11,17 @@ from libc.string cimport memcpy, memset
 
 from netstack.address cimport address_from_v4, address_is_any, address_is_v4, address_v4
 from netstack.ip.interface cimport (
-    CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_claim, interface_commit, interface_is_broadcast, interface_t,
-    packet_out_t,
+    CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, interface_claim, interface_commit, interface_is_broadcast, interface_mtu,
+    interface_t, packet_out_t,
 )
+from netstack.ip.ipv6 cimport ipv6_listens
 from netstack.ip.output cimport ip_send, outgoing_t
 from netstack.ip.shared cimport ip_next_id
-from netstack.sock cimport SF_BROADCAST, SOCK_PING, SOCK_RAW, SOCK_UDP
-from netstack.stack.core cimport stack_is_local, stack_route, stack_settle, stack_source
-from netstack.stack.sockets cimport sock_give_port, stack_is_group
+from netstack.sock cimport SF_BROADCAST, SF_V6, SOCK_PING, SOCK_RAW, SOCK_UDP
+from netstack.stack.core cimport (
+    stack_flow_label, stack_hop_limit, stack_is_local, stack_route, stack_settle, stack_source,
+)
+from netstack.stack.sockets cimport sock_fit, sock_give_port, stack_is_group
 from netstack.tcp.mtu cimport path_mtu_recall
 from netstack.udp.endpoint cimport (
     EM_CHECKSUM, EM_HEADER_INCLUDED, ORIGIN_LOCAL, PMTU_DO, PMTU_INTERFACE, PMTU_PROBE, PMTU_WANT, WANT_ERRORS, WANT_ERRORS6,
@@ -26,7 +29,7 @@ from netstack.udp.endpoint cimport (
 )
 from netstack.wire.byte_order cimport load_be16, load_native32, store_be16, store_native16, store_native32
 from netstack.wire.checksum cimport (
-    checksum_and_copy, checksum_finish, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
+    checksum_and_copy, checksum_finish, checksum_partial, checksum_pseudo,
 )
 from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_UDP, write_ipv4
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
@@ -66,17 +69,18 @@ cdef int first_interface(const stack_t *stack) noexcept nogil:
     return 0 if stack.interface_count > 1 else -1
 
 
-cdef int choose_way(stack_t *stack, const udp_endpoint_t *ep, const address_t *dst, const send_how_t *how,
+cdef int choose_way(stack_t *stack, const udp_endpoint_t *ep, const endpoint_t *to, const send_how_t *how,
                     way_t *way) noexcept nogil:
     """0, or -errno."""
     cdef int i
+    cdef const address_t *dst = &to.address
     cdef uint32_t number = how.interface if how != NULL else 0, known
     way.group = is_multicast(dst)
     way.broadcast = not way.group and stack_is_group(stack, dst)
     if way.broadcast and not ep.sock.flags & SF_BROADCAST:
         return -EACCES
     if number == 0 and way.group:
-        number = ep.multicast_interface
+        number = to.scope if to.scope else ep.multicast_interface
     i = stack_route(stack, dst, &way.next_hop)
     if number:
         if number >= stack.interface_count + 1:
@@ -103,13 +107,15 @@ cdef int choose_way(stack_t *stack, const udp_endpoint_t *ep, const address_t *d
             if not way.broadcast or not address_is_v4(dst):
                 return -EADDRNOTAVAIL
             address_from_v4(&way.source, 0)            # a host that has no address yet asks for one (RFC 2131 section 4.1)
-    way.ttl = ep.multicast_ttl if way.group else ep.ttl
+    if address_is_v4(&way.source) != address_is_v4(dst):
+        return -EINVAL
+    way.ttl = ep.multicast_ttl if way.group else stack_hop_limit(stack, i, dst, ep.ttl)
     way.tos = ep.tos
     if how != NULL and how.ttl >= 0:
         way.ttl = <uint8_t> how.ttl
     if how != NULL and how.tos >= 0:
         way.tos = <uint8_t> how.tos
-    way.mtu = way.ifc.mtu
+    way.mtu = interface_mtu(way.ifc, address_is_v4(dst))
     if ep.pmtu_discovery < PMTU_PROBE:
         known = path_mtu_recall(&stack.tcp, dst)
         if known and known < way.mtu:
@@ -118,7 +124,8 @@ cdef int choose_way(stack_t *stack, const udp_endpoint_t *ep, const address_t *d
 
 
 cdef bint must_be_whole(const udp_endpoint_t *ep) noexcept nogil:
-    return ep.pmtu_discovery == PMTU_DO or ep.pmtu_discovery == PMTU_PROBE or ep.pmtu_discovery == PMTU_INTERFACE
+    return ep.pmtu_discovery == PMTU_DO or ep.pmtu_discovery == PMTU_PROBE or ep.pmtu_discovery == PMTU_INTERFACE or \
+        ep.dont_fragment
 
 
 cdef int too_large(stack_t *stack, udp_endpoint_t *ep, const endpoint_t *to, uint32_t mtu) noexcept nogil:
@@ -137,9 +144,7 @@ cdef int too_large(stack_t *stack, udp_endpoint_t *ep, const endpoint_t *to, uin
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 cdef uint32_t pseudo_sum(const way_t *way, const address_t *dst, uint8_t protocol, uint32_t length) noexcept nogil:
-    if address_is_v4(dst):
-        return checksum_pseudo_ipv4(address_v4(&way.source), address_v4(dst), protocol, <uint16_t> length)
-    return checksum_pseudo_ipv6(<const uint8_t *> &way.source, <const uint8_t *> dst, protocol, length)
+    return checksum_pseudo(&way.source, dst, protocol, length)
 
 
 cdef void fill_udp(uint8_t *p, const way_t *way, const udp_endpoint_t *ep, const endpoint_t *to, uint32_t n,
@@ -186,7 +191,8 @@ cdef int write_whole(stack_t *stack, udp_endpoint_t *ep, const way_t *way, const
         write_ipv4(out.ip, address_v4(&way.source), address_v4(&to.address), protocol, head + 8 + body, way.tos, way.ttl,
                    0 if df else ip_next_id(&stack.ip, &way.source, &to.address), df)
     else:
-        write_ipv6(out.ip, &way.source, &to.address, protocol, 8 + body, way.tos, way.ttl)
+        write_ipv6(out.ip, &way.source, &to.address, protocol, 8 + body, way.tos, way.ttl,
+                   stack_flow_label(stack, &way.source, &to.address, ep.lport, to.port, protocol))
     interface_commit(&out, stack.tcp.now_ns)
     return CLAIM_OK
 
@@ -214,6 +220,7 @@ cdef int write_cut(stack_t *stack, udp_endpoint_t *ep, const way_t *way, const e
 
 
 cdef int send_out(stack_t *stack, const way_t *way, const endpoint_t *to, outgoing_t *d, bint df, interface_t *ifc) noexcept nogil:
+    d.flow_label = stack_flow_label(stack, &way.source, &to.address, 0, to.port, d.protocol)
     d.src = &way.source
     d.dst = &to.address
     d.next_hop = &way.next_hop
@@ -294,11 +301,13 @@ cdef bint includes_header(const udp_endpoint_t *ep, const endpoint_t *to) noexce
 
 # --- the call ---------------------------------------------------------------------------------------------------------
 
-cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *data, size_t n, const endpoint_t *to,
+cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *data, size_t n, const endpoint_t *where,
                            const send_how_t *how) noexcept nogil:
     cdef way_t way
-    cdef bint v4 = address_is_v4(&to.address), whole
-    cdef uint32_t total = (IPV4_HEADER if v4 else IPV6_HEADER) + (8 if ep.sock.kind == SOCK_UDP else 0)
+    cdef endpoint_t fitted = where[0]
+    cdef const endpoint_t *to = &fitted
+    cdef bint v4, whole
+    cdef uint32_t total
     cdef int r
     if ep.sock.error:
         r = ep.sock.error
@@ -306,6 +315,13 @@ cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *da
         return -r
     if ep.shutdown & 2:
         return -EPIPE
+    r = sock_fit(stack, &ep.sock, &fitted)
+    if r < 0:
+        return r
+    v4 = address_is_v4(&to.address)
+    total = (IPV4_HEADER if v4 else IPV6_HEADER) + (8 if ep.sock.kind == SOCK_UDP else 0)
+    if v4 and ep.sock.kind != SOCK_UDP and ep.sock.flags & SF_V6:
+        return -EINVAL
     if ep.sock.kind == SOCK_RAW and includes_header(ep, to):
         if n < IPV4_HEADER:
             return -EINVAL
@@ -317,7 +333,7 @@ cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *da
         return -EINVAL
     if ep.sock.kind == SOCK_PING and (n < 8 or data[0] != (8 if v4 else 128) or data[1] != 0):
         return -EINVAL
-    r = choose_way(stack, ep, &to.address, how, &way)
+    r = choose_way(stack, ep, to, how, &way)
     if r < 0:
         return r
     whole = must_be_whole(ep) or (ep.sock.kind == SOCK_RAW and includes_header(ep, to))
@@ -333,7 +349,8 @@ cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *da
         return -EAGAIN
     if r == -EINVAL or r == -ENOMEM:
         return r
-    if (way.broadcast or (way.group and ep.multicast_loop)) and not way.ifc.loopback:
+    if (way.broadcast or (way.group and ep.multicast_loop)) and not way.ifc.loopback and (
+            v4 or ipv6_listens(way.ifc, &to.address)):
         # Whoever listens here hears it too (RFC 1112 section 6.1); a full loopback loses it.
         way.mtu = stack.interfaces[stack.interface_count - 1].mtu
         write_datagram(stack, ep, &way, to, data, <uint32_t> n, total, stack.interfaces[stack.interface_count - 1])

@@ -24,6 +24,7 @@ from netstack.demux cimport (
     BIND_BUCKETS, demux_bind, demux_insert, demux_tw_insert, tw_t,
 )
 from netstack.ip.interface cimport interface_add_address, interface_t
+from netstack.ip.ip6_state cimport ip6_restore, ip6_save
 from netstack.ip.route cimport route_add
 from netstack.ip.shared cimport ICMP_LIMIT_PLACES, icmp_limit_t, ip_t
 from netstack.ip.state cimport (
@@ -82,6 +83,7 @@ cdef list tcb_fields():
         ("sock.kind", <char *> &s.sock.kind - base, sizeof(s.sock.kind), False),
         ("sock.flags", <char *> &s.sock.flags - base, sizeof(s.sock.flags), False),
         ("sock.error", <char *> &s.sock.error - base, sizeof(s.sock.error), False),
+        ("sock.device", <char *> &s.sock.device - base, sizeof(s.sock.device), False),
         ("flags", <char *> &s.flags - base, sizeof(s.flags), False),
         ("state", <char *> &s.state - base, sizeof(s.state), False),
         ("snd_wscale", <char *> &s.snd_wscale - base, sizeof(s.snd_wscale), False),
@@ -167,6 +169,7 @@ cdef list tcb_fields():
         ("linger_s", <char *> &s.linger_s - base, sizeof(s.linger_s), False),
         ("user_timeout_ms", <char *> &s.user_timeout_ms - base, sizeof(s.user_timeout_ms), False),
         ("next_hop", <char *> &s.next_hop - base, sizeof(s.next_hop), False),
+        ("flow_label", <char *> &s.flow_label - base, sizeof(s.flow_label), False),
         ("cc_peak", <char *> &s.cc_peak - base, sizeof(s.cc_peak), False),
         ("pace_left", <char *> &s.pace_left - base, sizeof(s.pace_left), False),
         ("pace_at_ns", <char *> &s.pace_at_ns - base, sizeof(s.pace_at_ns), True),
@@ -426,6 +429,8 @@ cdef list datagram_fields():
         ("shutdown", <char *> &s.shutdown - base, sizeof(s.shutdown), False),
         ("ttl", <char *> &s.ttl - base, sizeof(s.ttl), False),
         ("tos", <char *> &s.tos - base, sizeof(s.tos), False),
+        ("sock.device", <char *> &s.sock.device - base, sizeof(s.sock.device), False),
+        ("dont_fragment", <char *> &s.dont_fragment - base, sizeof(s.dont_fragment), False),
         ("rcvbuf", <char *> &s.rcvbuf - base, sizeof(s.rcvbuf), False),
         ("sndbuf", <char *> &s.sndbuf - base, sizeof(s.sndbuf), False),
         ("dropped", <char *> &s.dropped - base, sizeof(s.dropped), False),
@@ -687,8 +692,8 @@ cdef bytes tcp_record(const tcb_t *tcb):
 cdef bytes datagram_record(const udp_endpoint_t *ep):
     cdef list out = [pack(TABLES["datagram"], ep)]
     cdef const datagram_t *d = ep.first
-    cdef uint32_t n = 0
     cdef const membership_t *m = ep.memberships
+    cdef uint32_t n = 0
     while d != NULL:
         out.append(queued_datagram(d))
         n += 1
@@ -747,7 +752,7 @@ cdef dict interface_state(const interface_t *ifc, int64_t now_ns):
         "mac": (<const char *> ifc.mac)[:6].hex(),
         "addresses": [[(<const char *> &ifc.addresses[k])[:16].hex(), ifc.prefix_lengths[k]]
                       for k in range(ifc.address_count)],
-        "state": interface_save(ifc, now_ns).hex(),
+        "state": interface_save(ifc, now_ns).hex(), "ipv6": ip6_save(ifc, now_ns),
     }
 
 
@@ -837,6 +842,7 @@ cdef bytes snapshot_stack(Stack stack):
                       for k in range(c.tcp.fast_open.cache_count)],
             "blackholes": c.tcp.fast_open.blackholes, "since": c.tcp.now_ns - c.tcp.fast_open.blackhole_ns,
         },
+        "ipv6": {"bindv6only": c.bindv6only, "auto_flowlabels": c.auto_flowlabels},
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     parts = [MAGIC, struct.pack("<II", len(text), len(records)), text]
@@ -866,6 +872,7 @@ cdef object restore_interface(stack_t *c, Link link, dict state, int64_t now_ns)
         memcpy(&a, <const char *> raw, 16)
         interface_add_address(ifc, &a, prefix)
     interface_restore(ifc, bytes.fromhex(state["state"]), now_ns)
+    ip6_restore(ifc, state["ipv6"], now_ns)
 
 
 cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict families) except NULL:
@@ -1140,6 +1147,8 @@ cdef Stack restore_stack(object cls, object data, object now_ns, object links):
     except ValueError as e:
         raise SnapshotError(f"limits or fragments of the snapshot cannot be restored: {e}") from e
     restore_path_mtus(c, header["path_mtus"])
+    c.bindv6only = bool(header["ipv6"]["bindv6only"])
+    c.auto_flowlabels = int(header["ipv6"]["auto_flowlabels"]) & 3
     for prefix, length, text, interface in header["routes"]:
         raw = bytes.fromhex(prefix)
         memcpy(&a, <const char *> raw, 16)

@@ -51,3 +51,5 @@ cdef void sock_lend(stack_t *stack, sock_t *sock, uint8_t *data, size_t n) noexc
 cdef size_t sock_lend_taken(stack_t *stack, sock_t *sock) noexcept nogil
 cdef size_t sock_lend_filled(stack_t *stack, sock_t *sock) noexcept nogil    # so far, the loan goes on
 # --- for stack/options and the snapshot
+# Make an address of the caller's one of ours, as sock_connect and sock_sendto do: 0 or -errno.
+cdef int sock_fit(const stack_t *stack, const sock_t *sock, endpoint_t *e) noexcept nogil

@@ -8,17 +8,21 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_t, address_v4
+from netstack.address cimport (
+    address_equal, address_from_v4, address_is_any, address_is_link_local, address_is_multicast6, address_is_v4,
+    address_set_zone, address_t, address_v4, address_zone,
+)
 from netstack.demux cimport (
-    as_tw, demux_bind, demux_find, demux_hash, demux_insert, demux_port_in_use, demux_port_taken, demux_tw_remove,
+    as_tw, demux_bind, demux_find, demux_hash, demux_insert, demux_overlap, demux_port_in_use, demux_port_taken, demux_tw_remove,
     demux_unbind, is_tw,
 )
 from netstack.ip.interface cimport CLAIM_FULL, CLAIM_OK, interface_is_broadcast
 from netstack.sock cimport (
-    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SOCK_PING, SOCK_RAW, SOCK_TCP, SOCK_UDP,
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_V6, SF_V6ONLY, SOCK_PING, SOCK_RAW,
+    SOCK_TCP, SOCK_UDP,
 )
 from netstack.stack.core cimport (
-    stack_is_local, stack_link_mss, stack_new_tcb, stack_register, stack_route, stack_send_planned, stack_settle,
+    stack_flow_label, stack_hop_limit, stack_is_local, stack_link_mss, stack_new_tcb, stack_register, stack_route, stack_send_planned, stack_settle,
     stack_source, stack_tcb_output, stack_unregister,
 )
 from netstack.stack.multicast cimport multicast_leave_all
@@ -46,6 +50,7 @@ from netstack.tcp.tcb cimport (
 from netstack.udp.endpoint cimport (
     PMTU_DONT, arrival_t, endpoint_receive, udp_endpoint_free, udp_endpoint_init, udp_endpoint_t,
 )
+from netstack.wire.ipv6 cimport PROTOCOL_ICMPV6
 
 cdef enum:
     MSG_OOB = 1
@@ -71,7 +76,7 @@ cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **
         if tcb == NULL:
             return -ENOMEM
         out[0] = &tcb.sock
-    elif (type == 2 and protocol in (0, 17, 1)) or (type == 3 and 0 < protocol <= 255):
+    elif (type == 2 and protocol in (0, 17, 1 if family == 2 else PROTOCOL_ICMPV6)) or (type == 3 and 0 < protocol <= 255):
         ep = <udp_endpoint_t *> calloc(1, sizeof(udp_endpoint_t))
         if ep == NULL:
             return -ENOMEM
@@ -79,7 +84,7 @@ cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **
         ep.ttl = stack.ip.config.default_ttl
         if stack.ip.config.no_pmtu_disc:
             ep.pmtu_discovery = PMTU_DONT
-        if protocol == 1:
+        if type == 2 and (protocol == 1 or protocol == PROTOCOL_ICMPV6):
             ep.sock.kind = SOCK_PING
         if type == 3:
             ep.sock.kind = SOCK_RAW
@@ -97,6 +102,10 @@ cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **
         return -EPROTONOSUPPORT
     if family == 10:
         out[0].flags |= SF_V6
+        if stack.bindv6only or out[0].kind == SOCK_PING:       # echo is ICMPv6's there
+            out[0].flags |= SF_V6ONLY
+    else:
+        set_any(out[0])
     return 0
 
 
@@ -107,6 +116,39 @@ cdef void set_local(sock_t *sock, const address_t *a, uint16_t port) noexcept no
     else:
         (<udp_endpoint_t *> sock).local = a[0]
         (<udp_endpoint_t *> sock).lport = port
+
+
+cdef void set_any(sock_t *sock) noexcept nogil:
+    """The unspecified address of the socket's family: what that covers depends on it (`demux`)."""
+    cdef address_t *local = &(<tcb_t *> sock).local if sock.kind == SOCK_TCP else &(<udp_endpoint_t *> sock).local
+    memset(local, 0, sizeof(address_t))
+    if not sock.flags & SF_V6:
+        address_from_v4(local, 0)
+
+
+cdef int fit_address(const stack_t *stack, const sock_t *sock, endpoint_t *e) noexcept nogil:
+    """Make an address of the caller's one of ours: the right family, and of a link-local one the link.
+
+    A link-local address without a zone is of the interface the socket is bound to, or of the only one there is; Linux
+    asks for the zone even then. 0, -EAFNOSUPPORT, -ENETUNREACH (IPv4 at an IPV6_V6ONLY socket), -EINVAL (which link?).
+    """
+    cdef uint32_t zone = e.scope
+    if address_is_v4(&e.address):
+        return -ENETUNREACH if sock.flags & SF_V6ONLY else 0
+    if not sock.flags & SF_V6:
+        return -EAFNOSUPPORT
+    if not address_is_link_local(&e.address):
+        return 0
+    if address_zone(&e.address):
+        zone = address_zone(&e.address)
+    if zone == 0:
+        zone = sock.device
+    if zone == 0 and stack.interface_count == 2:
+        zone = 1
+    if zone == 0 or zone >= stack.interface_count or (sock.device and zone != sock.device):
+        return -EINVAL
+    address_set_zone(&e.address, zone)
+    return 0
 
 
 cdef uint16_t local_port(const sock_t *sock) noexcept nogil:
@@ -124,29 +166,33 @@ cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) no
 
 
 cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexcept nogil:
-    cdef uint16_t port = local.port
+    cdef endpoint_t e = local[0]
+    cdef int r
     if sock.kind == SOCK_RAW:
-        if not address_is_any(&local.address) and not stack_is_local(stack, &local.address) and \
-                not is_broadcast(stack, &local.address):
+        r = fit_address(stack, sock, &e)
+        if r < 0:
+            return -EINVAL if r == -ENETUNREACH else r
+        if not address_is_any(&e.address) and not stack_is_local(stack, &e.address) and \
+                not is_broadcast(stack, &e.address):
             return -EADDRNOTAVAIL
-        (<udp_endpoint_t *> sock).local = local.address
+        (<udp_endpoint_t *> sock).local = e.address
         return 0
     if local_port(sock) or (sock.kind == SOCK_TCP and (<tcb_t *> sock).state != CLOSED):
         return -EINVAL
-    if not address_is_any(&local.address) and not stack_is_local(stack, &local.address) and \
-            not (sock.kind == SOCK_UDP and is_broadcast(stack, &local.address)):
+    r = fit_address(stack, sock, &e)
+    if r < 0:
+        return -EINVAL if r == -ENETUNREACH else r     # as Linux: IPv4 at an IPV6_V6ONLY socket
+    if not address_is_any(&e.address) and not stack_is_local(stack, &e.address) and \
+            not (sock.kind == SOCK_UDP and is_broadcast(stack, &e.address)):
         return -EADDRNOTAVAIL
-    if port == 0:
-        port = free_port(stack, sock, &local.address)
-        if port == 0:
+    if e.port == 0:
+        e.port = free_port(stack, sock, &e.address)
+        if e.port == 0:
             return -EADDRINUSE
-    elif demux_port_taken(&stack.demux, sock, &local.address, port) or (
-            sock.kind == SOCK_TCP and
-            demux_port_in_use(&stack.demux, &local.address, port, sock.flags & SF_REUSEADDR != 0)):
+    elif demux_port_taken(&stack.demux, sock, &e.address, e.port) or (
+            sock.kind == SOCK_TCP and demux_port_in_use(&stack.demux, sock, &e.address, e.port)):
         return -EADDRINUSE
-    set_local(sock, &local.address, port)
-    if sock.kind == SOCK_TCP and address_is_any(&local.address):
-        address_from_v4(&(<tcb_t *> sock).local, 0)
+    set_local(sock, &e.address, e.port)
     demux_bind(&stack.demux, sock)
     return 0
 
@@ -184,12 +230,12 @@ cdef int sock_local(stack_t *stack, sock_t *sock, endpoint_t *out) noexcept nogi
     else:
         out.address = (<udp_endpoint_t *> sock).local
         out.port = (<udp_endpoint_t *> sock).lport
-    if out.address.hi == 0 and out.address.lo == 0:
-        address_from_v4(&out.address, 0)
+    out.scope = 0
     return 0
 
 
 cdef int sock_remote(stack_t *stack, sock_t *sock, endpoint_t *out) noexcept nogil:
+    out.scope = 0
     if sock.kind == SOCK_TCP:
         # As Linux, accept() tells the name of a Fast Open that was reset meanwhile.
         if (<tcb_t *> sock).state <= SYN_SENT and not ((<tcb_t *> sock).state == CLOSED and
@@ -209,13 +255,22 @@ cdef int sock_remote(stack_t *stack, sock_t *sock, endpoint_t *out) noexcept nog
 
 cdef int sock_connect(stack_t *stack, sock_t *sock, const endpoint_t *remote) noexcept nogil:
     cdef endpoint_t to = remote[0]
-    if address_is_any(&to.address):
-        address_from_v4(&to.address, 0)
-        (<uint8_t *> &to.address)[12] = 127            # as Linux: the unspecified address is this host
-        (<uint8_t *> &to.address)[15] = 1
+    cdef int r = fit_address(stack, sock, &to)
+    if r < 0:
+        return r
+    any_is_us(&to.address)
     if sock.kind == SOCK_TCP:
         return connect_tcp(stack, <tcb_t *> sock, &to, False, NULL, 0, NULL)
     return connect_datagram(stack, <udp_endpoint_t *> sock, &to)
+
+
+cdef void any_is_us(address_t *a) noexcept nogil:
+    """As Linux: the unspecified address as a destination is this host."""
+    if not address_is_any(a):
+        return
+    if address_is_v4(a):
+        (<uint8_t *> a)[12] = 127
+    (<uint8_t *> a)[15] = 1
 
 
 cdef int connect_datagram(stack_t *stack, udp_endpoint_t *ep, const endpoint_t *to) noexcept nogil:
@@ -223,6 +278,8 @@ cdef int connect_datagram(stack_t *stack, udp_endpoint_t *ep, const endpoint_t *
     cdef int i = stack_route(stack, &to.address, &next_hop)
     if i < 0 or not stack_source(stack, i, &to.address, &source):
         return -ENETUNREACH
+    if not address_is_any(&ep.local) and address_is_v4(&ep.local) != address_is_v4(&to.address):
+        return -EINVAL
     if ep.lport == 0:
         ep.lport = free_port(stack, &ep.sock, &source)
         if ep.lport == 0:
@@ -269,6 +326,8 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to, bint fast
     i = stack_route(stack, &to.address, &tcb.next_hop)
     if i < 0 or not stack_source(stack, i, &to.address, &source):
         return -ENETUNREACH
+    if not address_is_any(&tcb.local) and address_is_v4(&tcb.local) != address_is_v4(&to.address):
+        return -EINVAL
     tcb.route_interface = <uint8_t> i
     tcb.remote = to.address
     tcb.rport = to.port
@@ -284,6 +343,8 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to, bint fast
     if demux_insert(&stack.demux, tcb) != 0:
         return -ENOMEM
     demux_bind(&stack.demux, &tcb.sock)
+    tcb.ttl = stack_hop_limit(stack, i, &tcb.remote, tcb.ttl)
+    tcb.flow_label = stack_flow_label(stack, &tcb.local, &tcb.remote, tcb.lport, tcb.rport, 6)
     connection_open(tcb, stack_link_mss(stack, tcb))
     if raise_isn:
         connection_raise_isn(tcb, last)
@@ -374,10 +435,10 @@ cdef int sock_listen(stack_t *stack, sock_t *sock, int backlog) noexcept nogil:
     if tcb.state != CLOSED and tcb.state != LISTEN:
         return -EINVAL
     if tcb.lport == 0:
+        set_any(sock)
         tcb.lport = free_port(stack, sock, &tcb.local)
         if tcb.lport == 0:
             return -EADDRINUSE
-        address_from_v4(&tcb.local, 0)
         demux_bind(&stack.demux, sock)
     elif tcb.state == CLOSED and listener_there(stack, tcb):
         return -EADDRINUSE
@@ -400,7 +461,7 @@ cdef bint listener_there(stack_t *stack, tcb_t *tcb) noexcept nogil:
     for i in range(stack.sock_count):
         other = <tcb_t *> stack.socks[i]
         if other.sock.kind == SOCK_TCP and other != tcb and other.state == LISTEN and other.lport == tcb.lport and \
-                (address_equal(&other.local, &tcb.local) or address_is_any(&other.local) or address_is_any(&tcb.local)):
+                demux_overlap(&tcb.sock, &tcb.local, &other.sock):
             return True
     return False
 
@@ -510,8 +571,6 @@ cdef ssize_t sock_sendto(stack_t *stack, sock_t *sock, const uint8_t *data, size
                          const endpoint_t *to) noexcept nogil:
     if sock.kind == SOCK_TCP:
         return send_tcp(stack, <tcb_t *> sock, data, n, flags, to)
-    if not address_is_v4(&to.address):
-        return -ENETUNREACH                            # datagrams are IPv4's
     return datagram_send(stack, <udp_endpoint_t *> sock, data, n, to, NULL)
 
 
@@ -525,10 +584,16 @@ cdef ssize_t sock_sendmsg(stack_t *stack, sock_t *sock, const uint8_t *data, siz
             return -EDESTADDRREQ
         peer.address = (<udp_endpoint_t *> sock).remote
         peer.port = (<udp_endpoint_t *> sock).rport
+        peer.scope = 0
         to = &peer
-    if not address_is_v4(&to.address):
-        return -ENETUNREACH
     return datagram_send(stack, <udp_endpoint_t *> sock, data, n, to, how)
+
+
+cdef int sock_fit(const stack_t *stack, const sock_t *sock, endpoint_t *e) noexcept nogil:
+    cdef int r = fit_address(stack, sock, e)
+    if r == 0:
+        any_is_us(&e.address)
+    return r
 
 
 # --- receiving --------------------------------------------------------------------------------------------------------

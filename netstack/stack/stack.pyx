@@ -11,7 +11,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, strerror
 
-from netstack.address cimport address_equal, address_format, address_is_any, address_parse, address_t, endpoint_t
+from netstack.address cimport (
+    address_equal, address_format, address_is_any, address_parse, address_set_zone, address_t, endpoint_parse, endpoint_t,
+    endpoint_tuple,
+)
 from netstack.clock cimport NEVER
 from netstack.counters cimport counters_as_dict
 from netstack.demux cimport slot_t
@@ -26,8 +29,8 @@ from netstack.link.link cimport Link, MEDIA_ETHERNET
 from netstack.link.queue cimport QueueLink, queue_link_push
 from netstack.sock cimport SF_ORPHAN, SF_V6, SOCK_TCP
 from netstack.stack.core cimport (
-    stack_add_interface, stack_advance, stack_destroy, stack_init, stack_next_deadline, stack_next_event, stack_process,
-    stack_set_now, stack_settle,
+    stack_add_address, stack_add_interface, stack_advance, stack_destroy, stack_init, stack_next_deadline, stack_next_event, stack_process,
+    stack_route, stack_set_now, stack_settle, stack_source,
 )
 from netstack.stack.options cimport sysctl_get, sysctl_set
 from netstack.stack.report cimport (
@@ -71,27 +74,6 @@ def parse_mac(text):
     if len(mac) != 6 or mac[0] & 1:
         raise ConfigError(f"mac {text!r}: six bytes in hexadecimal with colons, no multicast address")
     return mac
-
-
-cdef int parse_endpoint(object address, endpoint_t *out) except -1:
-    """``(host, port, ...)`` with a literal host; ``""`` is the unspecified address."""
-    host, port = address[0], address[1]
-    if not 0 <= port <= 65535:
-        raise OverflowError("port must be 0-65535.")
-    address_parse(host if host else "0.0.0.0", &out.address)
-    out.port = port
-    return 0
-
-
-cdef object endpoint_tuple(const endpoint_t *e, int family):
-    text = address_format(&e.address)
-    if family == 10:
-        if address_is_any(&e.address):
-            text = "::"
-        elif "." in text:
-            text = "::ffff:" + text
-        return text, e.port, 0, 0
-    return text, e.port
 
 
 cdef void drain_events(Stack stack) noexcept:
@@ -221,15 +203,16 @@ cdef class Stack:
             if self.config.acd and net.version == 4:
                 r = acd_begin(ifc, &a, prefix)
             else:
-                r = interface_add_address(ifc, &a, prefix)
+                r = stack_add_address(self.c, ifc, &a, prefix)
             if r < 0:
                 raise ConfigError(f"address {text}: {strerror(-r).decode()}")
-            if prefix < 128:
+            if prefix < 128 and not net.ip.is_link_local or net.version == 4 and prefix < 128:
                 address_parse(net.network.network_address, &a)
                 address_parse("0.0.0.0", &gateway)
                 route_add(&self.c.routes, &a, prefix, &gateway, index)
         if settings.gateway is not None:
             address_parse(settings.gateway, &gateway)
+            address_set_zone(&gateway, index + 1)
             address_parse("0.0.0.0" if "." in settings.gateway else "::", &a)
             route_add(&self.c.routes, &a, 96 if "." in settings.gateway else 0, &gateway, index)
         elif link.link.media != MEDIA_ETHERNET:
@@ -238,7 +221,7 @@ cdef class Stack:
                 route_add(&self.c.routes, &a, 96 if text == "0.0.0.0" else 0, &a, index)
 
     def add_loopback(self):
-        """127.0.0.0/8 and our own addresses are delivered inside (called last while the stack is made)."""
+        """127.0.0.0/8, ::1 and our own addresses are delivered inside (called last while the stack is made)."""
         cdef Link link = QueueLink(mtu=65535, media="ip", loop=True)
         cdef interface_t *ifc = stack_add_interface(self.c, &link.link)
         cdef address_t a
@@ -248,6 +231,8 @@ cdef class Stack:
         ifc.loopback = 1
         address_parse("127.0.0.1", &a)
         interface_add_address(ifc, &a, 104)
+        address_parse("::1", &a)
+        interface_add_address(ifc, &a, 128)
 
     # --- frames and time ---------------------------------------------------------------------------------------------
 
@@ -522,6 +507,42 @@ cdef class Stack:
                     state, (<const uint8_t *> acd.trials[k].mac)[:6].hex(":") if state == "conflict" else None)
         return out
 
+    @property
+    def tentative(self):
+        """IPv6 addresses that may still turn out to be another station's, as text; they cannot be used yet."""
+        cdef uint32_t i, k
+        out = []
+        for i in range(self.c.interface_count):
+            ifc = self.c.interfaces[i]
+            if ifc.ip6 != NULL:
+                for k in range(ifc.ip6.trial_count):
+                    out.append(address_format(&ifc.ip6.trial[k].address))
+                if ifc.ip6.running and not ifc.ip6.started:
+                    out.append(f"fe80::%{i + 1}")      # chosen with the first advance
+        return out
+
+    @property
+    def name_servers(self):
+        """Name servers that routers have announced (RFC 8106), as text."""
+        cdef uint32_t i, k
+        out = []
+        for i in range(self.c.interface_count):
+            ifc = self.c.interfaces[i]
+            if ifc.ip6 != NULL:
+                for k in range(ifc.ip6.server_count):
+                    out.append(address_format(&ifc.ip6.servers[k].address))
+        return out
+
+    def source_address(self, destination):
+        """The address packets to a literal address leave from (RFC 6724), as text; None: no route, or none fits."""
+        cdef address_t dst, hop, source
+        cdef int i
+        address_parse(destination, &dst)
+        i = stack_route(self.c, &dst, &hop)
+        if i < 0 or not stack_source(self.c, i, &dst, &source):
+            return None
+        return address_format(&source)
+
     def snapshot(self):
         """All state of connections, listeners, datagram sockets, neighbours and the stack itself, in a versioned form."""
         return snapshot_stack(self)
@@ -596,7 +617,7 @@ cdef class StackSocket:
     def bind(self, address):
         cdef endpoint_t e
         cdef int r
-        parse_endpoint(address, &e)
+        endpoint_parse(address, address[0], self.family, &e)
         r = sock_bind(self.stack.c, self.live(), &e)
         if r < 0:
             raise fail(r)
@@ -610,7 +631,7 @@ cdef class StackSocket:
         """0, or an errno number: EINPROGRESS while the handshake is under way."""
         cdef endpoint_t e
         cdef int r
-        parse_endpoint(address, &e)
+        endpoint_parse(address, address[0], self.family, &e)
         r = sock_connect(self.stack.c, self.live(), &e)
         drain_events(self.stack)
         return -r
@@ -642,7 +663,7 @@ cdef class StackSocket:
         cdef const uint8_t[::1] view = data
         cdef endpoint_t e
         cdef ssize_t r
-        parse_endpoint(address, &e)
+        endpoint_parse(address, address[0], self.family, &e)
         r = sock_sendto(self.stack.c, self.live(), &view[0] if len(view) else NULL, len(view), flags, &e)
         drain_events(self.stack)
         if r < 0:
@@ -691,7 +712,7 @@ cdef class StackSocket:
         cdef ssize_t r
         set_how(&how, ancillary)
         if address is not None:
-            parse_endpoint(address, &e)
+            endpoint_parse(address, address[0], self.family, &e)
         r = sock_sendmsg(self.stack.c, self.live(), &view[0] if len(view) else NULL, len(view),
                          &e if address is not None else NULL, &how)
         drain_events(self.stack)

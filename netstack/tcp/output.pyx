@@ -4,7 +4,6 @@ from libc.errno cimport ECONNABORTED, ETIMEDOUT
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from netstack.address cimport address_is_v4, address_t, address_v4
 from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.tcp.accounting cimport account_timeout, count_segment_out
 from netstack.sock cimport EVENT_OUT, SF_ORPHAN, sock_event
@@ -36,7 +35,7 @@ from netstack.tcp.tcb cimport (
 )
 from netstack.tcp.timers cimport timer_update
 from netstack.wire.checksum cimport (
-    checksum_combine, checksum_finish, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
+    checksum_combine, checksum_finish, checksum_partial, checksum_pseudo,
 )
 from netstack.wire.byte_order cimport store_be16, store_native16
 from netstack.wire.tcp cimport ACCECN_FIELDS, NO_ACCECN, NO_FASTOPEN, tcp_options_length, write_tcp, write_tcp_options
@@ -400,12 +399,6 @@ cdef bint next_segment(tcb_t *tcb, uint32_t fresh, plan_t *plan) noexcept nogil:
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
-cdef inline uint32_t pseudo_sum(const address_t *src, const address_t *dst, uint32_t length) noexcept nogil:
-    if address_is_v4(src):
-        return checksum_pseudo_ipv4(address_v4(src), address_v4(dst), 6, <uint16_t> length)
-    return checksum_pseudo_ipv6(<const uint8_t *> src, <const uint8_t *> dst, 6, length)
-
-
 cdef void write_urgent(tcb_t *tcb, const plan_t *plan, uint8_t *head) noexcept nogil:
     """URG and the pointer to the byte after the urgent data (RFC 6093 section 3.1), at most 65,535 ahead."""
     cdef uint32_t distance = tcb.snd_up - plan.seq
@@ -427,7 +420,7 @@ cdef void write_header(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint32_t p
     if tcb.modes & TM_URGENT:
         write_urgent(tcb, plan, head)
     total = checksum_combine(payload_sum, checksum_partial(head, plan.header_length), 0)
-    total = checksum_combine(total, pseudo_sum(&tcb.local, &tcb.remote, plan.header_length + plan.length), 0)
+    total = checksum_combine(total, checksum_pseudo(&tcb.local, &tcb.remote, 6, plan.header_length + plan.length), 0)
     store_native16(head + 16, checksum_finish(total))
 
 
@@ -483,7 +476,7 @@ cdef uint32_t write_bare(const bare_t *b, uint8_t *head) noexcept nogil:
     write_tcp(head, b.sport, b.dport, b.seq, b.ack, <uint8_t> n, b.flags, b.wnd)
     write_tcp_options(head + 20, &options)
     store_native16(head + 16, checksum_finish(
-        checksum_combine(checksum_partial(head, n), pseudo_sum(&b.src, &b.dst, n), 0)))
+        checksum_combine(checksum_partial(head, n), checksum_pseudo(&b.src, &b.dst, 6, n), 0)))
     return n
 
 

@@ -522,6 +522,7 @@ cdef struct tcb_t:
     uint32_t linger_s
     uint32_t user_timeout_ms
     address_t next_hop
+    uint32_t flow_label          # of its IPv6 packets (RFC 6437)
     uint16_t modes               # TM_*
     uint32_t snd_up              # SND.UP: one past the last urgent byte
     uint32_t burst_seq           # where the run of segments that leave together begins; see PSH

@@ -11,7 +11,8 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+EXTENSION_HEADERS = (0, 43, 60)        # whose second byte is a length (RFC 8200 section 4)
 FLAG_LETTERS = "FSRPAUECN"             # bit 0 first (RFC 9293 section 3.1, RFC 3168); N: AE, once the nonce (RFC 9768)
 _FLAG_ORDER = "SFRPAUECN"              # how they are written: "SA", "FA", "PA"
 _PSEUDO_V6 = struct.Struct("!16s16sI3xB")
@@ -70,6 +71,8 @@ class Packet:
         TCP options (RFC 9293, 7323, 2018). `sack` is a tuple of (start, end), `timestamp` is (value, echo).
     options : bytes
         The TCP options as they were.
+    flow_label : int
+        Of IPv6; `tos` and `ttl` are its traffic class and hop limit there. `protocol` is that behind extension headers.
     ip_ok, checksum_ok : bool
         Whether the IP header's and the transport's checksum are right.
     """
@@ -83,6 +86,7 @@ class Packet:
     protocol: int = 0
     ttl: int = 0
     tos: int = 0
+    flow_label: int = 0
     identification: int = 0
     dont_fragment: bool = False
     ip_ok: bool = True
@@ -140,7 +144,7 @@ class Packet:
                     f"ack {self.ack} win {self.window} len {len(self.payload)}{extra}")
         if self.protocol == UDP and self.sport is not None:
             return f"{where}:{self.sport} > {self.dst}:{self.dport} udp {len(self.payload)}"
-        if self.protocol == ICMP and self.icmp_type is not None:
+        if self.protocol in (ICMP, ICMPV6) and self.icmp_type is not None:
             return f"{where} > {self.dst} icmp {self.icmp_type}/{self.icmp_code} {len(self.payload)}"
         return f"{where} > {self.dst} protocol {self.protocol} {len(self.payload)}"
 
@@ -187,9 +191,12 @@ def _transport(protocol: int, data: bytes, pseudo: bytes) -> dict[str, Any]:
     if protocol == UDP and len(data) >= 8:
         sport, dport, length, given = struct.unpack_from("!HHHH", data)
         return dict(sport=sport, dport=dport, payload=data[8:],
-                    checksum_ok=length == len(data) and (given == 0 or checksum(pseudo + data) == 0))
+                    checksum_ok=length == len(data) and (
+                        given == 0 and len(pseudo) == 12 or checksum(pseudo + data) == 0))   # IPv6 asks for one
     if protocol == ICMP and len(data) >= 4:
         return dict(icmp_type=data[0], icmp_code=data[1], payload=data[4:], checksum_ok=checksum(data) == 0)
+    if protocol == ICMPV6 and len(data) >= 4:
+        return dict(icmp_type=data[0], icmp_code=data[1], payload=data[4:], checksum_ok=checksum(pseudo + data) == 0)
     return dict(payload=data)
 
 
@@ -221,11 +228,13 @@ def parse_packet(data: bytes, t_ns: int = 0, direction: str = "") -> Packet:
         if 40 + length > len(data):
             raise ValueError(f"IPv6 payload of {length} in a frame of {len(data)} bytes")
         body = data[40:40 + length]
-        pseudo = _PSEUDO_V6.pack(data[8:24], data[24:40], length, protocol)
+        while protocol in EXTENSION_HEADERS and len(body) >= 8:
+            protocol, body = body[0], body[8 + 8 * body[1]:]
+        pseudo = _PSEUDO_V6.pack(data[8:24], data[24:40], len(body), protocol)
         fields = dict(
             version=6, src=str(ipaddress.IPv6Address(data[8:24])),
             dst=str(ipaddress.IPv6Address(data[24:40])),
-            protocol=protocol, ttl=ttl, tos=first >> 20 & 0xFF,
+            protocol=protocol, ttl=ttl, tos=first >> 20 & 0xFF, flow_label=first & 0xFFFFF,
         )
     else:
         raise ValueError(f"no IP packet: {data[:40].hex()}")
@@ -247,7 +256,20 @@ def build_ipv4(src: str, dst: str, protocol: int, body: bytes, *, ttl: int = 64,
     return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + body
 
 
+def build_ipv6(src: str, dst: str, protocol: int, body: bytes, *, ttl: int = 64, tos: int = 0,
+               flow_label: int = 0) -> bytes:
+    """An IPv6 packet; ``protocol`` is what the body begins with."""
+    return struct.pack("!IHBB", 6 << 28 | tos << 20 | flow_label, len(body), protocol, ttl) + \
+        ipaddress.IPv6Address(src).packed + ipaddress.IPv6Address(dst).packed + body
+
+
+def _build_ip(src: str, dst: str, protocol: int, body: bytes, **ip: Any) -> bytes:
+    return (build_ipv6 if ":" in src else build_ipv4)(src, dst, protocol, body, **ip)
+
+
 def _pseudo(src: str, dst: str, protocol: int, length: int) -> bytes:
+    if ":" in src:
+        return _PSEUDO_V6.pack(ipaddress.IPv6Address(src).packed, ipaddress.IPv6Address(dst).packed, length, protocol)
     return (ipaddress.IPv4Address(src).packed + ipaddress.IPv4Address(dst).packed
             + struct.pack("!xBH", protocol, length))
 
@@ -258,11 +280,11 @@ def build_tcp(src: str, dst: str, sport: int, dport: int, flags: str | int = "A"
               sack: tuple[tuple[int, int], ...] = (), timestamp: tuple[int, int] | None = None,
               accecn: tuple[int, ...] | None = None, accecn_order: int = 1, options: bytes = b"", urgent: int = 0,
               **ip: Any) -> bytes:
-    """An IPv4 packet with a TCP segment, both checksums right.
+    """A packet with a TCP segment, its checksums right; of IPv6 where the addresses are.
 
     ``accecn``: counters of an AccECN option as they go on the wire. ``options`` are raw bytes behind the named
     ones; all together are padded to 4 bytes. Further keywords go
-    to `build_ipv4`.
+    to `build_ipv4` or `build_ipv6`.
     """
     out = b""
     if mss is not None:
@@ -282,20 +304,23 @@ def build_tcp(src: str, dst: str, sport: int, dport: int, flags: str | int = "A"
     segment = struct.pack("!HHIIHHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF,
                           (20 + len(out)) << 10 | flag_bits(flags), window, 0, urgent) + out + payload
     total = checksum(_pseudo(src, dst, TCP, len(segment)) + segment)
-    return build_ipv4(src, dst, TCP, segment[:16] + total.to_bytes(2, "big") + segment[18:], **ip)
+    return _build_ip(src, dst, TCP, segment[:16] + total.to_bytes(2, "big") + segment[18:], **ip)
 
 
 def build_udp(src: str, dst: str, sport: int, dport: int, payload: bytes = b"", **ip: Any) -> bytes:
-    """An IPv4 packet with a UDP datagram, both checksums right."""
+    """A packet with a UDP datagram, its checksums right; of IPv6 where the addresses are."""
     head = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0)
     total = checksum(_pseudo(src, dst, UDP, 8 + len(payload)) + head + payload) or 0xFFFF
-    return build_ipv4(src, dst, UDP, head[:6] + total.to_bytes(2, "big") + payload, **ip)
+    return _build_ip(src, dst, UDP, head[:6] + total.to_bytes(2, "big") + payload, **ip)
 
 
 def build_icmp(src: str, dst: str, kind: int, code: int = 0, rest: bytes = bytes(4), payload: bytes = b"",
                **ip: Any) -> bytes:
-    """An IPv4 packet with an ICMP message; ``rest`` are the 4 bytes behind the checksum (RFC 792)."""
+    """A packet with an ICMP message; ``rest`` are the 4 bytes behind the checksum (RFC 792, 4443)."""
     body = bytes((kind, code, 0, 0)) + rest + payload
+    if ":" in src:
+        total = checksum(_pseudo(src, dst, ICMPV6, len(body)) + body)
+        return build_ipv6(src, dst, ICMPV6, body[:2] + total.to_bytes(2, "big") + body[4:], **ip)
     return build_ipv4(src, dst, ICMP, body[:2] + checksum(body).to_bytes(2, "big") + body[4:], **ip)
 
 

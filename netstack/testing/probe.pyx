@@ -39,7 +39,7 @@ from netstack.wire.udp cimport UDP_HEADER, parse_udp, udp_partial, udp_t
 
 from netstack.counters import DropReason
 
-STATES = ("free", "incomplete", "reachable", "stale", "probe", "failed")
+STATES = ("free", "incomplete", "reachable", "stale", "probe", "failed", "delay")
 
 
 class Packet(NamedTuple):
@@ -72,10 +72,12 @@ class Message(NamedTuple):
 
 cdef tuple split_prefix(str text):
     address, _, length = text.partition("/")
+    if ":" in address:
+        return address, int(length) if length else 128
     return address, (int(length) if length else 32) + 96
 
 
-cdef void note_unreachable(void *context, const uint8_t *packet, uint32_t length) noexcept nogil:
+cdef void note_unreachable(void *context, interface_t *ifc, const uint8_t *packet, uint32_t length) noexcept nogil:
     with gil:
         (<InterfaceProbe> context).unreachable.append(packet[:length])
 
@@ -383,7 +385,7 @@ cdef class UdpProbe:
         payload = <uint8_t *> malloc(udp.length - UDP_HEADER if udp.length > UDP_HEADER else 1)
         memcpy(payload, <const uint8_t *> <char *> datagram + UDP_HEADER, udp.length - UDP_HEADER)
         reason = udp_deliver(&self.ep, &self.events, &s, udp.sport, payload, udp.length - UDP_HEADER,
-                             udp_partial(&udp, address_v4(&s), address_v4(&d)), NULL)
+                             udp_partial(&udp, &s, &d), NULL)
         free(payload)
         return DropReason(reason)
 

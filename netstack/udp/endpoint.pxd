@@ -95,6 +95,7 @@ cdef struct udp_endpoint_t:
     uint16_t big_length          # the last large datagram that went out: total length, where to and when (RFC 5927 section 7.3)
     address_t big_dst
     int64_t big_ns
+    uint8_t dont_fragment        # IPV6_DONTFRAG: EMSGSIZE instead of fragments
     uint32_t rcvbuf              # limit, bytes, bookkeeping included
     uint32_t sndbuf
     uint32_t queued_bytes

@@ -150,6 +150,7 @@ cdef ssize_t endpoint_receive(udp_endpoint_t *ep, uint8_t *buf, size_t n, endpoi
     if src != NULL:
         src.address = d.src
         src.port = d.sport
+        src.scope = 0
     if how != NULL:
         how[0] = d.how
     if peek:

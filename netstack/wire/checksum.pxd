@@ -8,6 +8,8 @@ native-endian word to be stored as it is (``store_native16``).
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from netstack.address cimport address_is_link_local, address_is_v4, address_set_zone, address_t, address_v4
+
 
 cdef extern from "netstack/inet_checksum.h" nogil:
     enum:
@@ -43,3 +45,18 @@ cdef extern from "netstack/inet_checksum.h" nogil:
     # dispatch, per extension module
     int checksum_select(int level)
     int checksum_level()
+
+
+cdef inline uint32_t checksum_pseudo(const address_t *src, const address_t *dst, uint8_t protocol,
+                                     uint32_t length) noexcept nogil:
+    """The pseudo header of either version; interface numbers in link-local addresses are left out."""
+    cdef address_t wire[2]
+    if address_is_v4(src):
+        return checksum_pseudo_ipv4(address_v4(src), address_v4(dst), protocol, <uint16_t> length)
+    if address_is_link_local(src) or address_is_link_local(dst):
+        wire[0] = src[0]
+        wire[1] = dst[0]
+        address_set_zone(&wire[0], 0)
+        address_set_zone(&wire[1], 0)
+        return checksum_pseudo_ipv6(<const uint8_t *> &wire[0], <const uint8_t *> &wire[1], protocol, length)
+    return checksum_pseudo_ipv6(<const uint8_t *> src, <const uint8_t *> dst, protocol, length)

@@ -2,9 +2,10 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from netstack.address cimport address_t
 from netstack.counters cimport DropReason, DROP_NONE, DROP_UDP_LENGTH
 from netstack.wire.byte_order cimport load_be16, load_native16, store_be16, store_native16
-from netstack.wire.checksum cimport checksum_finish, checksum_partial, checksum_pseudo_ipv4
+from netstack.wire.checksum cimport checksum_finish, checksum_partial, checksum_pseudo
 
 cdef enum:
     UDP_HEADER = 8               # bytes
@@ -35,14 +36,15 @@ cdef inline DropReason parse_udp(const uint8_t *p, uint32_t available, udp_t *ou
     return DROP_NONE
 
 
-cdef inline int64_t udp_partial(const udp_t *udp, uint32_t src_be, uint32_t dst_be) noexcept nogil:
-    """The sum `udp_deliver` starts from: pseudo header and UDP header; -1 when the sender made no checksum."""
+cdef inline int64_t udp_partial(const udp_t *udp, const address_t *src, const address_t *dst) noexcept nogil:
+    """The sum `udp_deliver` starts from: pseudo header and UDP header; -1 when the sender made no checksum, which over
+    IPv6 is for the caller to drop (RFC 8200 section 8.1)."""
     if not udp.has_checksum:
         return -1
-    return <int64_t> (<uint64_t> checksum_pseudo_ipv4(src_be, dst_be, 17, udp.length) + udp.header_sum)
+    return <int64_t> (<uint64_t> checksum_pseudo(src, dst, 17, udp.length) + udp.header_sum)
 
 
-cdef inline void write_udp(uint8_t *p, uint32_t src_be, uint32_t dst_be, uint16_t sport, uint16_t dport,
+cdef inline void write_udp(uint8_t *p, const address_t *src, const address_t *dst, uint16_t sport, uint16_t dport,
                            uint32_t payload_length, uint32_t payload_sum) noexcept nogil:
     """Write 8 bytes with the checksum; ports in host order, payload_sum the partial sum of the payload.
 
@@ -54,6 +56,6 @@ cdef inline void write_udp(uint8_t *p, uint32_t src_be, uint32_t dst_be, uint16_
     store_be16(p + 2, dport)
     store_be16(p + 4, length)
     store_native16(p + 6, 0)
-    check = checksum_finish(<uint64_t> checksum_pseudo_ipv4(src_be, dst_be, 17, length)
+    check = checksum_finish(<uint64_t> checksum_pseudo(src, dst, 17, length)
                             + checksum_partial(p, UDP_HEADER) + payload_sum)
     store_native16(p + 6, check if check != 0 else 0xffff)

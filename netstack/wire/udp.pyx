@@ -1,12 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """UDP datagrams as Python sees them: for tests, fuzzers, tools. The packet path uses the .pxd."""
 
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from netstack.address cimport address_is_v4, address_parse, address_t
 from netstack.counters cimport DropReason, DROP_UDP_CHECKSUM
 from netstack.errors import PacketError
-from netstack.wire.byte_order cimport load_native32
 from netstack.wire.checksum cimport checksum_fold
 
 
@@ -20,15 +19,23 @@ class Udp(NamedTuple):
     payload: bytes
 
 
+cdef int parse_addresses(src, dst, address_t *s, address_t *d) except -1:
+    address_parse(src, s)
+    address_parse(dst, d)
+    if address_is_v4(s) != address_is_v4(d):
+        raise ValueError(f"{src} and {dst} are of two versions")
+    return 0
+
+
 def parse(bytes data not None, src, dst):
-    """Read a datagram (the payload of an IPv4 packet) and verify its checksum if it has one.
+    """Read a datagram (the payload of an IP packet) and verify its checksum if it has one.
 
     Parameters
     ----------
     data : bytes
         Bytes behind the length field's end are ignored.
     src, dst : str
-        The packet's IPv4 addresses, which the checksum covers.
+        The packet's addresses, which the checksum covers.
 
     Returns
     -------
@@ -37,17 +44,19 @@ def parse(bytes data not None, src, dst):
     Raises
     ------
     netstack.errors.PacketError
-        A length below 8 or beyond the data, or a wrong checksum.
+        A length below 8 or beyond the data, or a wrong checksum; over IPv6 also no checksum.
     """
     cdef udp_t u
     cdef const uint8_t *p = <const uint8_t *> <char *> data
-    cdef bytes s = IPv4Address(src).packed
-    cdef bytes d = IPv4Address(dst).packed
+    cdef address_t s, d
     cdef int64_t partial
     cdef DropReason reason = parse_udp(p, <uint32_t> len(data), &u)
+    parse_addresses(src, dst, &s, &d)
     if reason != DROP_NONE:
         raise PacketError(reason)
-    partial = udp_partial(&u, load_native32(<char *> s), load_native32(<char *> d))
+    partial = udp_partial(&u, &s, &d)
+    if partial < 0 and not address_is_v4(&s):
+        raise PacketError(DROP_UDP_CHECKSUM)
     if partial >= 0 and checksum_fold(
             <uint64_t> partial + checksum_partial(p + UDP_HEADER, u.length - UDP_HEADER)) != 0xffff:
         raise PacketError(DROP_UDP_CHECKSUM)
@@ -60,7 +69,7 @@ def build(src, dst, int sport, int dport, bytes payload=b""):
     Parameters
     ----------
     src, dst : str
-        The packet's IPv4 addresses.
+        The packet's addresses.
     sport, dport : int
         0 to 65535.
     payload : bytes
@@ -71,12 +80,12 @@ def build(src, dst, int sport, int dport, bytes payload=b""):
     bytes
     """
     cdef uint8_t head[UDP_HEADER]
-    cdef bytes s = IPv4Address(src).packed
-    cdef bytes d = IPv4Address(dst).packed
+    cdef address_t s, d
+    parse_addresses(src, dst, &s, &d)
     if not (0 <= sport <= 0xffff and 0 <= dport <= 0xffff):
         raise ValueError(f"ports {sport}, {dport}: 0 to 65535 each")
     if len(payload) > 0xffff - 20 - UDP_HEADER:
         raise ValueError(f"payload of {len(payload)} bytes: a datagram holds 65507")
-    write_udp(head, load_native32(<char *> s), load_native32(<char *> d), <uint16_t> sport, <uint16_t> dport,
+    write_udp(head, &s, &d, <uint16_t> sport, <uint16_t> dport,
               <uint32_t> len(payload), checksum_partial(<char *> payload, len(payload)))
     return head[:UDP_HEADER] + payload

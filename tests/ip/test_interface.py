@@ -121,7 +121,7 @@ def test_the_checksum_is_left_to_a_link_that_vouches_for_it():
     "data,reason",
     [
         (frame(packet(), dst="02:00:00:00:00:09"), R.DROP_LINK_NOT_OURS),
-        (frame(packet(), ethertype=0x86DD), R.DROP_LINK_TYPE),
+        (frame(packet(), ethertype=0x86DD), R.DROP_IP_VERSION),
         (frame(packet(), ethertype=46), R.DROP_LINK_TYPE),
         (bytes(Ether(dst=OUR_MAC, src=PEER_MAC) / Dot1Q(vlan=1) / packet()), R.DROP_LINK_TYPE),
         (bytes.fromhex("020000000001030000000002 0800") + packet(), R.DROP_LINK_MALFORMED),
@@ -136,7 +136,7 @@ def test_frames_that_are_not_for_ipv4_here(data, reason):
 def test_arp_and_other_versions_on_a_channel():
     arp = bytes.fromhex("0001080006040001") + bytes(20)
     assert InterfaceProbe().input(arp) == (R.DROP_ARP_ON_CHANNEL, None)
-    assert InterfaceProbe().input(b"\x60" + bytes(39)) == (R.DROP_IP_SOURCE, None)
+    assert InterfaceProbe().input(b"\x60" + bytes(39)) == (R.DROP_IP_DESTINATION, None)
     assert InterfaceProbe().input(b"\x60" + bytes(38)) == (R.DROP_IP_HEADER_LENGTH, None)
     assert InterfaceProbe().input(b"\x50" + bytes(39)) == (R.DROP_IP_VERSION, None)
     assert InterfaceProbe().input(bytes(40)) == (R.DROP_IP_VERSION, None)
@@ -299,9 +299,9 @@ def test_an_address_no_host_can_have_is_refused(text):
     assert InterfaceProbe(()).add_address(text) == -errno.EINVAL
 
 
-def test_an_interface_holds_eight_addresses():
-    probe = InterfaceProbe([f"10.0.{i}.1/24" for i in range(8)])
-    assert probe.add_address("10.0.8.1/24") == -errno.ENOSPC
+def test_an_interface_holds_sixteen_addresses():
+    probe = InterfaceProbe([f"10.0.{i}.1/24" for i in range(16)])
+    assert probe.add_address("10.0.16.1/24") == -errno.ENOSPC
     assert probe.input(packet(dst="10.0.7.1"))[0] == R.DROP_NONE
 
 

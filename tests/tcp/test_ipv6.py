@@ -82,7 +82,7 @@ def test_an_active_open_and_a_closed_port():
 
 @pytest.mark.parametrize("change, reason", [
     ({"src": "ff02::1"}, "ip_source"), ({"src": US}, "ip_source"), ({"src": "::"}, "ip_source"),
-    ({"dst": "fd00::3"}, "ip_destination"), ({"plen": 2000}, "ip_total_length"), ({"nh": 60}, "ip_protocol"),
+    ({"dst": "fd00::3"}, "ip_destination"), ({"plen": 2000}, "ip_total_length"), ({"nh": 60}, "ip_extension"),
 ])
 def test_what_cannot_be_for_us_is_counted(change, reason):
     far = Far()

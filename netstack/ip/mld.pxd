@@ -1,0 +1,17 @@
+"""Multicast listener discovery as a host needs it (RFC 3810; RFC 2710 while an old querier is there; RFC 3590).
+
+Groups are joined as a whole, without lists of sources: EXCLUDE {} or nothing.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from netstack.address cimport address_t
+from netstack.counters cimport DropReason
+from netstack.ip.interface cimport interface_t, packet_in_t
+
+# Each join is to be followed by a leave. 0, -ENOBUFS: too many groups, -ENOMEM; leave: -EADDRNOTAVAIL.
+cdef int mld_join(interface_t *ifc, const address_t *group, int64_t now_ns) noexcept nogil
+cdef int mld_leave(interface_t *ifc, const address_t *group, int64_t now_ns) noexcept nogil
+cdef DropReason mld_input(packet_in_t *packet, const uint8_t *p, uint32_t length, int64_t now_ns) noexcept nogil
+cdef void mld_advance(interface_t *ifc, int64_t now_ns) noexcept nogil
+cdef int64_t mld_next(const interface_t *ifc) noexcept nogil
