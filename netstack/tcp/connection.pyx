@@ -116,7 +116,8 @@ cdef void connection_from_request(tcb_t *child, const request_t *r) noexcept nog
     child.irs = r.irs
     child.rcv_nxt = r.irs + 1
     child.rcv_read = child.rcv_nxt
-    child.rcv_adv = child.rcv_nxt + r.window
+    child.rcv_adv = child.rcv_nxt + (
+        (r.window + (<uint32_t> 1 << r.rcv_wscale) - 1) >> r.rcv_wscale << r.rcv_wscale)   # as the scaled field can say it
     child.rcv_acked = child.rcv_nxt
     child.rcv_wscale = r.rcv_wscale
     child.last_receive_ns = child.tcp.now_ns

@@ -370,7 +370,7 @@ cdef void answer_ack(tcp_t *tcp, request_t *r) noexcept nogil:
     b.seq = r.iss + 1
     b.flags = <uint16_t> (ACK | (ace_flags(ACE_START) if r.ecn == ECN_ACCURATE else 0))
     b.ecn = NOT_ECT
-    b.wnd = r.window >> r.rcv_wscale
+    b.wnd = <uint16_t> ((r.window + (1 << r.rcv_wscale) - 1) >> r.rcv_wscale)     # not less than the SYN,ACK offered
 
 
 cdef void challenge(tcp_t *tcp, request_t *r) noexcept nogil:

@@ -82,6 +82,17 @@ def test_syn_acks_are_sent_again_at_1_3_7_15_and_31_seconds_whatever_comes_betwe
     assert states(peer.stack) == ["ESTABLISHED", "LISTEN"]
 
 
+def test_a_challenge_offers_no_less_than_the_syn_ack():
+    """RFC 9293 section 3.8.6: 65,535 does not divide by the scale."""
+    peer = new_peer()
+    server = listen(peer)
+    flow = half_open(peer, window_scale=3)
+    flow.send("A", seq=200_000, ack=1)
+    assert flow.expect(is_tcp(flags="A", seq=1, ack=1)).window << 7 >= 65535
+    flow.send("A", seq=1, ack=1)
+    assert server.accept()[0].state == "ESTABLISHED"
+
+
 def test_a_repeated_syn_is_answered_at_most_ten_times_a_second():
     peer = new_peer()
     listen(peer)
