@@ -69,18 +69,18 @@ def test_link_local_addresses_reach_each_other(netns, tmp_path):
         own = next(a for a in host.stack.addresses if a.startswith("fe80")).partition("%")[0]
         netns.run("ping", "-6", "-c", "1", "-W", "20", f"{own}%tap0")
         shown = json.loads(netns.run("ip", "-6", "-j", "addr", "show", "dev", "tap0", "scope", "link").stdout)
-        theirs = shown[0]["addr_info"][0]["local"]
+        theirs = next(a["local"] for link in shown for a in link.get("addr_info", []) if "local" in a)
         with netns.enter():
             kernel = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-            kernel.bind(("::", 5353))
+            kernel.bind(("::", 5454))
         kernel.settimeout(60)
         with kernel, host.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
             s.settimeout(60)
-            s.sendto(b"hello", (theirs, 5353, 0, 1))
+            s.sendto(b"hello", (theirs, 5454, 0, 1))
             data, address = kernel.recvfrom(100)
             assert (data, address[0]) == (b"hello", own)
             kernel.sendto(b"answer", address)
-            assert s.recvfrom(100) == (b"answer", (theirs, 5353, 0, 1))
+            assert s.recvfrom(100) == (b"answer", (theirs, 5454, 0, 1))
 
 
 @contextlib.contextmanager
