@@ -33,6 +33,7 @@ cdef class Engine:
     cdef port_t *ports
     cdef uint32_t port_count
     cdef list alive              # stacks and links, so that the pointers stay good
+    cdef list port_links         # of the switch, kept alive too
 
     cdef int64_t deadline(self) noexcept nogil       # NEVER when nothing is due
     cdef bint rest(self) noexcept nogil              # all that is possible at this moment; False: without end

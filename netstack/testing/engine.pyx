@@ -48,6 +48,7 @@ cdef class Engine:
     def __init__(self, int64_t now_ns=1000000000):
         self.now_ns = now_ns
         self.alive = []
+        self.port_links = []
 
     def add_node(self, Stack stack not None, Link link not None):
         """A stack and the link it speaks through. Returns its index."""
@@ -85,7 +86,7 @@ cdef class Engine:
             address_parse(text, &port.addresses[port.count])
             port.count += 1
         self.port_count += 1
-        self.alive.append(link)
+        self.port_links.append(link)
 
     def next_deadline(self):
         """When something is due next, ns; None: never."""

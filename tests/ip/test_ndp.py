@@ -363,3 +363,36 @@ def test_everything_about_neighbours_and_routers_survives_a_snapshot():
         assert [bytes(f) for f in link.take()] == [bytes(f) for f in other.take()]
     assert (link.stack.addresses, link.stack.name_servers) == (other.stack.addresses, other.stack.name_servers)
     assert any(a.startswith("2001:db8:") for a in other.stack.addresses)
+
+
+def test_simulated_hosts_find_each_other_and_go_on_after_a_snapshot_on_a_lossy_ethernet():
+    from netstack.testing import Network
+
+    net = Network(seed=11, media="ethernet")
+    a, b = net.host((f"{US}/64", "10.0.0.1/24"), loss=0.05), net.host((f"{PEER}/64", "10.0.0.2/24"), loss=0.05)
+    net.run("5s")
+    for host in (a, b):
+        assert host.address in host.stack.addresses
+    listener = b.socket(family=10)
+    listener.bind(("::", 80))
+    listener.listen()
+    for address in (PEER, "::ffff:10.0.0.2"):
+        client = a.socket(family=10)
+        client.connect_ex((address, 80))
+        net.run("1min", condition=lambda c=client: c.poll() & 4)
+        number, waiting = client.id, listener.id
+        for host in (a, b):
+            net.restore(host)
+        client, listener = a.stack.socket_by_id(number), b.stack.socket_by_id(waiting)
+        net.run("1min", condition=lambda s=listener: s.poll() & 1)
+        server, peer = listener.accept()
+        client.send(b"x" * 10_000)
+        received = bytearray()
+
+        def everything(s=server, into=received):
+            if s.poll() & 1:
+                into += s.recv(65536)
+            return len(into) == 10_000
+
+        net.run("1min", condition=everything)
+        assert peer[0] == (US if address == PEER else "::ffff:10.0.0.1")
