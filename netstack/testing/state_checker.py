@@ -196,7 +196,8 @@ class Connection:
         self.ecn_asked = self.ecn_answered = 0     # flags of SYNs and SYN,ACKs, of either side, all that passed
         self.ecn_everywhere = False                # our SYN was ECT: all we send may be (RFC 8257 section 3.5)
         self.heard_ce = 0                          # packets
-        self.heard_ece = self.sent_again = False   # since we last said CWR
+        self.heard_ece = False                     # since we last said CWR
+        self.alarms = 0                            # duplicates heard since; three, SACK, or sending again are a loss
         self.reflects = 2                          # segments that may tell how a SYN,ACK came (RFC 9768 3.2.2.1)
 
     @property
@@ -286,6 +287,10 @@ class Connection:
             return
         if ack > self.una_heard:
             self.una_heard = ack
+        elif ack < self.nxt and not seg[7]:
+            self.alarms += 1
+        if seg[13]:
+            self.alarms += 3
         if self.nxt > 1 and ack >= 1:
             self.answered = True
         edge = ack + (seg[6] << self.peer_shift)
@@ -455,9 +460,9 @@ class Connection:
             if flags & CWR:
                 if not (fresh and seg[7]):
                     self.complain(seg, "ecn", "CWR on what is not new data (RFC 3168 section 6.1.2)")
-                elif not self.heard_ece and not self.sent_again:
+                elif not self.heard_ece and self.alarms < 3:
                     self.complain(seg, "ecn", "CWR after neither ECE nor a loss (RFC 3168 section 6.1.2)")
-                self.heard_ece = self.sent_again = False
+                self.heard_ece, self.alarms = False, 0
         elif self.ecn_answered & (CWR | AE) and not self.ecn_answered & ECE and self.heard_ce < 8:
             count = ((flags >> 6) - ACE_START) & 7
             if count > self.heard_ce and (self.reflects <= 0 or flags >> 6 not in (2, 3, 4, 6)):
@@ -483,7 +488,7 @@ class Connection:
                 ESTABLISHED, CLOSE_WAIT, SYN_RCVD, FIN_WAIT_1, CLOSED)):
             self.complain(seg, "state", "data in a state without any left to send")
         if seq < self.nxt:
-            self.sent_again = True
+            self.alarms += 3
             known = min(end, self.nxt)
             if seq >= self.base and self.stream[seq - self.base:known - self.base] != payload[:known - seq]:
                 self.complain(seg, "other bytes", f"sends {seq}..{known} again with other contents")

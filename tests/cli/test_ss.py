@@ -166,7 +166,8 @@ def test_stacks_of_netstack_run_and_of_several_processes_are_listed():
     with netstack.Router("10.88.0.0/16", "default") as router:
         server = subprocess.Popen(
             [sys.executable, "-m", "netstack", "run", "--address", "10.88.0.5", "--", "-c",
-             "import socket; s = socket.create_server(('', 7)); print(1, flush=True); c, _ = s.accept(); c.send(b'1'); c.recv(9)"],
+             "import socket; s = socket.create_server(('', 7)); print(1, flush=True); "
+             "c, _ = s.accept(); c.send(b'1'); c.recv(9)"],
             stdout=subprocess.PIPE, text=True, env={**os.environ, **router.environment()})
         try:
             assert server.stdout.readline() == "1\n"
