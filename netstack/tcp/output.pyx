@@ -221,9 +221,10 @@ cdef bint plan_again(tcb_t *tcb, sent_t *r, uint32_t limit, plan_t *plan) noexce
 
 
 cdef bint may_send_again(const tcb_t *tcb, const sent_t *r) noexcept nogil:
-    """cwnd has room for it, and the peer's window still covers it; the first is asked for whatever the window says."""
+    """cwnd has room, if only for a part of it: what is reduced in proportion need not come to whole segments, and new data
+    must not go first. The peer's window still covers it; the first is asked for whatever the window says."""
     cdef uint32_t used = in_flight(tcb)
-    if used and used + (r.end - r.start) > tcb.cc.cwnd:
+    if used and used >= tcb.cc.cwnd:
         return False
     return r.start == tcb.snd_una or seq_lt(r.start, tcb.snd_una + tcb.snd_wnd)
 
