@@ -94,7 +94,7 @@ def test_accecn_counts_alike_at_both_ends(tmp_path, who_connects):
             kernel.close()
             mine.close()
     except OSError as error:
-        pytest.skip(f"this kernel speaks no AccECN: {error}")
+        pytest.xfail(f"this kernel speaks no AccECN: {error}")
     assert theirs.ecn_mode == ours.ecn_mode == 2
     assert theirs.received_ce == stats["from_right"]["marked"] > 0
     assert ours.received_ce == stats["from_left"]["marked"] > 0
