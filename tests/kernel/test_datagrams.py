@@ -178,6 +178,8 @@ def test_dnsmasq_gives_an_address_that_works(netns, tmp_path):
     import netstack
     from netstack.link import Tap
 
+    # It stays when the host closes it: dnsmasq passes over what came from a device that is gone when it looks.
+    netns.run("ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
     with netns.enter():
         tap = Tap("tap0")
     netns.run("ip", "addr", "add", f"{KERNEL}/24", "dev", "tap0")

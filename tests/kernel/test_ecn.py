@@ -82,7 +82,7 @@ def test_we_echo_the_kernels_marks_until_it_says_that_it_has_slowed_down(tmp_pat
 
 @BOTH
 def test_accecn_counts_alike_at_both_ends(tmp_path, who_connects):
-    """A kernel that lets tcp_ecn be 3."""
+    """A kernel that lets tcp_ecn be 3; with others this cannot hold, which is no skipped test."""
     try:
         with meeting(tmp_path, kernel={"tcp_ecn": 3}, ours={"net.ipv4.tcp_ecn": 3}, delay="5ms") as meet:
             kernel, mine = meet.connected(who_connects)
