@@ -15,7 +15,9 @@ _LAZY = {
     "Router": ("netstack.router", "Router"),
     "Stack": ("netstack.stack", "Stack"),
     "link": ("netstack.link", None),
+    "socket": ("netstack.socket", None),
     "testing": ("netstack.testing", None),
+    "tls": ("netstack.tls", None),
 }
 
 __all__ = sorted([*_LAZY, "__version__", "get_include"])

@@ -1,5 +1,7 @@
 from netstack import link as link
+from netstack import socket as socket
 from netstack import testing as testing
+from netstack import tls as tls
 from netstack.host import Host as Host
 from netstack.host import attach as attach
 from netstack.patching import patch as patch

@@ -54,7 +54,7 @@ from netstack.driver cimport (
 )
 from netstack.link.link cimport NEVER
 from netstack.readiness cimport READY_EVENT, READY_PAIR
-from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT, SOCK_TCP, sock_t
+from netstack.sock cimport EVENT_FINISHED, EVENT_IN as C_IN, EVENT_OUT as C_OUT, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_is_local, stack_set_now
 from netstack.stack.sending cimport send_how_init, send_how_t
 from netstack.stack.sockets cimport (
@@ -104,6 +104,10 @@ cdef enum:
 
 cdef int64_t TIMEOUT_MOST_NS = 1 << 62
 cdef str AGAIN = os.strerror(EAGAIN)
+
+# What Handle.wait waits for: the numbers of poll(2).
+EVENT_IN = C_IN
+EVENT_OUT = C_OUT
 
 # Descriptors that show readiness and carry no data: never to be read, written or given to sendfile.
 readiness_fds = set()
@@ -179,6 +183,20 @@ cdef class Handle:
 
     def __repr__(self):
         return f"<netstack.socket.socket {describe(self)}>"
+
+    cdef Handle sibling(self):
+        cdef Handle new = Handle.__new__(Handle)
+        new.driver = self.driver
+        new.host = self.host
+        new.family = self.family
+        new.type = self.type
+        new.proto = self.proto
+        new.o.driver = self.o.driver
+        return new
+
+    def closed_twin(self):
+        """A closed socket of the same kind: what stays with an object that gave its socket away."""
+        return self.sibling()
 
     cdef int usable(self) except -1:
         if driver_forked(self.o.driver):
@@ -316,6 +334,15 @@ cdef class Handle:
                 return waited
             PyErr_CheckSignals()
 
+    def wait(self, unsigned int events, object seconds=None):
+        """Wait until one of ``events`` (EVENT_IN, EVENT_OUT), an error or a hang-up holds. False: not within ``seconds``."""
+        cdef int64_t deadline = NEVER
+        cdef int step = 0
+        self.usable()
+        if seconds is not None:
+            deadline = park_now_ns() + <int64_t> (min(max(seconds, 0.0), 9e9) * 1e9)
+        return self.wait_for(events, deadline, &step) != WAIT_TIMEOUT
+
     # --- connections
 
     def bind(self, address):
@@ -371,7 +398,7 @@ cdef class Handle:
         done(o)
         if r == -EINPROGRESS and self.timeout_ns:
             deadline = self.deadline()
-            if self.wait_for(EVENT_OUT, deadline, &step) == WAIT_TIMEOUT:
+            if self.wait_for(C_OUT, deadline, &step) == WAIT_TIMEOUT:
                 return EAGAIN
             enter(d)
             r = -EBADF if o.sock == NULL else -sock_take_error(o.sock)
@@ -407,13 +434,7 @@ cdef class Handle:
         cdef int64_t deadline = 0
         cdef int r, step = 0
         self.usable()
-        new = Handle.__new__(Handle)
-        new.driver = self.driver
-        new.host = self.host
-        new.family = self.family
-        new.type = self.type
-        new.proto = self.proto
-        new.o.driver = d
+        new = self.sibling()
         while True:
             sock = NULL
             memset(&e, 0, sizeof(e))
@@ -432,7 +453,7 @@ cdef class Handle:
                 raise BlockingIOError(EAGAIN, AGAIN)
             if not deadline:
                 deadline = self.deadline()
-            if self.wait_for(EVENT_IN, deadline, &step) == WAIT_TIMEOUT:
+            if self.wait_for(C_IN, deadline, &step) == WAIT_TIMEOUT:
                 raise TimeoutError("timed out")
 
     def shutdown(self, int how):
@@ -687,7 +708,7 @@ cdef class Handle:
                     raise BlockingIOError(EAGAIN, AGAIN)
                 if not deadline:
                     deadline = self.deadline()
-                if self.wait_for(EVENT_IN, deadline, &step) == WAIT_TIMEOUT:
+                if self.wait_for(C_IN, deadline, &step) == WAIT_TIMEOUT:
                     raise TimeoutError("timed out")
                 continue
             driver_unlock(d)
@@ -808,7 +829,7 @@ cdef class Handle:
                 raise BlockingIOError(EAGAIN, AGAIN)
             if not deadline:
                 deadline = self.deadline()
-            if self.wait_for(EVENT_IN, deadline, &step) == WAIT_TIMEOUT:
+            if self.wait_for(C_IN, deadline, &step) == WAIT_TIMEOUT:
                 raise TimeoutError("timed out")
         items, out_flags = fitting(to_ancillary(wants, Arrival(
             address_format(&how.dst), address_format(&how.offender), how.interface + 1, how.ttl, how.tos, how.origin, how.type,
@@ -886,7 +907,7 @@ cdef class Handle:
             return r
         if r < 0:
             r = 0
-        if self.wait_for(EVENT_OUT, self.deadline(), &step) == WAIT_TIMEOUT:
+        if self.wait_for(C_OUT, self.deadline(), &step) == WAIT_TIMEOUT:
             if r:
                 return r
             raise TimeoutError("timed out")
@@ -1000,5 +1021,5 @@ cdef class Handle:
                 raise BlockingIOError(EAGAIN, AGAIN)
             if not deadline:
                 deadline = self.deadline()
-            if self.wait_for(EVENT_OUT, deadline, &step) == WAIT_TIMEOUT:
+            if self.wait_for(C_OUT, deadline, &step) == WAIT_TIMEOUT:
                 raise TimeoutError("timed out")

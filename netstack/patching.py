@@ -41,6 +41,8 @@ class patch(contextlib.ContextDecorator):
         The host, or a function that gives it when the first socket is made (and again in a forked child).
     dns : True, False or "kernel", optional
         Set the host's way with names that it does not know itself.
+    tls : bool
+        Let ``ssl.SSLContext.wrap_socket`` work on the host's sockets (`netstack.tls`).
     sendfile : bool
         Replace ``os.sendfile`` as well, by one that refuses the descriptors of stack sockets with EINVAL;
         callers such as asyncio fall back to sending then.
@@ -51,12 +53,13 @@ class patch(contextlib.ContextDecorator):
     ...     urllib.request.urlopen("http://10.9.0.1/").read()
     """
 
-    def __init__(self, host: Any, *, dns=None, sendfile: bool = True) -> None:
+    def __init__(self, host: Any, *, dns=None, tls: bool = True, sendfile: bool = True) -> None:
         if callable(host) and dns is not None:
             raise ValueError("dns is a setting of the host that the function returns")
         if dns is not None:
             host.resolver.dns = dns
         self._choose = host if callable(host) else lambda: host
+        self._tls = tls
         self._sendfile = sendfile
         self._undo: list[tuple[object, str, object]] = []
         self._active = False
@@ -75,6 +78,13 @@ class patch(contextlib.ContextDecorator):
         self._replace(_kernel, "socket", face.socket)
         for name in _NAME_FUNCTIONS:
             self._replace(_kernel, name, _asks_host(name))
+        if self._tls:
+            with contextlib.suppress(ImportError):         # an interpreter without ssl has nothing to replace
+                import ssl
+
+                from netstack.tls import SSLSocket
+
+                self._replace(ssl.SSLContext, "sslsocket_class", SSLSocket)
         if self._sendfile:
             self._replace(os, "sendfile", face.fake_sendfile)
 
@@ -105,6 +115,10 @@ class patch(contextlib.ContextDecorator):
 def replaced() -> list[tuple[str, str]]:
     """``(module, name)`` of everything that is replaced now."""
     out = [("socket", name) for name in _ORIGINALS if getattr(_kernel, name) is not _ORIGINALS[name]]
+    ssl = sys.modules.get("ssl")
+    tls = sys.modules.get("netstack.tls")
+    if ssl is not None and tls is not None and ssl.SSLContext.sslsocket_class is tls.SSLSocket:
+        out.append(("ssl", "SSLContext.sslsocket_class"))
     if os.sendfile is face.fake_sendfile:
         out.append(("os", "sendfile"))
     return out

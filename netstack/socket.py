@@ -107,6 +107,15 @@ class socket(_Base):
             if cls is socket or getattr(cls, name) is getattr(socket, name):
                 setattr(self, name, getattr(handle, name))
 
+    def _surrender(self) -> Handle:
+        """Give the stack's socket away; what stays behaves as after close()."""
+        handle = self._handle
+        if handle is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self._adopt(handle.closed_twin())
+        self._closed = True
+        return handle
+
     @classmethod
     def _of(cls, handle: Handle) -> socket:
         self = cls.__new__(cls)

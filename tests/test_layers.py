@@ -20,7 +20,7 @@ LAYERS = [
     {"congestion"},
     {"demux", "stack"},
     {"driver", "doorbells", "readiness", "reporting"},
-    {"handle", "calls", "resolver", "socket", "aio", "patching", "connecting"},
+    {"handle", "calls", "resolver", "socket", "tls", "aio", "patching", "connecting"},
     {"host", "stacks", "router", "daemon", "migration", "vpn", "dht", "dhcp"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another
