@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from netstack.testing.checkers import ANY, Checker, check, is_icmp, is_ip, is_ipv4, is_tcp, is_udp
     from netstack.testing.clock import VirtualClock
+    from netstack.testing.fuzz_link import FuzzLink
     from netstack.testing.link_driver import LinkDriver
     from netstack.testing.network import Host, Network, Pair, SimulationError, Transfer
     from netstack.testing.packets import (
@@ -34,6 +35,7 @@ _MODULES = {
     "ANY": "checkers",
     "Checker": "checkers",
     "Flow": "scripted_peer",
+    "FuzzLink": "fuzz_link",
     "Host": "network",
     "LinkDriver": "link_driver",
     "Network": "network",
@@ -68,6 +70,7 @@ __all__ = [
     "ANY",
     "Checker",
     "Flow",
+    "FuzzLink",
     "Host",
     "LinkDriver",
     "Network",
