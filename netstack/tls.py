@@ -1,8 +1,9 @@
 """TLS over a stack's socket: what ``ssl.SSLContext.wrap_socket`` gives while `netstack.patch` is in place.
 
-The standard library's ``SSLSocket`` hands a descriptor to OpenSSL. A stack's socket has none that carries data, so here
-OpenSSL works in memory and `Engine` moves the records. It answers to the calls of the C object that ``SSLSocket`` keeps in
-``_sslobj``, so everything above it (``recv``, ``unwrap``, ``getpeercert``, ...) is the standard library's own code.
+The standard library's ``SSLSocket`` hands a descriptor to OpenSSL. A stack's socket has none that carries data, so
+here OpenSSL works in memory and `Engine` moves the records. It answers to the calls of the C object that
+``SSLSocket`` keeps in ``_sslobj``, so everything above it (``recv``, ``unwrap``, ``getpeercert``, ...) is the
+standard library's own code.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _DONTWAIT = _kernel.MSG_DONTWAIT
 class Engine:
     """One side of a TLS connection over a `Handle`; the calls of ``_ssl._SSLSocket``.
 
-    A call blocks, or raises ``SSLWantReadError`` and ``SSLWantWriteError``, as the socket's timeout says; the timeout is that
-    of a whole call. One thread may read while another writes.
+    A call blocks, or raises ``SSLWantReadError`` and ``SSLWantWriteError``, as the socket's timeout says; the
+    timeout is that of a whole call. One thread may read while another writes.
 
     Exactly one record at a time is taken from the stack: what waits there is what ``select`` shows, so a program that
     asks ``pending()`` and then sleeps in ``select`` misses nothing.
@@ -209,7 +210,7 @@ class Engine:
         return taken
 
 
-class SSLSocket(ssl.SSLSocket, socket):
+class SSLSocket(ssl.SSLSocket, socket):  # type: ignore[misc]   # sendmsg is refused there
     """A TLS socket over a stack's socket: an ``ssl.SSLSocket`` and a `netstack.socket.socket`.
 
     ``wrap_socket`` makes it, for a stack's socket; a kernel's socket gets the standard library's class as before.
@@ -224,7 +225,7 @@ class SSLSocket(ssl.SSLSocket, socket):
     def _create(cls, sock, server_side=False, do_handshake_on_connect=True, suppress_ragged_eofs=True,
                 server_hostname=None, context=None, session=None):
         if not isinstance(sock, socket) or sock._handle is None:
-            return ssl.SSLSocket._create.__func__(  # type: ignore[attr-defined]
+            return ssl.SSLSocket._create.__func__(
                 ssl.SSLSocket, sock, server_side, do_handshake_on_connect, suppress_ragged_eofs, server_hostname,
                 context, session)
         if sock.type != _kernel.SOCK_STREAM:
@@ -320,7 +321,8 @@ def wrap_socket(context: ssl.SSLContext, sock: _kernel.socket, server_side: bool
 
     Examples
     --------
-    >>> tls = netstack.tls.wrap_socket(ssl.create_default_context(), s, server_hostname="example.org")   # doctest: +SKIP
+    >>> context = ssl.create_default_context()                                          # doctest: +SKIP
+    >>> s = netstack.tls.wrap_socket(context, s, server_hostname="example.org")         # doctest: +SKIP
     """
     return SSLSocket._create(sock, server_side, do_handshake_on_connect, suppress_ragged_eofs, server_hostname,
                              context, session)
