@@ -494,8 +494,8 @@ cdef class Handle:
         if o.sock != NULL:
             look(d)
             tcb = <tcb_t *> o.sock
-            if tcb.linger_s and tcb.state >= ESTABLISHED and receive_end(tcb) == tcb.rcv_read:
-                deadline = park_now_ns() + <int64_t> tcb.linger_s * NS_PER_S
+            if tcb.settings.linger_s and tcb.state >= ESTABLISHED and receive_end(tcb) == tcb.rcv_read:
+                deadline = park_now_ns() + <int64_t> tcb.settings.linger_s * NS_PER_S
                 sock_shutdown(d.stack, o.sock, 1)
                 driver_settle(d)
         driver_unlock(d)

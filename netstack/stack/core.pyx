@@ -45,6 +45,7 @@ from netstack.tcp.accounting cimport account_limits
 from netstack.tcp.buffers cimport pool_free, send_forget
 from netstack.tcp.congestion.controller cimport congestion_default
 from netstack.tcp.connection cimport connection_abort
+from netstack.tcp.ecn cimport ecn_reserve
 from netstack.tcp.input cimport segment_arrives, segment_for_nobody, segment_verify
 from netstack.tcp.listener cimport (
     listen_state, listener_discard, request_answer, request_arrives, request_sent, requests_fire, requests_next,
@@ -55,6 +56,7 @@ from netstack.tcp.output cimport (
 )
 from netstack.tcp.scoreboard cimport recovery_free_spares
 from netstack.tcp.seq cimport seq_gt
+from netstack.tcp.settings cimport settings_share
 from netstack.tcp.tcb cimport (
     ACK, ESTABLISHED, FIN, INHERITED_FLAGS, MAX_BARE, RST, SYN, SYN_SENT, TF_OUTPUT, TF_PERSIST, TM_CC_CHOSEN,
     TM_ORPHAN, TM_RCVBUF_SET, TM_SNDBUF_SET, bare_t, request_t, segment_t, tcb_clear, tcb_init, tcp_config_init, want_output,
@@ -286,19 +288,13 @@ cdef tcb_t *on_spawn(void *context, const request_t *r) noexcept nogil:
     if listener.modes & TM_CC_CHOSEN:
         child.cc_ops = listener.cc_ops
         child.modes |= TM_CC_CHOSEN
-    child.max_pacing_rate = listener.max_pacing_rate
+    if r.ecn and not ecn_reserve(child):
+        free_sock(stack, &child.sock)
+        return NULL
     child.ttl = listener.ttl
     child.tos = listener.tos
-    child.user_mss = listener.user_mss
+    settings_share(child, listener)
     child.modes |= listener.modes & (TM_SNDBUF_SET | TM_RCVBUF_SET)
-    child.notsent_lowat = listener.notsent_lowat
-    child.fin_timeout_ms = listener.fin_timeout_ms
-    child.window_clamp = listener.window_clamp
-    child.linger_s = listener.linger_s
-    child.user_timeout_ms = listener.user_timeout_ms
-    child.keepalive_idle_s = listener.keepalive_idle_s
-    child.keepalive_interval_s = listener.keepalive_interval_s
-    child.keepalive_count = listener.keepalive_count
     i = stack_route(stack, &child.remote, &child.next_hop)
     if i < 0:
         i = r.interface

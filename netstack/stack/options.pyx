@@ -2,9 +2,9 @@
 
 from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EOPNOTSUPP
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset, strlen
 
+from netstack.clock cimport NS_PER_S
 from netstack.sock cimport (
     EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_RAW, SOCK_TCP, sock_event,
 )
@@ -21,10 +21,11 @@ from netstack.tcp.congestion.controller cimport (
 )
 from netstack.tcp.connection cimport keepalive_start
 from netstack.tcp.fast_open cimport TFO_CLIENT, fast_open_make_keys
+from netstack.tcp.settings cimport fin_timeout_ns, keepalive_count, keepalive_idle_ns, keepalive_interval_ns, settings_own
 from netstack.tcp.tcb cimport (
     CLOSED, ESTABLISHED, FO_CONNECT, FO_NO_COOKIE, LISTEN, TF_ACK_NOW, TF_CORK, TF_FORCE, TF_LINGER, TF_MORE, TF_NODELAY,
     TF_WANT_WRITE, TIME_WAIT,
-    TM_CC_CHOSEN, TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, send_segment_limit, tcb_t, tcp_config_t, want_output,
+    TM_CC_CHOSEN, TM_RCVBUF_SET, TM_SNDBUF_SET, congestion_ops_t, send_segment_limit, settings_t, tcb_t, tcp_config_t, want_output,
 )
 from netstack.udp.endpoint cimport udp_endpoint_t
 
@@ -137,6 +138,7 @@ cdef int option_set(stack_t *stack, sock_t *sock, int level, int name, const uin
 cdef int set_socket_level(stack_t *stack, sock_t *sock, tcb_t *tcb, int name, int32_t v, const uint8_t *value,
                           uint32_t n) noexcept nogil:
     cdef int32_t seconds
+    cdef settings_t *settings
     if name == SO_REUSEADDR:
         set_sock_flag(sock, SF_REUSEADDR, v)
     elif name == SO_REUSEPORT:
@@ -165,31 +167,38 @@ cdef int set_socket_level(stack_t *stack, sock_t *sock, tcb_t *tcb, int name, in
     elif name == SO_LINGER and n >= 8:
         if tcb != NULL:
             memcpy(&seconds, value + 4, 4)
+            settings = settings_own(tcb)
+            if settings == NULL:
+                return -ENOMEM
             set_flag(tcb, TF_LINGER, v)
-            tcb.linger_s = seconds if seconds > 0 else 0
+            settings.linger_s = seconds if seconds > 0 else 0
     elif name == SO_OOBINLINE or name == SO_RCVLOWAT:
         return 0
     elif name == SO_MAX_PACING_RATE:
         if tcb != NULL:
-            set_max_pacing_rate(tcb, value, n)
+            return set_max_pacing_rate(tcb, value, n)
     else:
         return -ENOPROTOOPT
     return 0
 
 
-cdef void set_max_pacing_rate(tcb_t *tcb, const uint8_t *value, uint32_t n) noexcept nogil:
+cdef int set_max_pacing_rate(tcb_t *tcb, const uint8_t *value, uint32_t n) noexcept nogil:
     """Bytes per second in 4 or 8 bytes; all ones: no limit."""
     cdef uint32_t narrow
     cdef uint64_t rate
+    cdef settings_t *settings = settings_own(tcb)
+    if settings == NULL:
+        return -ENOMEM
     if n >= sizeof(rate):
         memcpy(&rate, value, sizeof(rate))
     else:
         memcpy(&narrow, value, sizeof(narrow))
         rate = narrow if narrow != NO_RATE else 0
-    tcb.max_pacing_rate = rate if rate != <uint64_t> -1 else 0
+    settings.max_pacing_rate = rate if rate != <uint64_t> -1 else 0
     congestion_set_paced(tcb)
     if tcb.state >= ESTABLISHED:
         want_output(tcb)
+    return 0
 
 
 cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept nogil:
@@ -213,49 +222,6 @@ cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept
         if v & 1 and tcb.ack_pending and tcb.state >= ESTABLISHED:
             tcb.flags |= TF_ACK_NOW
             want_output(tcb)
-    elif name == TCP_MAXSEG:
-        if v < 88 or v > 32767:
-            return -EINVAL
-        tcb.user_mss = <uint16_t> v
-    elif name == TCP_KEEPIDLE or name == TCP_KEEPINTVL:
-        if v < 1 or v > 32767:
-            return -EINVAL
-        if name == TCP_KEEPIDLE:
-            tcb.keepalive_idle_s = <uint16_t> v
-            if tcb.keepalive_deadline:
-                keepalive_start(tcb)
-        else:
-            tcb.keepalive_interval_s = <uint16_t> v
-    elif name == TCP_KEEPCNT:
-        if v < 1 or v > 127:
-            return -EINVAL
-        tcb.keepalive_count = <uint8_t> v
-    elif name == TCP_USER_TIMEOUT:
-        if v < 0:
-            return -EINVAL
-        tcb.user_timeout_ms = v
-    elif name == TCP_NOTSENT_LOWAT:
-        tcb.notsent_lowat = <uint32_t> v if v > 0 else 0
-        if tcb.flags & TF_WANT_WRITE and send_writable(tcb):
-            sock_event(&stack.tcp.events, &tcb.sock, EVENT_OUT)
-    elif name == TCP_LINGER2:
-        if v < 0:
-            tcb.fin_timeout_ms = 0
-        elif v == 0:
-            tcb.fin_timeout_ms = stack.tcp.config.fin_timeout_ms
-        else:
-            tcb.fin_timeout_ms = <uint32_t> (v if v < FIN_TIMEOUT_MAX_S else FIN_TIMEOUT_MAX_S) * 1000
-    elif name == TCP_WINDOW_CLAMP:
-        if v == 0 and tcb.state != CLOSED:
-            return -EINVAL
-        tcb.window_clamp = 0 if v <= 0 else (v if v > BUFFER_MIN // 2 else BUFFER_MIN // 2)
-    elif name == TCP_DEFER_ACCEPT:
-        tcb.defer_accept = seconds_to_retransmits(v)
-    elif name == TCP_FASTOPEN:
-        if v < 0 or tcb.state not in (CLOSED, LISTEN):
-            return -EINVAL
-        fast_open_make_keys(&stack.tcp)
-        tcb.fast_open_max = <uint32_t> v if <uint32_t> v < stack.tcp.config.somaxconn else stack.tcp.config.somaxconn
     elif name == TCP_FASTOPEN_CONNECT:
         if v < 0 or v > 1:
             return -EINVAL
@@ -270,8 +236,57 @@ cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept
         set_fast_open(tcb, FO_NO_COOKIE, v)
     elif name == TCP_SYNCNT:
         return 0 if 1 <= v <= 127 else -EINVAL
+    elif name in (TCP_MAXSEG, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT, TCP_LINGER2,
+                  TCP_WINDOW_CLAMP, TCP_DEFER_ACCEPT, TCP_FASTOPEN):
+        return set_setting(stack, tcb, name, v)
     else:
         return -ENOPROTOOPT
+    return 0
+
+
+cdef int set_setting(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept nogil:
+    """Options that are kept in settings_t."""
+    cdef settings_t *settings
+    if name == TCP_MAXSEG and (v < 88 or v > 32767):
+        return -EINVAL
+    elif (name == TCP_KEEPIDLE or name == TCP_KEEPINTVL) and (v < 1 or v > 32767):
+        return -EINVAL
+    elif name == TCP_KEEPCNT and (v < 1 or v > 127):
+        return -EINVAL
+    elif name == TCP_USER_TIMEOUT and v < 0:
+        return -EINVAL
+    elif name == TCP_WINDOW_CLAMP and v == 0 and tcb.state != CLOSED:
+        return -EINVAL
+    elif name == TCP_FASTOPEN and (v < 0 or tcb.state not in (CLOSED, LISTEN)):
+        return -EINVAL
+    settings = settings_own(tcb)
+    if settings == NULL:
+        return -ENOMEM
+    if name == TCP_MAXSEG:
+        settings.user_mss = <uint16_t> v
+    elif name == TCP_KEEPIDLE:
+        settings.keepalive_idle_s = <uint16_t> v
+        if tcb.keepalive_deadline:
+            keepalive_start(tcb)
+    elif name == TCP_KEEPINTVL:
+        settings.keepalive_interval_s = <uint16_t> v
+    elif name == TCP_KEEPCNT:
+        settings.keepalive_count = <uint8_t> v
+    elif name == TCP_USER_TIMEOUT:
+        settings.user_timeout_ms = v
+    elif name == TCP_NOTSENT_LOWAT:
+        settings.notsent_lowat = <uint32_t> v if v > 0 else 0
+        if tcb.flags & TF_WANT_WRITE and send_writable(tcb):
+            sock_event(&stack.tcp.events, &tcb.sock, EVENT_OUT)
+    elif name == TCP_LINGER2:
+        settings.linger2_ms = -1 if v < 0 else (v if v < FIN_TIMEOUT_MAX_S else FIN_TIMEOUT_MAX_S) * 1000
+    elif name == TCP_WINDOW_CLAMP:
+        settings.window_clamp = 0 if v <= 0 else (v if v > BUFFER_MIN // 2 else BUFFER_MIN // 2)
+    elif name == TCP_DEFER_ACCEPT:
+        settings.defer_accept = seconds_to_retransmits(v)
+    else:
+        fast_open_make_keys(&stack.tcp)
+        settings.fast_open_max = <uint32_t> v if <uint32_t> v < stack.tcp.config.somaxconn else stack.tcp.config.somaxconn
     return 0
 
 
@@ -308,14 +323,14 @@ cdef int32_t retransmits_to_seconds(uint8_t n) noexcept nogil:
 
 cdef int set_fastopen_key(tcb_t *tcb, const uint8_t *value, uint32_t n) noexcept nogil:
     """One key, or two: cookies of the second are still good."""
+    cdef settings_t *settings
     if n != FASTOPEN_KEY_BYTES and n != 2 * FASTOPEN_KEY_BYTES or tcb.state not in (CLOSED, LISTEN):
         return -EINVAL
-    if tcb.fast_open_keys == NULL:
-        tcb.fast_open_keys = <uint64_t *> calloc(4, sizeof(uint64_t))
-        if tcb.fast_open_keys == NULL:
-            return -ENOMEM
-    memcpy(tcb.fast_open_keys, value, n)
-    tcb.fast_open_key_count = <uint8_t> (n // FASTOPEN_KEY_BYTES)
+    settings = settings_own(tcb)
+    if settings == NULL:
+        return -ENOMEM
+    memcpy(settings.fast_open_keys, value, n)
+    settings.fast_open_key_count = <uint8_t> (n // FASTOPEN_KEY_BYTES)
     return 0
 
 
@@ -401,7 +416,7 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
         elif name == SO_DOMAIN:
             v = 10 if sock.flags & SF_V6 else 2
         elif name == SO_MAX_PACING_RATE:
-            rate = tcb.max_pacing_rate if tcb != NULL and tcb.max_pacing_rate else <uint64_t> -1
+            rate = tcb.settings.max_pacing_rate if tcb != NULL and tcb.settings.max_pacing_rate else <uint64_t> -1
             if n[0] >= sizeof(rate):
                 return give(value, n, <uint8_t *> &rate, sizeof(rate))
             v = <int32_t> (rate if rate < NO_RATE else NO_RATE)
@@ -414,7 +429,7 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
             v = 1
         elif name == SO_LINGER:
             pair[0] = 1 if tcb != NULL and tcb.flags & TF_LINGER else 0
-            pair[1] = tcb.linger_s if tcb != NULL else 0
+            pair[1] = tcb.settings.linger_s if tcb != NULL else 0
             return give(value, n, <uint8_t *> pair, 8)
         else:
             return -ENOPROTOOPT
@@ -427,38 +442,38 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
             v = 1 if tcb.quickack else 0
         elif name == TCP_MAXSEG:
             v = send_segment_limit(tcb)
-            if tcb.state in (CLOSED, LISTEN) and tcb.user_mss:
-                v = tcb.user_mss
+            if tcb.state in (CLOSED, LISTEN) and tcb.settings.user_mss:
+                v = tcb.settings.user_mss
         elif name == TCP_KEEPIDLE:
-            v = tcb.keepalive_idle_s
+            v = <int32_t> (keepalive_idle_ns(tcb) // NS_PER_S)
         elif name == TCP_KEEPINTVL:
-            v = tcb.keepalive_interval_s
+            v = <int32_t> (keepalive_interval_ns(tcb) // NS_PER_S)
         elif name == TCP_KEEPCNT:
-            v = tcb.keepalive_count
+            v = keepalive_count(tcb)
         elif name == TCP_SYNCNT:
             v = stack.tcp.config.syn_retries
         elif name == TCP_USER_TIMEOUT:
-            v = tcb.user_timeout_ms
+            v = tcb.settings.user_timeout_ms
         elif name == TCP_NOTSENT_LOWAT:
-            v = tcb.notsent_lowat
+            v = tcb.settings.notsent_lowat
         elif name == TCP_DEFER_ACCEPT:
-            v = retransmits_to_seconds(tcb.defer_accept)
+            v = retransmits_to_seconds(tcb.settings.defer_accept)
         elif name == TCP_FASTOPEN:
-            v = tcb.fast_open_max
+            v = tcb.settings.fast_open_max
         elif name == TCP_FASTOPEN_CONNECT:
             v = (tcb.fast_open & FO_CONNECT) != 0
         elif name == TCP_FASTOPEN_NO_COOKIE:
             v = (tcb.fast_open & FO_NO_COOKIE) != 0
         elif name == TCP_FASTOPEN_KEY:
-            if tcb.fast_open_keys != NULL:
-                return give(value, n, <uint8_t *> tcb.fast_open_keys, tcb.fast_open_key_count * FASTOPEN_KEY_BYTES)
+            if tcb.settings.fast_open_key_count:
+                return give(value, n, <uint8_t *> tcb.settings.fast_open_keys, tcb.settings.fast_open_key_count * FASTOPEN_KEY_BYTES)
             fast_open_make_keys(&stack.tcp)
             return give(value, n, <uint8_t *> stack.tcp.fast_open.keys,
                         stack.tcp.fast_open.key_count * FASTOPEN_KEY_BYTES)
         elif name == TCP_LINGER2:
-            v = tcb.fin_timeout_ms // 1000 if tcb.fin_timeout_ms else -1
+            v = <int32_t> (fin_timeout_ns(tcb) // NS_PER_S) if tcb.settings.linger2_ms >= 0 else -1
         elif name == TCP_WINDOW_CLAMP:
-            v = tcb.window_clamp
+            v = tcb.settings.window_clamp
         elif name == TCP_CONGESTION:
             memset(text, 0, 16)
             memcpy(text, tcb.cc_ops.name, strlen(tcb.cc_ops.name))

@@ -38,17 +38,20 @@ from netstack.stack.core cimport (
 )
 from netstack.tcp.buffers cimport receive_reserve, receive_store, send_append, send_reserve
 from netstack.tcp.congestion.controller cimport congestion_default, congestion_find, congestion_reload
+from netstack.tcp.ecn cimport ecn_reserve
 from netstack.tcp.fast_open cimport fast_open_remember
 from netstack.tcp.listener cimport request_join
 from netstack.tcp.ranges cimport range_insert
 from netstack.tcp.scoreboard cimport NONE, recovery_reserve, scoreboard_append, scoreboard_reserve, sent_at
 from netstack.tcp.tcb cimport (
-    CC_UNSAVED, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, LISTEN, MAX_FAST_OPEN_CACHE, MAX_PATH_MTUS, MAX_RECORD_ENDS,
+    CC_UNSAVED, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, ECN_OFF, LISTEN, MAX_FAST_OPEN_CACHE, MAX_PATH_MTUS, MAX_RECORD_ENDS,
     REQUEST_LEVELS, SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, TF_IN_ACCEPT, TF_IN_DEMUX, TF_OUTPUT, TF_SACK_OK,
-    TIME_WAIT, TM_ORPHAN, congestion_ops_t, fast_open_cache_t, listener_t, path_mtu_t, range_t, receive_end, recovery_t,
+    TIME_WAIT, TM_ORPHAN, congestion_ops_t, ecn_t, fast_open_cache_t, listener_t, path_mtu_t, range_t, receive_end, records_t, recovery_t,
+    settings_t,
     request_t, sent_t, tcb_t, tcp_config_t,
     want_output,
 )
+from netstack.tcp.settings cimport settings_own
 from netstack.tcp.timers cimport timer_update
 from netstack.udp.endpoint cimport datagram_t, membership_t, udp_endpoint_init, udp_endpoint_t
 from netstack.wire.tcp cimport ACCECN_FIELDS
@@ -56,7 +59,7 @@ from netstack.wire.tcp cimport ACCECN_FIELDS
 from netstack.config import InterfaceConfig, StackConfig
 from netstack.errors import SnapshotError
 
-MAGIC = b"netstack snapshot 1\n"
+MAGIC = b"netstack snapshot 2\n"
 QUEUED_FORM = "<16sHI16sBBBBBBiI16s"      # a datagram in a queue: source, how it came; its bytes follow
 MEMBERSHIP_FORM = "<16sIBI"
 SENT_FORM = "<IIqQqqQIB"         # a segment in flight
@@ -148,8 +151,6 @@ cdef list tcb_fields():
         ("fin_seq", <char *> &s.fin_seq - base, sizeof(s.fin_seq), False),
         ("ooo_acks", <char *> &s.ooo_acks - base, sizeof(s.ooo_acks), False),
         ("sack_recent", <char *> &s.sack_recent - base, sizeof(s.sack_recent), False),
-        ("record_ends", <char *> &s.record_ends - base, sizeof(s.record_ends), False),
-        ("record_count", <char *> &s.record_count - base, sizeof(s.record_count), False),
         ("duplicate", <char *> &s.duplicate - base, sizeof(s.duplicate), False),
         ("retries", <char *> &s.retries - base, sizeof(s.retries), False),
         ("keepalive_probes", <char *> &s.keepalive_probes - base, sizeof(s.keepalive_probes), False),
@@ -160,14 +161,8 @@ cdef list tcb_fields():
         ("soft_error", <char *> &s.soft_error - base, sizeof(s.soft_error), False),
         ("challenge_count", <char *> &s.challenge_count - base, sizeof(s.challenge_count), False),
         ("challenge_ns", <char *> &s.challenge_ns - base, sizeof(s.challenge_ns), True),
-        ("keepalive_idle_s", <char *> &s.keepalive_idle_s - base, sizeof(s.keepalive_idle_s), False),
-        ("keepalive_interval_s", <char *> &s.keepalive_interval_s - base, sizeof(s.keepalive_interval_s), False),
-        ("keepalive_count", <char *> &s.keepalive_count - base, sizeof(s.keepalive_count), False),
         ("route_interface", <char *> &s.route_interface - base, sizeof(s.route_interface), False),
-        ("user_mss", <char *> &s.user_mss - base, sizeof(s.user_mss), False),
         ("peer_mss", <char *> &s.peer_mss - base, sizeof(s.peer_mss), False),
-        ("linger_s", <char *> &s.linger_s - base, sizeof(s.linger_s), False),
-        ("user_timeout_ms", <char *> &s.user_timeout_ms - base, sizeof(s.user_timeout_ms), False),
         ("next_hop", <char *> &s.next_hop - base, sizeof(s.next_hop), False),
         ("flow_label", <char *> &s.flow_label - base, sizeof(s.flow_label), False),
         ("cc_peak", <char *> &s.cc_peak - base, sizeof(s.cc_peak), False),
@@ -176,17 +171,11 @@ cdef list tcb_fields():
         ("pace_deadline", <char *> &s.pace_deadline - base, sizeof(s.pace_deadline), True),
         ("cc_prior_cwnd", <char *> &s.cc_prior_cwnd - base, sizeof(s.cc_prior_cwnd), False),
         ("cc_prior_ssthresh", <char *> &s.cc_prior_ssthresh - base, sizeof(s.cc_prior_ssthresh), False),
-        ("max_pacing_rate", <char *> &s.max_pacing_rate - base, sizeof(s.max_pacing_rate), False),
         ("modes", <char *> &s.modes - base, sizeof(s.modes), False),
         ("snd_up", <char *> &s.snd_up - base, sizeof(s.snd_up), False),
-        ("notsent_lowat", <char *> &s.notsent_lowat - base, sizeof(s.notsent_lowat), False),
-        ("fin_timeout_ms", <char *> &s.fin_timeout_ms - base, sizeof(s.fin_timeout_ms), False),
-        ("defer_accept", <char *> &s.defer_accept - base, sizeof(s.defer_accept), False),
         ("fast_open", <char *> &s.fast_open - base, sizeof(s.fast_open), False),
         ("fast_open_fail", <char *> &s.fast_open_fail - base, sizeof(s.fast_open_fail), False),
-        ("fast_open_max", <char *> &s.fast_open_max - base, sizeof(s.fast_open_max), False),
         ("fast_open_parent", <char *> &s.fast_open_parent - base, sizeof(s.fast_open_parent), False),
-        ("window_clamp", <char *> &s.window_clamp - base, sizeof(s.window_clamp), False),
         ("mss_clamp", <char *> &s.mss_clamp - base, sizeof(s.mss_clamp), False),
         ("mtu_probing", <char *> &s.mtu_probing - base, sizeof(s.mtu_probing), False),
         ("pmtu", <char *> &s.pmtu - base, sizeof(s.pmtu), False),
@@ -211,24 +200,52 @@ cdef list tcb_fields():
         ("timeouts_since_ns", <char *> &s.timeouts_since_ns - base, sizeof(s.timeouts_since_ns), True),
         ("ecn_mode", <char *> &s.ecn_mode - base, sizeof(s.ecn_mode), False),
         ("predicted", <char *> &s.predicted - base, sizeof(s.predicted), False),
-        ("ecn.flags", <char *> &s.ecn.flags - base, sizeof(s.ecn.flags), False),
-        ("ecn.fail", <char *> &s.ecn.fail - base, sizeof(s.ecn.fail), False),
-        ("ecn.option_seen", <char *> &s.ecn.option_seen - base, sizeof(s.ecn.option_seen), False),
-        ("ecn.syn_sent", <char *> &s.ecn.syn_sent - base, sizeof(s.ecn.syn_sent), False),
-        ("ecn.syn_received", <char *> &s.ecn.syn_received - base, sizeof(s.ecn.syn_received), False),
-        ("ecn.last_received", <char *> &s.ecn.last_received - base, sizeof(s.ecn.last_received), False),
-        ("ecn.estimate", <char *> &s.ecn.estimate - base, sizeof(s.ecn.estimate), False),
-        ("ecn.option_demand", <char *> &s.ecn.option_demand - base, sizeof(s.ecn.option_demand), False),
-        ("ecn.option_least", <char *> &s.ecn.option_least - base, sizeof(s.ecn.option_least), False),
-        ("ecn.ce_pending", <char *> &s.ecn.ce_pending - base, sizeof(s.ecn.ce_pending), False),
-        ("ecn.received_ce", <char *> &s.ecn.received_ce - base, sizeof(s.ecn.received_ce), False),
-        ("ecn.delivered_ce", <char *> &s.ecn.delivered_ce - base, sizeof(s.ecn.delivered_ce), False),
-        ("ecn.received_bytes", <char *> &s.ecn.received_bytes - base, sizeof(s.ecn.received_bytes), False),
-        ("ecn.delivered_bytes", <char *> &s.ecn.delivered_bytes - base, sizeof(s.ecn.delivered_bytes), False),
-        ("ecn.acked_average", <char *> &s.ecn.acked_average - base, sizeof(s.ecn.acked_average), False),
-        ("ecn.prior_ack", <char *> &s.ecn.prior_ack - base, sizeof(s.ecn.prior_ack), False),
-        ("ecn.option_ns", <char *> &s.ecn.option_ns - base, sizeof(s.ecn.option_ns), True),
         ("counts", <char *> &s.counts - base, sizeof(s.counts), False),
+    ]
+
+
+cdef list settings_fields():
+    cdef settings_t s
+    cdef char *base = <char *> &s
+    return [
+        ("keepalive_idle_s", <char *> &s.keepalive_idle_s - base, sizeof(s.keepalive_idle_s), False),
+        ("keepalive_interval_s", <char *> &s.keepalive_interval_s - base, sizeof(s.keepalive_interval_s), False),
+        ("keepalive_count", <char *> &s.keepalive_count - base, sizeof(s.keepalive_count), False),
+        ("defer_accept", <char *> &s.defer_accept - base, sizeof(s.defer_accept), False),
+        ("fast_open_key_count", <char *> &s.fast_open_key_count - base, sizeof(s.fast_open_key_count), False),
+        ("user_mss", <char *> &s.user_mss - base, sizeof(s.user_mss), False),
+        ("linger_s", <char *> &s.linger_s - base, sizeof(s.linger_s), False),
+        ("user_timeout_ms", <char *> &s.user_timeout_ms - base, sizeof(s.user_timeout_ms), False),
+        ("linger2_ms", <char *> &s.linger2_ms - base, sizeof(s.linger2_ms), False),
+        ("notsent_lowat", <char *> &s.notsent_lowat - base, sizeof(s.notsent_lowat), False),
+        ("window_clamp", <char *> &s.window_clamp - base, sizeof(s.window_clamp), False),
+        ("fast_open_max", <char *> &s.fast_open_max - base, sizeof(s.fast_open_max), False),
+        ("max_pacing_rate", <char *> &s.max_pacing_rate - base, sizeof(s.max_pacing_rate), False),
+        ("fast_open_keys", <char *> &s.fast_open_keys - base, sizeof(s.fast_open_keys), False),
+    ]
+
+
+cdef list ecn_fields():
+    cdef ecn_t s
+    cdef char *base = <char *> &s
+    return [
+        ("flags", <char *> &s.flags - base, sizeof(s.flags), False),
+        ("fail", <char *> &s.fail - base, sizeof(s.fail), False),
+        ("option_seen", <char *> &s.option_seen - base, sizeof(s.option_seen), False),
+        ("syn_sent", <char *> &s.syn_sent - base, sizeof(s.syn_sent), False),
+        ("syn_received", <char *> &s.syn_received - base, sizeof(s.syn_received), False),
+        ("last_received", <char *> &s.last_received - base, sizeof(s.last_received), False),
+        ("estimate", <char *> &s.estimate - base, sizeof(s.estimate), False),
+        ("option_demand", <char *> &s.option_demand - base, sizeof(s.option_demand), False),
+        ("option_least", <char *> &s.option_least - base, sizeof(s.option_least), False),
+        ("ce_pending", <char *> &s.ce_pending - base, sizeof(s.ce_pending), False),
+        ("received_ce", <char *> &s.received_ce - base, sizeof(s.received_ce), False),
+        ("delivered_ce", <char *> &s.delivered_ce - base, sizeof(s.delivered_ce), False),
+        ("received_bytes", <char *> &s.received_bytes - base, sizeof(s.received_bytes), False),
+        ("delivered_bytes", <char *> &s.delivered_bytes - base, sizeof(s.delivered_bytes), False),
+        ("acked_average", <char *> &s.acked_average - base, sizeof(s.acked_average), False),
+        ("prior_ack", <char *> &s.prior_ack - base, sizeof(s.prior_ack), False),
+        ("option_ns", <char *> &s.option_ns - base, sizeof(s.option_ns), True),
     ]
 
 
@@ -476,7 +493,7 @@ cdef list ip_fields():
 cdef dict TABLES = {
     "tcp": tcb_fields(), "recovery": recovery_fields(), "config": config_fields(), "time_wait": time_wait_fields(), "datagram": datagram_fields(),
     "ip": ip_fields(),
-    "request": request_fields(), "listener": listener_fields(), "fast_open": fast_open_fields(),
+    "settings": settings_fields(), "ecn": ecn_fields(), "request": request_fields(), "listener": listener_fields(), "fast_open": fast_open_fields(),
 }
 
 
@@ -655,6 +672,10 @@ cdef bytes tcp_record(const tcb_t *tcb):
     k = tcb.cc_ops.extended_size if tcb.cc.extended != NULL else 0
     out.append(struct.pack("<16sI", (<bytes> tcb.cc_ops.name)[:16], k))
     out.append(bytes(k) if not k or tcb.cc_ops.flags & CC_UNSAVED else (<const char *> tcb.cc.extended)[:k])
+    out.append(b"\1" + pack(TABLES["settings"], tcb.settings) if tcb.settings.users else b"\0")
+    out.append(b"\1" + pack(TABLES["ecn"], tcb.ecn) if tcb.ecn != &tcb.tcp.no_ecn else b"\0")
+    k = tcb.records.count if tcb.records != NULL else 0
+    out.append(struct.pack("<I", k) + ((<const char *> tcb.records.ends)[:4 * k] if k else b""))
     if tcb.listener != NULL:
         accept = []
         child = tcb.listener.accept_first
@@ -668,9 +689,6 @@ cdef bytes tcp_record(const tcb_t *tcb):
         out.append(struct.pack(f"<I{len(accept)}II{len(resets)}q", len(accept), *accept, len(resets), *resets))
     else:
         out.append(b"\0")
-    out.append(struct.pack("<B", tcb.fast_open_key_count if tcb.fast_open_keys != NULL else 0))
-    if tcb.fast_open_keys != NULL:
-        out.append((<const char *> tcb.fast_open_keys)[:tcb.fast_open_key_count * 16])
     out.append(struct.pack("<H", tcb.range_count))
     for i in range(tcb.range_count):
         out.append(struct.pack("<II", tcb.ranges[i].start, tcb.ranges[i].end))
@@ -875,9 +893,36 @@ cdef object restore_interface(stack_t *c, Link link, dict state, int64_t now_ns)
     ip6_restore(ifc, state["ipv6"], now_ns)
 
 
+cdef object restore_extras(tcb_t *tcb, Reader r, dict plans, int64_t shift):
+    """What only some connections have: settings of their own, state of ECN, ends of records."""
+    cdef bytes raw
+    cdef uint32_t n
+    if r.number("<B"):
+        need(settings_own(tcb) != NULL)
+        unpack(r, plans["settings"], tcb.settings, shift)
+        if tcb.settings.fast_open_key_count > 2:
+            raise SnapshotError("a listener with an impossible number of keys")
+    if r.number("<B"):
+        need(ecn_reserve(tcb))
+        unpack(r, plans["ecn"], tcb.ecn, shift)
+    elif tcb.ecn_mode != ECN_OFF:
+        raise SnapshotError("a connection without the state of its ECN")
+    if tcb.ecn_mode > ECN_ASKED or tcb.ecn.estimate > CE or tcb.ecn.option_least > ACCECN_FIELDS:
+        raise SnapshotError("a connection with an impossible kind of ECN")
+    n = r.number("<I")
+    if n > MAX_RECORD_ENDS:
+        raise SnapshotError("a connection with too many ends of records")
+    if n:
+        raw = r.take(4 * n)
+        tcb.records = <records_t *> malloc(sizeof(records_t))
+        need(tcb.records != NULL)
+        tcb.records.count = n
+        memcpy(tcb.records.ends, <const char *> raw, 4 * n)
+
+
 cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict families) except NULL:
     cdef tcb_t *tcb = stack_new_tcb(c)
-    cdef uint32_t i, n, length, held
+    cdef uint32_t i, length, held
     cdef bytes raw, extended
     cdef range_t duplicate
     cdef const congestion_ops_t *ops
@@ -885,12 +930,10 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict fa
     unpack(r, plans["tcp"], tcb, shift)
     if tcb.route_interface != 255 and tcb.route_interface > c.interface_count or tcb.state > TIME_WAIT:
         raise SnapshotError("a connection with an impossible interface or state")
-    if tcb.ecn_mode > ECN_ASKED or tcb.ecn.estimate > CE or tcb.ecn.option_least > ACCECN_FIELDS:
-        raise SnapshotError("a connection with an impossible kind of ECN")
     tcb.sock.kind = SOCK_TCP
     tcb.sock.flags &= ~<uint8_t> (SF_QUEUED_EVENT | SF_BOUND)
     length = tcb.snd_len
-    if length > MAX_DATA or tcb.record_count > MAX_RECORD_ENDS:
+    if length > MAX_DATA:
         raise SnapshotError("a send buffer of impossible size")
     tcb.snd_len = 0
     raw = r.take(16)
@@ -900,30 +943,24 @@ cdef tcb_t *restore_tcp(stack_t *c, Reader r, dict plans, int64_t shift, dict fa
     if tcb.modes & TM_ORPHAN:
         c.tcp.orphans += 1
     congestion_reload(tcb, <const char *> extended, <uint32_t> len(extended) if ops != NULL else NO_SIZE, shift)
+    restore_extras(tcb, r, plans, shift)
     if r.number("<B"):
         tcb.listener = <listener_t *> calloc(1, sizeof(listener_t))
         need(tcb.listener != NULL)
         unpack(r, plans["listener"], tcb.listener, shift)
         families[tcb.sock.id] = [r.number("<I") for _ in range(r.number("<I"))]
         resets = [r.number("<q") for _ in range(r.number("<I"))]
-        if len(resets) > tcb.fast_open_max:
+        if len(resets) > tcb.settings.fast_open_max:
             raise SnapshotError("more resets remembered than Fast Open has places")
         if resets:
-            tcb.listener.resets = <int64_t *> calloc(tcb.fast_open_max, sizeof(int64_t))
+            tcb.listener.resets = <int64_t *> calloc(tcb.settings.fast_open_max, sizeof(int64_t))
             need(tcb.listener.resets != NULL)
-            tcb.listener.reset_capacity = tcb.fast_open_max
+            tcb.listener.reset_capacity = tcb.settings.fast_open_max
             tcb.listener.reset_count = <uint32_t> len(resets)
             for k, until in enumerate(resets):
                 tcb.listener.resets[k] = c.tcp.now_ns + until
     elif tcb.state == LISTEN:
         raise SnapshotError("a listener without a queue")
-    n = r.number("<B")
-    if n:
-        raw = r.take(16 * min(n, 2))
-        tcb.fast_open_keys = <uint64_t *> calloc(4, sizeof(uint64_t))
-        need(tcb.fast_open_keys != NULL)
-        memcpy(tcb.fast_open_keys, <const char *> raw, len(raw))
-        tcb.fast_open_key_count = <uint8_t> min(n, 2)
     ranges = [(r.number("<I"), r.number("<I")) for _ in range(r.number("<H"))]
     raw = r.take(length)
     if length:

@@ -158,7 +158,7 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
     memset(info, 0, sizeof(tcp_info_t))
     info.state = linux_state(tcb.state)
     info.pacing_rate = tcb.cc.pacing_rate if tcb.cc.pacing_rate else ~<uint64_t> 0
-    info.max_pacing_rate = tcb.max_pacing_rate if tcb.max_pacing_rate else ~<uint64_t> 0
+    info.max_pacing_rate = tcb.settings.max_pacing_rate if tcb.settings.max_pacing_rate else ~<uint64_t> 0
     info.reordering = tcb.hist.reordering
     info.snd_cwnd = tcb.cc.cwnd // tcb.cc.mss if tcb.cc.mss else tcb.tcp.config.initial_cwnd_segments
     if tcb.state == LISTEN:                            # as Linux: the accept queue, and its limit
@@ -186,8 +186,8 @@ cdef void tcp_info_fill(const stack_t *stack, const tcb_t *tcb, tcp_info_t *info
     if tcb.route_interface < stack.interface_count:
         info.pmtu = tcb.pmtu if tcb.pmtu else stack.interfaces[tcb.route_interface].mtu
         info.advmss = stack_link_mss(stack, tcb)
-        if tcb.user_mss and tcb.user_mss < info.advmss:
-            info.advmss = tcb.user_mss
+        if tcb.settings.user_mss and tcb.settings.user_mss < info.advmss:
+            info.advmss = tcb.settings.user_mss
         if tcb.flags & TF_TS_OK:
             info.advmss -= 12
     fill_sender(tcb, info)

@@ -12,7 +12,7 @@ cdef inline uint32_t unsent_bytes(const tcb_t *tcb) noexcept nogil:
 
 cdef inline uint32_t unsent_mark(const tcb_t *tcb) noexcept nogil:
     """Bytes not yet sent at which a writer waits: TCP_NOTSENT_LOWAT, else the sysctl as it stands; 0: none."""
-    return tcb.notsent_lowat if tcb.notsent_lowat else tcb.tcp.config.notsent_lowat
+    return tcb.settings.notsent_lowat if tcb.settings.notsent_lowat else tcb.tcp.config.notsent_lowat
 
 
 # --- send buffer: bytes snd_una .. snd_una + snd_len (behind the SYN)

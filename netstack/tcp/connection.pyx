@@ -13,6 +13,8 @@ from netstack.tcp.buffers cimport buffers_free, receive_take, receive_tune, send
 from netstack.tcp.congestion.controller cimport congestion_start, congestion_stop
 from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags, ecn_from_request, ecn_open
 from netstack.tcp.fast_open cimport fast_open_ended, fast_open_over
+from netstack.tcp.records cimport records_clear
+from netstack.tcp.settings cimport fin_timeout_ns, keepalive_idle_ns
 from netstack.tcp.isn cimport choose_isn, timestamp_now
 from netstack.tcp.listener cimport listener_close, listener_forget
 from netstack.tcp.mtu cimport mtu_start
@@ -63,7 +65,7 @@ cdef void forget_last_attempt(tcb_t *tcb) noexcept nogil:
     memset(&tcb.counts, 0, sizeof(tcb.counts))
     tcb.ack_pending = 0
     tcb.modes &= ~TM_URGENT
-    tcb.record_count = 0
+    records_clear(tcb)
     tcb.fast_open &= FO_SETTINGS
     tcb.fast_open_fail = 0
     tcb.tune_space = 0
@@ -151,8 +153,8 @@ cdef void connection_options(tcb_t *tcb, const segment_t *seg, uint32_t link_mss
     if mss < tcp.config.min_snd_mss:
         mss = tcp.config.min_snd_mss       # against amplification by tiny segments (CVE-2019-11479)
     tcb.peer_mss = mss
-    if tcb.user_mss and tcb.user_mss < mss:
-        mss = tcb.user_mss
+    if tcb.settings.user_mss and tcb.settings.user_mss < mss:
+        mss = tcb.settings.user_mss
     tcb.mss = mss if mss < link_mss else link_mss
     mtu_start(tcb)
     if seg.has_ts and tcp.config.timestamps:
@@ -194,7 +196,7 @@ cdef void connection_established(tcb_t *tcb) noexcept nogil:
 
 cdef void keepalive_start(tcb_t *tcb) noexcept nogil:
     tcb.keepalive_probes = 0
-    tcb.keepalive_deadline = tcb.tcp.now_ns + <int64_t> tcb.keepalive_idle_s * NS_PER_S
+    tcb.keepalive_deadline = tcb.tcp.now_ns + keepalive_idle_ns(tcb)
     timer_update(tcb)
 
 
@@ -336,7 +338,7 @@ cdef void connection_close(tcb_t *tcb) noexcept nogil:
     if state == SYN_SENT:
         connection_abort(tcb, 0, False)
         return
-    if (tcb.flags & TF_LINGER and tcb.linger_s == 0) or receive_end(tcb) != tcb.rcv_read:
+    if (tcb.flags & TF_LINGER and tcb.settings.linger_s == 0) or receive_end(tcb) != tcb.rcv_read:
         connection_abort(tcb, 0, True)
         return
     connection_shutdown_write(tcb)
@@ -346,14 +348,14 @@ cdef void connection_close(tcb_t *tcb) noexcept nogil:
         connection_abort(tcb, 0, True)     # nobody waits for it, and there are too many such
         return
     if tcb.state == FIN_WAIT_2:
-        tcb.state_deadline = tcp.now_ns + <int64_t> tcb.fin_timeout_ms * NS_PER_MS
+        tcb.state_deadline = tcp.now_ns + fin_timeout_ns(tcb)
         timer_update(tcb)
 
 
 cdef uint32_t receive_space(const tcb_t *tcb) noexcept nogil:
     """What the window may say: the receive buffer less what the application has not read."""
     cdef uint32_t held = tcb.rcv_nxt - tcb.rcv_read, space = tcb.rcv_wanted - held if held < tcb.rcv_wanted else 0
-    return tcb.window_clamp if tcb.window_clamp and space > tcb.window_clamp else space
+    return tcb.settings.window_clamp if tcb.settings.window_clamp and space > tcb.settings.window_clamp else space
 
 
 cdef void connection_consumed(tcb_t *tcb) noexcept nogil:

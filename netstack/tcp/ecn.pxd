@@ -36,9 +36,13 @@ cdef uint16_t ecn_syn_answer(uint8_t mode, uint8_t codepoint) noexcept nogil
 # The mode that the last ACK of a handshake proves, of which only "some ECN was agreed" is remembered (RFC 9768 section 5.1).
 cdef uint8_t ecn_cookie_mode(bint agreed, uint16_t flags) noexcept nogil
 
+# State is there for connections that asked for ECN or agreed to it only.
+cdef bint ecn_reserve(tcb_t *tcb) noexcept nogil                             # cleared; False: no memory
+cdef void ecn_release(tcb_t *tcb) noexcept nogil
+
 # The handshake.
 cdef void ecn_open(tcb_t *tcb) noexcept nogil                                # before our SYN
-cdef void ecn_from_request(tcb_t *tcb, const request_t *r) noexcept nogil    # a listener's child
+cdef void ecn_from_request(tcb_t *tcb, const request_t *r) noexcept nogil    # a listener's child; of ECN it has reserved
 cdef void ecn_syn_again(tcb_t *tcb, const segment_t *seg) noexcept nogil     # the peer has sent it again
 # Of a half-open connection.
 cdef void ecn_request(request_t *r, const segment_t *seg, const congestion_ops_t *ops) noexcept nogil
@@ -48,7 +52,6 @@ cdef void ecn_syn_crossed(tcb_t *tcb, const segment_t *seg) noexcept nogil   # s
 cdef void ecn_syn_answered(tcb_t *tcb, const segment_t *seg) noexcept nogil  # SYN,ACK in SYN-SENT
 cdef void ecn_answer_again(tcb_t *tcb, const segment_t *seg) noexcept nogil  # SYN,ACK of an established connection
 cdef void ecn_established(tcb_t *tcb, const segment_t *seg) noexcept nogil   # the segment that ends SYN-RECEIVED
-cdef void ecn_cookie_accepted(tcb_t *tcb, const segment_t *seg, bint agreed) noexcept nogil   # SYN and ACK at once
 cdef uint16_t ecn_syn_flags(const tcb_t *tcb) noexcept nogil                 # of our SYN or SYN,ACK
 cdef bint ecn_syn_option(const tcb_t *tcb, bint again) noexcept nogil        # whether our SYN,ACK has the option
 
@@ -84,4 +87,5 @@ cdef inline void ecn_reduced(tcb_t *tcb) noexcept nogil:
 
 cdef inline void ecn_restored(tcb_t *tcb) noexcept nogil:
     """It was taken back before that."""
-    tcb.ecn.flags &= ~<uint8_t> EF_QUEUE_CWR
+    if tcb.ecn_mode == ECN_CLASSIC:
+        tcb.ecn.flags &= ~<uint8_t> EF_QUEUE_CWR

@@ -9,6 +9,7 @@ algorithm asks for more (DCTCP, RFC 8257 section 3.5). Numbers of TCP_INFO and s
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from netstack.tcp.seq cimport seq_gt
@@ -101,6 +102,8 @@ cdef inline void predict(tcb_t *tcb) noexcept nogil:
 
 cdef inline void set_mode(tcb_t *tcb, uint8_t mode) noexcept nogil:
     tcb.ecn_mode = mode
+    if mode == ECN_OFF and tcb.ecn.fail == 0:
+        ecn_release(tcb)
     predict(tcb)
 
 
@@ -109,24 +112,36 @@ cdef inline void acknowledge_now(tcb_t *tcb) noexcept nogil:
     want_output(tcb)
 
 
-cdef void begin(tcb_t *tcb) noexcept nogil:
-    memset(&tcb.ecn, 0, sizeof(ecn_t))
+cdef bint ecn_reserve(tcb_t *tcb) noexcept nogil:
+    if tcb.ecn == &tcb.tcp.no_ecn:
+        tcb.ecn = <ecn_t *> malloc(sizeof(ecn_t))
+        if tcb.ecn == NULL:
+            tcb.ecn = &tcb.tcp.no_ecn
+            return False
+    memset(tcb.ecn, 0, sizeof(ecn_t))
     if needs_ecn(tcb):
         tcb.ecn.syn_sent = ECT_0                       # RFC 8257 section 3.5
+    return True
+
+
+cdef void ecn_release(tcb_t *tcb) noexcept nogil:
+    if tcb.ecn != &tcb.tcp.no_ecn:
+        free(tcb.ecn)
+        tcb.ecn = &tcb.tcp.no_ecn
 
 
 # --- handshake --------------------------------------------------------------------------------------------------------
 
 cdef void ecn_open(tcb_t *tcb) noexcept nogil:
-    cdef uint8_t setting = tcb.tcp.config.ecn
-    begin(tcb)
+    cdef uint8_t setting = tcb.tcp.config.ecn, mode = ECN_OFF
+    ecn_release(tcb)
     if setting == ASK_AND_ANSWER_ACCURATE:
-        set_mode(tcb, ECN_ASKED)
+        mode = ECN_ASKED
     elif setting == ASK_CLASSIC or setting == ASK_CLASSIC_ANSWER_ACCURATE or needs_ecn(tcb):
-        set_mode(tcb, ECN_CLASSIC)
-    else:
-        tcb.ecn.syn_sent = NOT_ECT
-        set_mode(tcb, ECN_OFF)
+        mode = ECN_CLASSIC
+    if mode != ECN_OFF and not ecn_reserve(tcb):
+        mode = ECN_OFF
+    set_mode(tcb, mode)
 
 
 cdef void ecn_request(request_t *r, const segment_t *seg, const congestion_ops_t *ops) noexcept nogil:
@@ -151,13 +166,11 @@ cdef uint16_t ecn_request_flags(const tcp_t *tcp, const request_t *r) noexcept n
 
 
 cdef void ecn_from_request(tcb_t *tcb, const request_t *r) noexcept nogil:
-    begin(tcb)
+    if r.ecn != ECN_OFF:
+        tcb.ecn.syn_received = r.ecn_syn
+        tcb.ecn.last_received = r.ecn_syn
+        tcb.ecn.fail = r.ecn_fail
     set_mode(tcb, r.ecn)
-    tcb.ecn.syn_received = r.ecn_syn
-    tcb.ecn.last_received = r.ecn_syn
-    tcb.ecn.fail = r.ecn_fail
-    if tcb.ecn_mode == ECN_OFF:
-        tcb.ecn.syn_sent = NOT_ECT
 
 
 cdef void ecn_syn_again(tcb_t *tcb, const segment_t *seg) noexcept nogil:
@@ -174,8 +187,9 @@ cdef void ecn_syn_crossed(tcb_t *tcb, const segment_t *seg) noexcept nogil:
         set_mode(tcb, ecn_syn_mode(ASK_AND_ANSWER_ACCURATE, False, seg.flags, NOT_ECT))
     elif tcb.ecn_mode == ECN_CLASSIC and seg.flags & (CWR | ECE) != CWR | ECE:
         set_mode(tcb, ECN_OFF)
-    tcb.ecn.syn_received = seg.ecn
-    tcb.ecn.last_received = seg.ecn
+    if tcb.ecn_mode != ECN_OFF:
+        tcb.ecn.syn_received = seg.ecn
+        tcb.ecn.last_received = seg.ecn
 
 
 cdef void look_at_option(tcb_t *tcb, const segment_t *seg) noexcept nogil:
@@ -262,13 +276,6 @@ cdef void ecn_established(tcb_t *tcb, const segment_t *seg) noexcept nogil:
     predict(tcb)
 
 
-cdef void ecn_cookie_accepted(tcb_t *tcb, const segment_t *seg, bint agreed) noexcept nogil:
-    """A connection made from the ACK of a SYN cookie: *agreed* is what the cookie remembers."""
-    begin(tcb)
-    set_mode(tcb, ecn_cookie_mode(agreed, seg.flags))
-    ecn_established(tcb, seg)
-
-
 cdef uint16_t ecn_syn_flags(const tcb_t *tcb) noexcept nogil:
     """Flags beside SYN. A SYN that got no answer goes again without them: at once when it asks for classic ECN (RFC 3168
     section 6.1.1.1), the second time when for AccECN; so does a SYN,ACK."""
@@ -333,7 +340,7 @@ cdef void received_classic(tcb_t *tcb, const segment_t *seg) noexcept nogil:
 cdef void received_accurate(tcb_t *tcb, const segment_t *seg) noexcept nogil:
     """RFC 9768 section 3.2.1: CE on every packet, bytes of payload by codepoint. A change of the codepoint is told at once
     and twice; so is more CE than the ACE field can tell (section 3.2.2.5.1)."""
-    cdef ecn_t *e = &tcb.ecn
+    cdef ecn_t *e = tcb.ecn
     cdef bint edge = seg.ecn != e.last_received
     cdef uint32_t before
     cdef uint8_t least
@@ -387,7 +394,7 @@ cdef inline uint8_t codepoint_of(uint8_t order, uint32_t i) noexcept nogil:
 cdef bint take_option(tcb_t *tcb, const segment_t *seg, uint32_t bytes) noexcept nogil:
     """Counters of bytes. While all that arrives has one codepoint, acknowledgements without the option are counted for it.
     True: what delivered_bytes gained is what this acknowledgement stands for."""
-    cdef ecn_t *e = &tcb.ecn
+    cdef ecn_t *e = tcb.ecn
     cdef uint32_t i, start
     cdef int32_t delta
     cdef bint sure = e.estimate != 0, changed = False, unclear = False
@@ -453,7 +460,7 @@ cdef uint32_t marked_packets(tcb_t *tcb, uint32_t delta, uint32_t ce_bytes, bint
 
 cdef void acknowledged_accurate(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nogil:
     """Of an acknowledgement that is newer than the last: it moves something, or its timestamp says so."""
-    cdef ecn_t *e = &tcb.ecn
+    cdef ecn_t *e = tcb.ecn
     cdef uint32_t ace = ace_of(seg.flags), bytes = <uint32_t> (tcb.cc.delivered - a.prior_delivered)
     cdef uint32_t ce_before = e.delivered_bytes[CE - 1], delta, ce_bytes
     cdef bint sure
@@ -564,7 +571,7 @@ cdef void ecn_plan(tcb_t *tcb, plan_t *plan) noexcept nogil:
 
 cdef void ecn_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil:
     """Before what the segment reports is forgotten."""
-    cdef ecn_t *e = &tcb.ecn
+    cdef ecn_t *e = tcb.ecn
     if plan.flags & SYN:
         return
     if tcb.ecn_mode == ECN_CLASSIC:

@@ -24,10 +24,11 @@ from netstack.tcp.listener cimport listener_adopt
 from netstack.tcp.scoreboard cimport (
     mark_lost, recovery_reserve, scoreboard_append, scoreboard_reserve,
 )
+from netstack.tcp.settings cimport settings_own
 from netstack.tcp.tcb cimport (
     CLOSED, FO_ACKED, FO_ASKED, FO_CHILD, FO_EXPERIMENTAL, FO_NO_COOKIE, FO_SYN, FO_SYN_DATA, FO_TRIAL,
     MAX_FAST_OPEN_CACHE, RQ_COOKIE_ASKED, RQ_EXPERIMENTAL, SYN_RCVD, SYN_SENT, TFO_COOKIE_UNAVAILABLE, TFO_DATA_NOT_ACKED,
-    TFO_SYN_RETRANSMITTED, TF_FIN_AHEAD, TF_PASSIVE, TF_SYN_SENT, TM_FAST_OPEN, sent_t, want_output,
+    TFO_SYN_RETRANSMITTED, TF_FIN_AHEAD, TF_PASSIVE, TF_SYN_SENT, TM_FAST_OPEN, sent_t, settings_t, want_output,
 )
 from netstack.tcp.timers cimport timer_remove
 from netstack.wire.tcp cimport NO_FASTOPEN, tcp_options_length
@@ -78,9 +79,9 @@ cdef void make_cookie(const uint64_t *key, const address_t *local, const address
 
 cdef const uint64_t *keys_of(tcb_t *listener, int *count) noexcept nogil:
     cdef tcp_t *tcp = listener.tcp
-    if listener.fast_open_keys != NULL:
-        count[0] = listener.fast_open_key_count
-        return listener.fast_open_keys
+    if listener.settings.fast_open_key_count:
+        count[0] = listener.settings.fast_open_key_count
+        return listener.settings.fast_open_keys
     fast_open_make_keys(tcp)
     count[0] = tcp.fast_open.key_count
     return tcp.fast_open.keys
@@ -111,17 +112,20 @@ cdef int which_key(const request_t *r, const segment_t *seg) noexcept nogil:
 
 cdef void fast_open_listen(tcb_t *listener) noexcept nogil:
     cdef tcp_t *tcp = listener.tcp
-    if tcp.config.fastopen & TFO_SERVER and tcp.config.fastopen & TFO_SERVER_ALL and listener.fast_open_max == 0:
-        listener.fast_open_max = listener.listener.backlog
+    cdef settings_t *settings
+    if tcp.config.fastopen & TFO_SERVER and tcp.config.fastopen & TFO_SERVER_ALL and listener.settings.fast_open_max == 0:
+        settings = settings_own(listener)
+        if settings != NULL:
+            settings.fast_open_max = listener.listener.backlog
 
 
 cdef bint has_place(tcb_t *listener) noexcept nogil:
     """So many may wait for the end of their handshake; who was reset counts for a minute more, against a spoofer who has
     the owner of an address reset what he opens in its name (RFC 7413 section 5.1)."""
     cdef listener_t *l = listener.listener
-    if listener.fast_open_max == 0:
+    if listener.settings.fast_open_max == 0:
         return False
-    if l.fast_open_count < listener.fast_open_max:
+    if l.fast_open_count < listener.settings.fast_open_max:
         return True
     if l.reset_count == 0 or l.resets[l.reset_first] > listener.tcp.now_ns:
         listener.tcp.counters.tcp_fast_open_overflows += 1
@@ -129,7 +133,7 @@ cdef bint has_place(tcb_t *listener) noexcept nogil:
     l.reset_first = (l.reset_first + 1) % l.reset_capacity
     l.reset_count -= 1
     l.fast_open_count -= 1
-    return l.fast_open_count < listener.fast_open_max
+    return l.fast_open_count < listener.settings.fast_open_max
 
 
 cdef void give_cookie(request_t *r, const segment_t *seg) noexcept nogil:
@@ -218,9 +222,9 @@ cdef void fast_open_over(tcb_t *child, bint reset) noexcept nogil:
     if listener == NULL or listener.sock.id != child.fast_open_parent:
         return                                         # it is closed, and another may stand there
     l = listener.listener
-    if reset and l.resets == NULL and listener.fast_open_max:
-        l.resets = <int64_t *> calloc(listener.fast_open_max, sizeof(int64_t))
-        l.reset_capacity = listener.fast_open_max if l.resets != NULL else 0
+    if reset and l.resets == NULL and listener.settings.fast_open_max:
+        l.resets = <int64_t *> calloc(listener.settings.fast_open_max, sizeof(int64_t))
+        l.reset_capacity = listener.settings.fast_open_max if l.resets != NULL else 0
     if reset and l.reset_count < l.reset_capacity:
         l.resets[(l.reset_first + l.reset_count) % l.reset_capacity] = tcp.now_ns + <int64_t> RESET_S * NS_PER_S
         l.reset_count += 1
@@ -330,8 +334,8 @@ cdef uint32_t fast_open_room(tcb_t *tcb) noexcept nogil:
         return 0
     if e != NULL and e.mss and e.mss < mss:
         mss = e.mss
-    if tcb.user_mss and tcb.user_mss < mss:
-        mss = tcb.user_mss
+    if tcb.settings.user_mss and tcb.settings.user_mss < mss:
+        mss = tcb.settings.user_mss
     return mss - OPTIONS_MAX if mss > OPTIONS_MAX else 0
 
 

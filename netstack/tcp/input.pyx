@@ -34,6 +34,7 @@ from netstack.tcp.rack cimport rto_rearm
 from netstack.tcp.ranges cimport range_absorb, range_insert
 from netstack.tcp.rtt cimport rtt_sample
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
+from netstack.tcp.settings cimport fin_timeout_ns
 from netstack.tcp.tcb cimport (
     ACK, CLOSED, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN, FIN_WAIT_1, FIN_WAIT_2, FO_ASKED, FO_SYN_DATA, LAST_ACK, PSH, RST,
     SCRATCH_BYTES, SYN, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED, TF_FIN_RECEIVED, TF_FIN_SENT,
@@ -469,7 +470,7 @@ cdef void after_ack(tcb_t *tcb) noexcept nogil:
         tcb.state = FIN_WAIT_2
         sock_event(&tcb.tcp.events, &tcb.sock, EVENT_FINISHED)
         if tcb.sock.flags & SF_ORPHAN and tcb.parent == NULL:
-            tcb.state_deadline = tcb.tcp.now_ns + <int64_t> tcb.fin_timeout_ms * NS_PER_MS
+            tcb.state_deadline = tcb.tcp.now_ns + fin_timeout_ns(tcb)
     elif tcb.state == CLOSING:
         connection_time_wait(tcb)
     elif tcb.state == LAST_ACK:

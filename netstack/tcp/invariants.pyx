@@ -15,10 +15,10 @@ from netstack.tcp.places cimport place_next
 from netstack.tcp.scoreboard cimport NONE, sent_at
 from netstack.tcp.seq cimport seq_gt, seq_le, seq_lt
 from netstack.tcp.tcb cimport (
-    ACK, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, ESTABLISHED, FO_DEFERRED, LISTEN, MAX_RANGES, MAX_RECORD_ENDS, REQUEST_LEVELS, RQ_DUE,
+    ACK, CE, CLOSED, ECN_ACCURATE, ECN_ASKED, ECN_OFF, ESTABLISHED, FO_DEFERRED, LISTEN, MAX_RANGES, MAX_RECORD_ENDS, REQUEST_LEVELS, RQ_DUE,
     SENT_AGAIN, SENT_LISTED, SENT_LOST, SENT_SACKED, SYN_RCVD, SYN_SENT, TF_ACK_NOW, TF_FIN_AHEAD, TF_FIN_QUEUED,
-    TF_FIN_RECEIVED, TF_FIN_SENT, TF_IN_ACCEPT, TF_OUTPUT, TF_PRIOR_ACK, TF_SACK_OK, TIME_WAIT, data_end, listener_t,
-    receive_end, recovery_t, request_t, sent_t,
+    TF_FIN_RECEIVED, TF_FIN_SENT, TF_IN_ACCEPT, TF_OUTPUT, TF_PRIOR_ACK, TF_SACK_OK, TIME_WAIT, data_end, ecn_t, listener_t,
+    receive_end, recovery_t, request_t, sent_t, settings_t,
 )
 
 cdef enum:
@@ -96,8 +96,8 @@ cdef void check_sending(const tcb_t *t) noexcept nogil:
         broken(t, b"nothing was sent that is not in the send buffer")
     if fin and not t.flags & TF_FIN_QUEUED:
         broken(t, b"no FIN is sent that was not queued")
-    if t.record_count > MAX_RECORD_ENDS or t.record_count and not (
-            seq_gt(t.record_ends[0], t.snd_nxt) and seq_le(t.record_ends[t.record_count - 1], data_end(t))):
+    if t.records != NULL and not (0 < t.records.count <= MAX_RECORD_ENDS and seq_gt(t.records.ends[0], t.snd_nxt) and
+                                  seq_le(t.records.ends[t.records.count - 1], data_end(t))):
         broken(t, b"records end in what is not yet sent")
     if t.snd_wnd > t.max_snd_wnd:
         broken(t, b"snd_wnd <= max_snd_wnd")
@@ -143,6 +143,8 @@ cdef void check_receiving(const tcb_t *t) noexcept nogil:
 cdef void check_congestion_notification(const tcb_t *t) noexcept nogil:
     if t.ecn_mode > ECN_ASKED or t.ecn.estimate > CE or t.ecn.option_least > 3 or t.ecn.option_demand > 2:
         broken(t, b"ECN is of a kind there is")
+    if t.ecn_mode != ECN_OFF and t.ecn == &t.tcp.no_ecn:
+        broken(t, b"ECN has its state")
     if t.ecn_mode == ECN_ASKED and t.state != SYN_SENT:
         broken(t, b"what a SYN asks is settled by its answer")
     if t.ecn_mode == ECN_ACCURATE and t.state >= ESTABLISHED and t.predicted != (
@@ -236,6 +238,14 @@ cdef void check_requests(const tcp_t *tcp) noexcept nogil:
         broken(NULL, b"every half-open connection waits for its time, or for the link")
 
 
+cdef bint is_zero(const void *p, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if (<const unsigned char *> p)[i]:
+            return False
+    return True
+
+
 cdef void check_shared(const tcp_t *tcp) noexcept nogil:
     cdef uint32_t i, n = 0
     cdef const tcb_t *t
@@ -248,6 +258,8 @@ cdef void check_shared(const tcp_t *tcp) noexcept nogil:
         if i and tcp.timers.items[(i - 1) // 2].timer_deadline > t.timer_deadline:
             broken(t, b"no child in the heap is due before its parent")
     check_requests(tcp)
+    if not is_zero(&tcp.defaults, sizeof(settings_t)) or not is_zero(&tcp.no_ecn, sizeof(ecn_t)):
+        broken(NULL, b"what many connections share is never written")
     t = tcp.output_first
     while t != NULL:
         if not t.flags & TF_OUTPUT or n > LIST_LIMIT:

@@ -259,7 +259,7 @@ cdef void request_answer(const tcp_t *tcp, const request_t *r, bare_t *out) noex
     out.interface = r.interface
     out.ttl = listener.ttl
     out.tos = listener.tos
-    out.mss = listener.user_mss if listener.user_mss and listener.user_mss < r.mss else r.mss
+    out.mss = listener.settings.user_mss if listener.settings.user_mss and listener.settings.user_mss < r.mss else r.mss
     out.wscale = r.rcv_wscale if r.flags & RQ_WSCALE else 255
     out.sack_permitted = (r.flags & RQ_SACK) != 0
     out.has_ts = (r.flags & RQ_TIMESTAMPS) != 0
@@ -325,7 +325,7 @@ cdef uint32_t retry_limit(const tcp_t *tcp, const listener_t *l) noexcept nogil:
 cdef void on_request_timer(tcp_t *tcp, request_t *r) noexcept nogil:
     """With TCP_DEFER_ACCEPT whoever has acknowledged is asked again only at the end of its time."""
     cdef tcb_t *listener = r.listener
-    cdef uint8_t defer = listener.defer_accept
+    cdef uint8_t defer = listener.settings.defer_accept
     cdef bint acked = r.flags & RQ_ACKED != 0
     cdef bint expired = r.retries >= retry_limit(tcp, listener.listener), again = True
     if defer:
@@ -434,7 +434,7 @@ cdef DropReason request_arrives(tcp_t *tcp, request_t *r, segment_t *seg, tcb_t 
 cdef DropReason handshake_over(tcp_t *tcp, request_t *r, segment_t *seg, tcb_t **child) noexcept nogil:
     cdef tcb_t *listener = r.listener
     cdef request_t known = r[0]
-    if r.retries < listener.defer_accept and seg.length == 0 and not seg.flags & FIN:
+    if r.retries < listener.settings.defer_accept and seg.length == 0 and not seg.flags & FIN:
         r.flags |= RQ_ACKED
         return DROP_TCP_DEFERRED
     if accept_full(listener.listener):

@@ -25,6 +25,7 @@ from netstack.tcp.scoreboard cimport (
     scoreboard_reserve, sent_at,
 )
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_lt
+from netstack.tcp.settings cimport keepalive_count, keepalive_idle_ns, keepalive_interval_ns
 from netstack.tcp.tcb cimport (
     ACK, AE, CA_CWR, CA_RECOVERY, CLOSED, CLOSE_WAIT, CWR, ECE, EF_PRIOR_ECHO, ESTABLISHED, FIN, FIN_WAIT_2, FO_ASKED,
     FO_DEFERRED, FO_EXPERIMENTAL, FO_SYN, FO_SYN_DATA, LISTEN, NOT_ECT, PSH, SYN, SYN_RCVD, SYN_SENT,
@@ -130,7 +131,7 @@ cdef bint plan_syn(tcb_t *tcb, plan_t *plan) noexcept nogil:
     mss = tcb.cc.mss
     if tcb.modes & TM_FAST_OPEN:           # congestion control has begun: there it is what the peer takes
         mss = tcp.link_mss(tcp.stack, &tcb.remote, tcb.route_interface)
-    plan.options.mss = <uint16_t> (tcb.user_mss if tcb.user_mss and tcb.user_mss < mss else mss)
+    plan.options.mss = <uint16_t> (tcb.settings.user_mss if tcb.settings.user_mss and tcb.settings.user_mss < mss else mss)
     plan.options.sack_count = 0
     plan.options.sack_permitted = tcp.config.sack
     plan.options.has_ts = tcp.config.timestamps
@@ -608,7 +609,7 @@ cdef void sent_new(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
     tcp.counters.tcp_payload_out += plan.length
     tcb.snd_nxt = end
     tcb.rtx_nxt = end
-    if tcb.record_count:
+    if tcb.records != NULL:
         record_sent(tcb)
     used = in_flight(tcb)
     r.in_flight = used
@@ -667,9 +668,9 @@ cdef inline int64_t unanswered_since(const tcb_t *tcb) noexcept nogil:
 cdef void clamp_to_user_timeout(tcb_t *tcb) noexcept nogil:
     """RFC 5482: the connection ends when the time is over, not at the RTO after it."""
     cdef int64_t end
-    if tcb.user_timeout_ms == 0:
+    if tcb.settings.user_timeout_ms == 0:
         return
-    end = unanswered_since(tcb) + <int64_t> tcb.user_timeout_ms * NS_PER_MS
+    end = unanswered_since(tcb) + <int64_t> tcb.settings.user_timeout_ms * NS_PER_MS
     if tcb.rtx_deadline > end:
         tcb.rtx_deadline = end if end > tcb.tcp.now_ns else tcb.tcp.now_ns + NS_PER_MS
         timer_update(tcb)
@@ -697,8 +698,8 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
     if tcb.retries >= retry_limit(tcb):
         give_up(tcb)
         return
-    if tcb.user_timeout_ms and tcb.retries and tcb.tcp.now_ns - unanswered_since(tcb) >= \
-            <int64_t> tcb.user_timeout_ms * NS_PER_MS:
+    if tcb.settings.user_timeout_ms and tcb.retries and tcb.tcp.now_ns - unanswered_since(tcb) >= \
+            <int64_t> tcb.settings.user_timeout_ms * NS_PER_MS:
         give_up(tcb)
         return
     if tcb.flags & TF_PERSIST and tcb.snd_wnd:
@@ -732,8 +733,7 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
 
 cdef void on_keepalive_timer(tcb_t *tcb) noexcept nogil:
     """RFC 9293 section 3.8.4: only on an idle connection, and only after a long silence."""
-    cdef int64_t idle = <int64_t> tcb.keepalive_idle_s * NS_PER_S
-    cdef int64_t interval = <int64_t> tcb.keepalive_interval_s * NS_PER_S
+    cdef int64_t idle = keepalive_idle_ns(tcb), interval = keepalive_interval_ns(tcb)
     cdef int64_t now = tcb.tcp.now_ns
     tcb.keepalive_deadline = 0
     if tcb.snd_una != tcb.snd_nxt or tcb.snd_len:
@@ -744,7 +744,7 @@ cdef void on_keepalive_timer(tcb_t *tcb) noexcept nogil:
     if now - tcb.last_receive_ns < idle and not tcb.keepalive_probes:
         tcb.keepalive_deadline = tcb.last_receive_ns + idle
         return
-    if tcb.keepalive_probes >= tcb.keepalive_count:
+    if tcb.keepalive_probes >= keepalive_count(tcb):
         connection_abort(tcb, tcb.soft_error if tcb.soft_error else ETIMEDOUT, True)
         return
     tcb.keepalive_probes += 1

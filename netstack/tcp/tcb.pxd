@@ -219,12 +219,12 @@ cdef struct history_t:
     uint32_t reordering          # segments a duplicate may be early by
     uint32_t reordering_seen
     uint32_t dsack_seen          # segments the peer says it got twice
+    uint8_t rack_steps
+    uint8_t rack_persist
     uint64_t lost_ever           # bytes
     uint64_t app_limited         # congestion_t.delivered up to which samples are limited by the application; 0: none
     uint64_t rack_delivered      # when the reordering window was last widened
     int64_t min_rtt_at_ns
-    uint8_t rack_steps
-    uint8_t rack_persist
 
 
 cdef struct recovery_t:
@@ -413,13 +413,38 @@ cdef struct counts_t:
     uint32_t out_of_order        # segments received beyond a gap
     uint32_t timeouts
     uint32_t timeout_episodes    # runs of them
+    uint8_t rate_app_limited
+    uint8_t limited_by           # LIMIT_*
     uint64_t bytes_resent
     int64_t timeouts_ns          # spent in such runs; the current one not included
     int64_t limited_ns[3]        # busy, limited by the peer's window, by the send buffer; the current stretch not included
     uint64_t rate_delivered      # the last delivery rate that says what the path can do: bytes over
     int64_t rate_interval_ns
-    uint8_t rate_app_limited
-    uint8_t limited_by           # LIMIT_*
+
+
+cdef struct records_t:
+    # Where MSG_EOR ended what was not sent yet, ascending: tcp/records.
+    uint32_t count
+    uint32_t ends[MAX_RECORD_ENDS]
+
+
+cdef struct settings_t:
+    # What the application asked for, 0 everywhere if nothing: tcp/settings. Connections share them.
+    uint32_t users               # connections that point here; 0: the stack's, never written
+    uint16_t keepalive_idle_s    # 0: the stack's, as the next two
+    uint16_t keepalive_interval_s
+    uint8_t keepalive_count
+    uint8_t defer_accept         # TCP_DEFER_ACCEPT, as timeouts of the SYN,ACK; 0: off
+    uint8_t fast_open_key_count  # 0: the stack's keys
+    uint16_t user_mss            # TCP_MAXSEG, 0: none
+    uint32_t linger_s
+    uint32_t user_timeout_ms
+    int32_t linger2_ms           # TCP_LINGER2; 0: the stack's, -1: none
+    uint32_t notsent_lowat       # TCP_NOTSENT_LOWAT: bytes not yet sent at which a writer waits; 0: none
+    uint32_t window_clamp        # TCP_WINDOW_CLAMP: the most we advertise; 0: none
+    uint32_t fast_open_max       # TCP_FASTOPEN: how many Fast Open children may wait for the end of their handshake
+    uint64_t max_pacing_rate     # SO_MAX_PACING_RATE, bytes per second; 0: none
+    uint64_t fast_open_keys[4]   # TCP_FASTOPEN_KEY, the backup key last
 
 
 cdef struct tcb_t:
@@ -446,6 +471,7 @@ cdef struct tcb_t:
     uint32_t snd_len             # bytes in the send buffer, from snd_una (SYN not counted)
     uint32_t ack_pending         # segments with data received since our last acknowledgement
     uint16_t predicted           # flags of the next expected segment, PSH aside: ACK, with AccECN the ACE field that says nothing new
+    uint16_t modes               # TM_*
     uint8_t *snd_buf
     uint8_t *rcv_buf
     uint32_t snd_cap             # power of two, or 0
@@ -462,6 +488,7 @@ cdef struct tcb_t:
     int64_t ack_deadline         # delayed acknowledgement
     int64_t timer_deadline       # what the heap has for us: not later than the earliest of all
     uint32_t heap_index          # place in the heap plus 1; 0: not in it
+    uint32_t flow_label          # of its IPv6 packets (RFC 6437)
     tcp_t *tcp
     tcb_t *output_next
     # --- identity
@@ -485,7 +512,6 @@ cdef struct tcb_t:
     # --- recovery and out-of-order data
     uint32_t cc_prior_cwnd       # before the last reduction; 0: nothing to undo
     uint32_t cc_prior_ssthresh
-    uint64_t max_pacing_rate     # SO_MAX_PACING_RATE, bytes per second; 0: none
     recovery_t *rec              # tcp_t.idle while nothing is in flight and nothing to be remembered
     history_t hist
     uint32_t snd_small           # end of the last segment sent that was not full: what Nagle waits for
@@ -496,6 +522,9 @@ cdef struct tcb_t:
     uint16_t range_count
     uint16_t range_capacity
     uint8_t ooo_acks             # segments beyond a gap since rcv_nxt moved, at most 255
+    uint8_t mtu_probing
+    uint16_t fast_open           # FO_*
+    uint16_t mss_clamp           # what both SYNs and our link allow
     uint32_t sack_recent[3]      # where the ranges that changed last are, the latest first (RFC 2018 section 4)
     range_t duplicate            # what came again and the next acknowledgement reports (D-SACK, RFC 2883); empty: nothing
     uint8_t retries              # consecutive timeouts, or probes
@@ -504,43 +533,25 @@ cdef struct tcb_t:
     uint8_t syn_retries
     uint8_t ttl
     uint8_t tos
+    uint8_t route_interface      # where packets leave; 255: not looked up
+    uint8_t fast_open_fail
     int32_t soft_error           # what ICMP said; reported when the connection times out (RFC 5927)
     uint32_t challenge_count
+    uint32_t peer_mss            # from its SYN
     int64_t challenge_ns         # start of the interval it counts in
-    ecn_t ecn
+    ecn_t *ecn                   # tcp_t.no_ecn unless ECN was asked for or agreed
     # --- a thread's buffer, lent while it waits in recv_into
     uint8_t *lent
     uint32_t lent_size
     uint32_t lent_filled
     # --- settings
-    uint16_t keepalive_idle_s
-    uint16_t keepalive_interval_s
-    uint8_t keepalive_count
-    uint8_t route_interface      # where packets leave; 255: not looked up
-    uint16_t user_mss            # TCP_MAXSEG, 0: none
-    uint32_t peer_mss            # from its SYN
-    uint32_t linger_s
-    uint32_t user_timeout_ms
+    settings_t *settings         # never NULL
     address_t next_hop
-    uint32_t flow_label          # of its IPv6 packets (RFC 6437)
-    uint16_t modes               # TM_*
     uint32_t snd_up              # SND.UP: one past the last urgent byte
     uint32_t burst_seq           # where the run of segments that leave together begins; see PSH
-    uint32_t notsent_lowat       # TCP_NOTSENT_LOWAT: bytes not yet sent at which a writer waits; 0: none
-    uint32_t fin_timeout_ms      # TCP_LINGER2
-    uint32_t window_clamp        # TCP_WINDOW_CLAMP: the most we advertise; 0: none
-    uint32_t record_ends[MAX_RECORD_ENDS]    # where MSG_EOR ended what was not sent yet, ascending: tcp/records
-    uint8_t record_count
+    records_t *records           # NULL: no record ends in what is not sent yet
     uint32_t fast_open_parent    # sock_t.id of the listener that counts a TM_FAST_OPEN child
-    uint8_t defer_accept         # TCP_DEFER_ACCEPT, as timeouts of the SYN,ACK; 0: off
-    uint16_t fast_open           # FO_*
-    uint8_t fast_open_fail
-    uint32_t fast_open_max       # TCP_FASTOPEN: how many Fast Open children may wait for the end of their handshake
-    uint64_t *fast_open_keys     # TCP_FASTOPEN_KEY: four words, the backup key last; NULL: the stack's
-    uint8_t fast_open_key_count
     # --- path MTU; sizes are of whole packets
-    uint16_t mss_clamp           # what both SYNs and our link allow
-    uint8_t mtu_probing
     uint32_t pmtu                # what ICMP said; 0: nothing
     uint32_t mtu_low             # known to pass
     uint32_t mtu_high            # not known not to
@@ -716,6 +727,8 @@ cdef struct tcp_t:
     uint64_t random[2]           # state of the generator
     uint32_t tcb_count
     recovery_t idle              # of connections with nothing in flight; never written
+    settings_t defaults          # of connections that were asked for nothing; never written
+    ecn_t no_ecn                 # of connections without it; never written
     recovery_t *spare
     uint32_t spare_count
     uint32_t orphans             # closed by the application, finishing alone

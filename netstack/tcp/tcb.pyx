@@ -7,7 +7,9 @@ from libc.string cimport memset
 from netstack.sock cimport SOCK_TCP
 from netstack.tcp.buffers cimport buffers_free
 from netstack.tcp.congestion.controller cimport congestion_stop
+from netstack.tcp.records cimport records_clear
 from netstack.tcp.scoreboard cimport recovery_release
+from netstack.tcp.settings cimport settings_release
 from netstack.tcp.timers cimport timer_remove
 
 
@@ -79,30 +81,32 @@ cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
     tcb.rto_ns = 1000000000
     tcb.mss = 536                          # RFC 9293 section 3.7.1, until the SYN says more
     tcb.quickack = tcp.config.quickack_segments
-    tcb.keepalive_idle_s = <unsigned short> tcp.config.keepalive_time_s
-    tcb.keepalive_interval_s = <unsigned short> tcp.config.keepalive_intvl_s
-    tcb.keepalive_count = <unsigned char> tcp.config.keepalive_probes
     tcb.route_interface = 255
     tcb.rec = &tcp.idle
+    tcb.settings = &tcp.defaults
+    tcb.ecn = &tcp.no_ecn
     tcb.hist.reordering = tcp.config.reordering
     tcb.hist.rack_steps = 1
-    tcb.fin_timeout_ms = tcp.config.fin_timeout_ms
     tcp.tcb_count += 1
 
 
 cdef void tcb_clear(tcb_t *tcb) noexcept nogil:
     """Give back everything the connection holds; lists it may still be in are the caller's to leave."""
+    cdef tcp_t *tcp = tcb.tcp
     congestion_stop(tcb)
     timer_remove(tcb)
     recovery_release(tcb)
     buffers_free(tcb)
+    if tcb.ecn != &tcp.no_ecn:
+        free(tcb.ecn)
+        tcb.ecn = &tcp.no_ecn
+    records_clear(tcb)
+    settings_release(tcb)
     tcb.rtx_deadline = 0
     tcb.ack_deadline = 0
     tcb.state_deadline = 0
     tcb.keepalive_deadline = 0
     tcb.lent = NULL
-    free(tcb.fast_open_keys)
-    tcb.fast_open_keys = NULL
 
 
 cdef uint32_t send_segment_limit(const tcb_t *tcb) noexcept nogil:

@@ -53,6 +53,8 @@ cdef class CongestionProbe:
         self.tcb.state = CLOSED
         self.tcb.tcp = self.tcp
         self.tcb.rec = &self.tcp.idle
+        self.tcb.settings = &self.tcp.defaults
+        self.tcb.ecn = &self.tcp.no_ecn
         self.tcb.srtt_ns = rtt_ns
         self.tcb.cc.mss = mss
         self.tcb.cc_ops = congestion_find(<const char *> text)

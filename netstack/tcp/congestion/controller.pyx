@@ -198,7 +198,7 @@ cdef void congestion_set_paced(tcb_t *tcb) noexcept nogil:
     """Paced are algorithms that ask for it, sockets with SO_MAX_PACING_RATE, and all when the stack says so."""
     if not tcb.modes & TM_CC_ACTIVE:
         return
-    if tcb.cc_ops.flags & CC_PACED or tcb.max_pacing_rate or tcb.tcp.config.pacing:
+    if tcb.cc_ops.flags & CC_PACED or tcb.settings.max_pacing_rate or tcb.tcp.config.pacing:
         tcb.modes |= TM_PACED
         congestion_set_rate(tcb)
     else:
@@ -209,11 +209,11 @@ cdef void congestion_set_paced(tcb_t *tcb) noexcept nogil:
 cdef void congestion_set_rate(tcb_t *tcb) noexcept nogil:
     """The rate within its bounds; derived, as Linux does, from the window and the round trip for algorithms that set none."""
     cdef congestion_t *cc = &tcb.cc
-    cdef uint64_t most = tcb.max_pacing_rate if tcb.max_pacing_rate else <uint64_t> PACING_MAX, rate = cc.pacing_rate
+    cdef uint64_t most = tcb.settings.max_pacing_rate if tcb.settings.max_pacing_rate else <uint64_t> PACING_MAX, rate = cc.pacing_rate
     cdef uint32_t percent
     if not tcb.cc_ops.flags & CC_PACED:
         if tcb.srtt_ns <= 0:
-            cc.pacing_rate = tcb.max_pacing_rate       # 0: as fast as it goes, until there is a round trip
+            cc.pacing_rate = tcb.settings.max_pacing_rate       # 0: as fast as it goes, until there is a round trip
             return
         percent = tcb.tcp.config.pacing_ss_ratio if cc.cwnd < cc.ssthresh // 2 else tcb.tcp.config.pacing_ca_ratio
         rate = <uint64_t> cc.cwnd * percent // 100 * NS_PER_S // <uint64_t> tcb.srtt_ns

@@ -48,7 +48,7 @@ MUTANTS = [
            "if seq_lt(seg.ack, tcb.snd_una - tcb.max_snd_wnd):",
            ("test_f9_mutants_of_live_sessions_crash_nothing_and_leave_nothing",)),
     Mutant("F9", "an orphan waits in FIN-WAIT-2 for ever", INPUT,
-           "tcb.state_deadline = tcb.tcp.now_ns + <int64_t> tcb.fin_timeout_ms * NS_PER_MS", "pass",
+           "tcb.state_deadline = tcb.tcp.now_ns + fin_timeout_ns(tcb)", "pass",
            ("test_f9_mutants_of_live_sessions_crash_nothing_and_leave_nothing",)),
     Mutant("F11", "an idle connection keeps its receive buffer", "netstack/tcp/buffers.pyx",
            "if not peek:\n        tcb.rcv_read += n\n        receive_shrink(tcb)",
