@@ -14,6 +14,7 @@ _LAZY = {
     "ResolverConfig": ("netstack.config", "ResolverConfig"),
     "Router": ("netstack.router", "Router"),
     "Stack": ("netstack.stack", "Stack"),
+    "aio": ("netstack.aio", None),
     "link": ("netstack.link", None),
     "socket": ("netstack.socket", None),
     "testing": ("netstack.testing", None),

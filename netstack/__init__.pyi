@@ -1,3 +1,4 @@
+from netstack import aio as aio
 from netstack import link as link
 from netstack import socket as socket
 from netstack import testing as testing

@@ -1,6 +1,6 @@
 """Who drives a stack: threads that wait take the lead, a standby service thread keeps time when nobody is inside.
 
-The protocol, in short (``wait``, ``leave`` and ``service_main`` in driver.pyx are its three halves):
+The protocol, in short (``driver_wait``, ``driver_leave`` and ``service_main`` in driver.pyx are its three parts):
 
 * One lock per stack. Everything below is read and written under it, but ``kick``, which the spinning leader reads.
 * A thread that must wait becomes the leader when there is none: it drains the links, runs the timers, spins a little,
@@ -73,7 +73,26 @@ cdef struct owner_t:
     owner_t *previous            # all open sockets of the driver
     owner_t *next
     uint8_t cut_off              # a connection whose links are all dead
+    uint8_t listed               # it stands in its event loop's list
+    uint32_t interest            # EVENT_* that its event loop wants to hear of
+    poller_t *poller             # the event loop that looks after it; NULL: none
+    owner_t *listed_previous
+    owner_t *listed_next
+    void *tag                    # what the event loop calls it
     ready_t ready                # the descriptor that fileno() gave out, if it did
+
+
+cdef struct poller_t:
+    # An event loop that drives us while it sleeps on descriptors of its own; see pollers.pxd.
+    driver_t *driver
+    poller_t *next               # all of the driver
+    owner_t *first               # sockets that may have something for it
+    owner_t *last
+    uint32_t count               # how many those are
+    waiter_t waiter              # stands for it in driver_t.leader
+    int bell                     # eventfd: rung when a socket became ready while it sleeps
+    uint8_t asleep
+    uint8_t rung
 
 
 cdef struct report_cursor_t:
@@ -112,6 +131,8 @@ cdef struct driver_t:
     waiter_t *first              # all waiters
     waiter_t *last
     owner_t *owners              # all open sockets
+    poller_t *pollers            # event loops
+    uint32_t pollers_asleep
     uint32_t ready_fds           # sockets that gave out a descriptor: somebody may sleep on it
     int64_t next_deadline        # of stack and links
     int64_t lead_wake_at         # when the sleeping leader wakes by itself; 0 while it is awake
@@ -177,6 +198,10 @@ cdef int driver_wait(driver_t *d, waiter_t *w, int64_t deadline, int64_t slice) 
 # A socket comes under the driver's care, and leaves it (its waiters wake, its descriptor closes). Lock held.
 cdef void driver_adopt(driver_t *d, owner_t *o, sock_t *sock) noexcept nogil
 cdef void driver_abandon(driver_t *d, owner_t *o) noexcept nogil
+# What holds of a socket now, EVENT_*. Lock held.
+cdef uint32_t driver_state(driver_t *d, const owner_t *o) noexcept nogil
+# The leader goes. Lock held.
+cdef void driver_leave(driver_t *d) noexcept nogil
 # Let the descriptor of a socket, if it has one, show its state; make one. Lock held.
 cdef void driver_show(driver_t *d, owner_t *o) noexcept nogil
 cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil   # the descriptor, or -errno

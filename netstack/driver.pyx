@@ -31,6 +31,7 @@ from netstack.doorbells cimport (
     service_sleep,
 )
 from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link
+from netstack.pollers cimport poller_note
 from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
 from netstack.reporting cimport reporting_close, reporting_init, reporting_step
 from netstack.sock cimport EVENT_ERR, EVENT_FINISHED, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
@@ -215,6 +216,8 @@ cdef void collect_events(driver_t *d) noexcept nogil:
                 wake(d, w)
             w = w.sibling
         driver_show(d, o)
+        if o.poller != NULL and mask & (o.interest | EVENT_ERR | EVENT_HUP | EVENT_RDHUP):
+            poller_note(d, o)
 
 
 cdef int64_t links_deadline(driver_t *d) noexcept nogil:
@@ -265,6 +268,8 @@ cdef void watch_links(driver_t *d) noexcept nogil:
     while o != NULL:
         o.cut_off = connected_outside(d, o.sock)
         driver_show(d, o)
+        if o.poller != NULL:
+            poller_note(d, o)
         o = o.next
     wake_all(d)
 
@@ -348,10 +353,10 @@ cdef void unlink_waiter(driver_t *d, waiter_t *w) noexcept nogil:
 
 
 cdef bint somebody_sleeps(driver_t *d) noexcept nogil:
-    return d.first != NULL or d.ready_fds != 0
+    return d.first != NULL or d.ready_fds != 0 or d.pollers_asleep != 0
 
 
-cdef void leave(driver_t *d) noexcept nogil:
+cdef void driver_leave(driver_t *d) noexcept nogil:
     """The leader goes. Nobody is woken for it: from here the service thread hears the doorbells, or, while it ticks
     because somebody leads now and then, looks every tick whether that goes on."""
     cdef int tries = 0
@@ -455,7 +460,7 @@ cdef int driver_wait(driver_t *d, waiter_t *w, int64_t deadline, int64_t slice) 
             break
     unlink_waiter(d, w)
     if d.leader == w:
-        leave(d)
+        driver_leave(d)
     return result
 
 
@@ -466,7 +471,9 @@ cdef void driver_adopt(driver_t *d, owner_t *o, sock_t *sock) noexcept nogil:
     o.driver = d
     o.sock = sock
     o.waiters = NULL
-    o.cut_off = 0
+    o.cut_off = o.listed = 0
+    o.poller = NULL
+    o.interest = 0
     o.ready.kind = READY_NONE
     o.ready.fd = o.ready.stack_fd = -1
     o.previous = NULL
@@ -489,22 +496,26 @@ cdef void driver_abandon(driver_t *d, owner_t *o) noexcept nogil:
     while w != NULL:
         wake(d, w)
         w = w.sibling
+    if o.poller != NULL:
+        poller_note(d, o)
     if o.ready.kind != READY_NONE:
         ready_close(&o.ready)
         d.ready_fds -= 1
 
 
-cdef void driver_show(driver_t *d, owner_t *o) noexcept nogil:
+cdef uint32_t driver_state(driver_t *d, const owner_t *o) noexcept nogil:
     cdef tcb_t *tcb
-    if o.ready.kind == READY_NONE or o.sock == NULL:
-        return
+    if o.sock == NULL or o.cut_off:
+        return EVENT_IN | EVENT_ERR | EVENT_HUP
     tcb = <tcb_t *> o.sock if o.sock.kind == SOCK_TCP else NULL
     if tcb != NULL and tcb.state == CLOSED and tcb.rport == 0:
-        ready_show(&o.ready, EVENT_OUT)    # never connected: may still become something, a hang-up is for good
-    elif o.cut_off:
-        ready_show(&o.ready, EVENT_IN | EVENT_ERR | EVENT_HUP)
-    else:
-        ready_show(&o.ready, sock_poll(d.stack, o.sock))
+        return EVENT_OUT                   # never connected: may still become something, a hang-up is for good
+    return sock_poll(d.stack, o.sock)
+
+
+cdef void driver_show(driver_t *d, owner_t *o) noexcept nogil:
+    if o.ready.kind != READY_NONE and o.sock != NULL:
+        ready_show(&o.ready, driver_state(d, o))
 
 
 cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil:
@@ -620,6 +631,8 @@ cdef void stop(driver_t *d) noexcept nogil:
     d.dead = 1
     d.stop = 1
     wake_all(d)
+    if d.leader != NULL:
+        kick_leader(d)                     # an event loop is nobody's waiter
     kick_service(d)
     join = d.service_on
     d.service_on = 0

@@ -9,7 +9,7 @@ from netstack.sock cimport sock_t
 
 cdef class Handle:
     cdef owner_t o
-    cdef Driver driver           # kept alive
+    cdef readonly Driver driver  # kept alive
     cdef readonly object host    # resolves names; may be None
     cdef readonly int family
     cdef readonly int type

@@ -22,6 +22,8 @@ from netstack.stack import Stack
 from netstack.stacks import close_report, open_report
 
 if TYPE_CHECKING:
+    import asyncio
+
     from netstack.dhcp import Client
     from netstack.trace import Trace
 
@@ -246,6 +248,20 @@ class Host:
             s.close()
             raise
         return s
+
+    # --- asyncio
+
+    async def open_connection(self, host, port, **options) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """As `asyncio.open_connection`, in the event loop that runs; one of `netstack.aio` is the fastest."""
+        from netstack.aio import open_connection
+
+        return await open_connection(self, host, port, **options)
+
+    async def start_server(self, client_connected_cb, host=None, port=None, **options) -> asyncio.Server:
+        """As `asyncio.start_server`, in the event loop that runs; one of `netstack.aio` is the fastest."""
+        from netstack.aio import start_server
+
+        return await start_server(self, client_connected_cb, host, port, **options)
 
     # --- names
 

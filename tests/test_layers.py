@@ -19,7 +19,7 @@ LAYERS = [
     {"tcp", "udp", "ip", "link"},
     {"congestion"},
     {"demux", "stack"},
-    {"driver", "doorbells", "readiness", "reporting"},
+    {"driver", "doorbells", "pollers", "readiness", "reporting"},
     {"handle", "calls", "resolver", "socket", "tls", "aio", "patching", "connecting"},
     {"host", "stacks", "router", "daemon", "migration", "vpn", "dht", "dhcp"},
 ]
