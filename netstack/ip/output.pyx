@@ -36,7 +36,8 @@ cdef int ip_send(interface_t *ifc, const outgoing_t *d, int64_t now_ns) noexcept
                    0 if d.df else ip_next_id(ifc.ip, d.src, d.dst), d.df)
     else:
         write_ipv6(out.ip, d.src, d.dst, d.protocol, length, d.tos, d.ttl, d.flow_label)
-    memcpy(out.ip + ip_length, d.head, d.head_length)
+    if d.head_length:
+        memcpy(out.ip + ip_length, d.head, d.head_length)
     if d.body_length:
         memcpy(out.body, d.body, d.body_length)
     interface_commit(&out, now_ns)
