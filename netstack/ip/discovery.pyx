@@ -2,14 +2,16 @@
 """Router advertisements: which routers there are, which prefixes, and what they say about the link."""
 
 from libc.stdint cimport INT64_MAX, int8_t, uint16_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from netstack.address cimport (
     address_equal, address_is_link_local, address_is_multicast6, address_is_unspecified6, address_set_zone,
 )
 from netstack.counters cimport DROP_ND_IGNORED, DROP_ND_INVALID, DROP_NONE
 from netstack.ip.autoconf cimport autoconf_prefix, ip6_schedule, random_ns
-from netstack.ip.ip6 cimport IP6_PREFIXES, IP6_ROUTERS, IP6_SERVERS, ip6_t, prefix_t, router_t
+from netstack.ip.ip6 cimport (
+    IP6_DOMAIN_MAX, IP6_DOMAINS, IP6_PREFIXES, IP6_ROUTERS, IP6_SERVERS, domain_t, ip6_t, prefix_t, router_t,
+)
 from netstack.ip.ndp cimport ND_HOP_LIMIT, nd_options, nd_options_t, nd_send
 from netstack.ip.neighbor cimport NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_INCOMPLETE, neighbor_find, neighbor_t
 from netstack.ip.nud cimport nud_contradicted
@@ -17,7 +19,7 @@ from netstack.ip.source cimport source_address
 from netstack.siphash cimport random_next
 from netstack.wire.byte_order cimport load_be16, load_be32
 from netstack.wire.icmp6 cimport (
-    ND_OPTION_PREFIX, ND_OPTION_SERVERS, ND_OPTION_SOURCE, ND_ROUTER_SOLICITATION,
+    ND_OPTION_DOMAINS, ND_OPTION_PREFIX, ND_OPTION_SERVERS, ND_OPTION_SOURCE, ND_ROUTER_SOLICITATION,
 )
 from netstack.wire.ipv6 cimport IPV6_MIN_MTU
 
@@ -26,6 +28,10 @@ cdef enum:
     REDIRECT = 40
     PREFIX_OPTION = 32
     SERVERS_OPTION = 8           # without addresses
+    DOMAINS_OPTION = 8           # without names
+    LABEL_MAX = 63               # bytes of a part of a name (RFC 1035 section 2.3.4)
+    MANAGED = 0x80               # flags of an advertisement
+    OTHER = 0x40
     ON_LINK = 0x80               # flags of a prefix
     AUTONOMOUS = 0x40
     FOREVER = 0xffffffff         # seconds
@@ -209,6 +215,51 @@ cdef void servers_option(interface_t *ifc, const uint8_t *p, uint32_t size, int6
         ip6.servers[i].until_ns = until(now_ns, lifetime_ns(lifetime_s))
 
 
+cdef uint32_t domain_length(const uint8_t *p, uint32_t size) noexcept nogil:
+    """Bytes of the name that stands first, its root included; 0: it is padding, or no name (RFC 1035 section 3.1)."""
+    cdef uint32_t at = 0
+    while at < size and p[at]:
+        if p[at] > LABEL_MAX:
+            return 0
+        at += 1 + <uint32_t> p[at]
+    return at + 1 if 0 < at < size and at < IP6_DOMAIN_MAX else 0
+
+
+cdef void domain_heard(ip6_t *ip6, const uint8_t *name, uint32_t length, uint32_t lifetime_s, int64_t now_ns) noexcept nogil:
+    cdef domain_t *d
+    cdef uint32_t i = 0
+    while i < ip6.domain_count and (
+            ip6.domains[i].length != length or memcmp(ip6.domains[i].name, name, length) != 0):
+        i += 1
+    if lifetime_s == 0:
+        if i < ip6.domain_count:
+            ip6.domain_count -= 1
+            ip6.domains[i] = ip6.domains[ip6.domain_count]
+        return
+    if i == IP6_DOMAINS:
+        return
+    if i == ip6.domain_count:
+        ip6.domain_count += 1
+    d = &ip6.domains[i]
+    d.length = <uint8_t> length
+    memcpy(d.name, name, length)
+    d.until_ns = until(now_ns, lifetime_ns(lifetime_s))
+
+
+cdef void domains_option(interface_t *ifc, const uint8_t *p, uint32_t size, int64_t now_ns) noexcept nogil:
+    """Search domains (RFC 8106 section 5.2): names one after the other, zeros up to the end."""
+    cdef uint32_t at = DOMAINS_OPTION, length, lifetime_s
+    if size < DOMAINS_OPTION + 8:
+        return
+    lifetime_s = load_be32(p + 4)
+    while at < size:
+        length = domain_length(p + at, size - at)
+        if length == 0:
+            return
+        domain_heard(ifc.ip6, p + at, length, lifetime_s, now_ns)
+        at += length
+
+
 # ---- advertisements --------------------------------------------------------
 
 cdef void choose_reachable(interface_t *ifc, int64_t now_ns) noexcept nogil:
@@ -228,6 +279,7 @@ cdef DropReason router_input(packet_in_t *packet, const uint8_t *p, uint32_t len
         return DROP_ND_INVALID
     if not ifc.conf.accept_ra:
         return DROP_ND_IGNORED
+    ip6.other_config = p[5] & (MANAGED | OTHER) != 0     # who gives addresses knows the rest too (RFC 4861 section 4.2)
     if p[4]:
         ip6.hop_limit = p[4]
     ms = load_be32(p + 8)
@@ -252,6 +304,8 @@ cdef DropReason router_input(packet_in_t *packet, const uint8_t *p, uint32_t len
             prefix_option(ifc, p + at, now_ns)
         elif p[at] == ND_OPTION_SERVERS:
             servers_option(ifc, p + at, size, now_ns)
+        elif p[at] == ND_OPTION_DOMAINS:
+            domains_option(ifc, p + at, size, now_ns)
         at += size
     ip6_schedule(ifc)
     return DROP_NONE
@@ -325,6 +379,9 @@ cdef int64_t discovery_next(const interface_t *ifc) noexcept nogil:
     for i in range(ip6.server_count):
         if ip6.servers[i].until_ns < d:
             d = ip6.servers[i].until_ns
+    for i in range(ip6.domain_count):
+        if ip6.domains[i].until_ns < d:
+            d = ip6.domains[i].until_ns
     return d
 
 
@@ -352,6 +409,13 @@ cdef void discovery_advance(interface_t *ifc, int64_t now_ns) noexcept nogil:
         if ip6.servers[i].until_ns <= now_ns:
             ip6.server_count -= 1
             ip6.servers[i] = ip6.servers[ip6.server_count]
+        else:
+            i += 1
+    i = 0
+    while i < ip6.domain_count:
+        if ip6.domains[i].until_ns <= now_ns:
+            ip6.domain_count -= 1
+            ip6.domains[i] = ip6.domains[ip6.domain_count]
         else:
             i += 1
     if ip6.reachable_again_ns <= now_ns:

@@ -60,3 +60,6 @@ cdef DropReason why_not(int claimed) noexcept nogil
 # The message in the interface's scratch memory, its sum verified over exactly those bytes and the pseudo header's.
 cdef DropReason private_copy(packet_in_t *packet, const icmp_t *icmp, const uint8_t *payload,
                              uint32_t length, uint32_t pseudo_sum) noexcept nogil
+# Ports, or an echo's identifier, of the packet an error is about: its transport's header is *at* bytes into the payload, 8
+# bytes of it at least. echo_request: the type of ours where it is ICMP, else -1.
+cdef DropReason read_quoted(icmp_message_t *out, uint32_t at, int echo_request) noexcept nogil

@@ -268,16 +268,20 @@ cdef DropReason read_embedded(packet_in_t *packet, icmp_message_t *out) noexcept
         return DROP_ICMP_EMBEDDED
     out.embedded_protocol = p[9]
     out.embedded_length = load_be16(p + 2)
-    p += header_length
+    return read_quoted(out, header_length, ICMP_ECHO_REQUEST if out.embedded_protocol == PROTOCOL_ICMP else -1)
+
+
+cdef DropReason read_quoted(icmp_message_t *out, uint32_t at, int echo_request) noexcept nogil:
+    cdef const uint8_t *p = out.payload + at
     out.quoted = p
-    out.quoted_length = out.payload_length - header_length
+    out.quoted_length = out.payload_length - at
     if out.embedded_protocol == PROTOCOL_TCP or out.embedded_protocol == PROTOCOL_UDP:
         out.embedded_sport = load_be16(p)
         out.embedded_dport = load_be16(p + 2)
         if out.embedded_protocol == PROTOCOL_TCP:
             out.embedded_seq = load_be32(p + 4)
-    elif out.embedded_protocol == PROTOCOL_ICMP:
-        if p[0] != ICMP_ECHO_REQUEST:
+    elif echo_request >= 0:
+        if p[0] != echo_request:
             return DROP_ICMP_EMBEDDED
         out.embedded_sport = load_be16(p + 4)        # the identifier: what a ping socket is bound to
     return DROP_NONE

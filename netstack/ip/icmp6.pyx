@@ -10,7 +10,7 @@ from netstack.counters cimport (
     DROP_ICMP_CHECKSUM, DROP_ICMP_EMBEDDED, DROP_ICMP_LENGTH, DROP_ICMP_RATE, DROP_ICMP_TYPE, DROP_IP_NO_ROUTE,
     DROP_IP_SOURCE, DROP_LINK_MALFORMED, DROP_ND_INVALID, DROP_ND_ON_CHANNEL, DROP_NONE, drop,
 )
-from netstack.ip.icmp cimport private_copy, way_back, why_not
+from netstack.ip.icmp cimport private_copy, read_quoted, way_back, why_not
 from netstack.ip.interface cimport (
     CLAIM_OK, PROTOCOL_CONSUMED, interface_claim, interface_commit, interface_has_address, packet_copy, packet_out_t,
     packet_payload,
@@ -20,7 +20,7 @@ from netstack.ip.ndp cimport ndp_input
 from netstack.ip.output cimport ip_send, outgoing_t
 from netstack.ip.shared cimport icmp_may_send
 from netstack.ip.source cimport source_address
-from netstack.wire.byte_order cimport load_be16, load_be32
+from netstack.wire.byte_order cimport load_be32
 from netstack.wire.checksum cimport checksum_and_copy, checksum_fold, checksum_partial, checksum_pseudo
 from netstack.wire.icmp cimport (
     ICMP_CODE_FRAGMENTATION, ICMP_CODE_HOST, ICMP_CODE_NET, ICMP_CODE_PORT, ICMP_ECHO_REPLY, ICMP_HEADER,
@@ -31,7 +31,6 @@ from netstack.wire.icmp6 cimport (
     ICMP6_PORT, ICMP6_PROHIBITED, ICMP6_REJECT, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, MLD_DONE_V1,
     MLD_QUERY, MLD_REPORT_V2, ND_REDIRECT, ND_ROUTER_SOLICITATION, write_icmp6,
 )
-from netstack.wire.ipv4 cimport PROTOCOL_TCP, PROTOCOL_UDP
 from netstack.wire.ipv6 cimport IPV6_HEADER, IPV6_MIN_MTU, PROTOCOL_ICMPV6, ipv6_t, parse_ipv6, write_ipv6
 
 cdef enum:
@@ -202,21 +201,7 @@ cdef DropReason read_embedded(packet_in_t *packet, icmp_message_t *out) noexcept
     out.embedded_src = ip.src
     out.embedded_dst = ip.dst
     out.embedded_length = ip.total_length
-    p += at
-    out.quoted = p
-    out.quoted_length = out.payload_length - at
-    if out.embedded_protocol == PROTOCOL_TCP or out.embedded_protocol == PROTOCOL_UDP:
-        out.embedded_sport = load_be16(p)
-        out.embedded_dport = load_be16(p + 2)
-        if out.embedded_protocol == PROTOCOL_TCP:
-            out.embedded_seq = load_be32(p + 4)
-    elif out.embedded_protocol == PROTOCOL_ICMPV6:
-        if p[0] != ICMP6_ECHO_REQUEST:
-            return DROP_ICMP_EMBEDDED
-        out.embedded_sport = load_be16(p + 4)        # the identifier: what a ping socket is bound to
-    else:
-        return DROP_ICMP_EMBEDDED
-    return DROP_NONE
+    return read_quoted(out, at, ICMP6_ECHO_REQUEST if out.embedded_protocol == PROTOCOL_ICMPV6 else -1)
 
 
 cdef DropReason translate(const uint8_t *message, icmp_message_t *out) noexcept nogil:

@@ -13,7 +13,10 @@ from libc.string cimport memcpy, memmove, memset
 
 from netstack.clock cimport NS_PER_MS, NS_PER_S
 from netstack.counters cimport DROP_IGMP, DROP_LINK_MALFORMED, DROP_NONE, DROP_TX_FULL, drop
-from netstack.ip.groups cimport IGMP_GROUPS, IGMP_SOURCES
+from netstack.ip.groups cimport (
+    ALLOW_NEW, BLOCK_OLD, IGMP_GROUPS, IS_EXCLUDE, IS_INCLUDE, TO_EXCLUDE, TO_INCLUDE, filter_answer, filter_change,
+    filter_reported, set_add,
+)
 from netstack.ip.interface cimport (
     CLAIM_FULL, CLAIM_OK, interface_claim, interface_commit, packet_copy, packet_out_t,
 )
@@ -31,12 +34,6 @@ cdef enum:
     IGMP_V2_REPORT = 0x16
     IGMP_LEAVE = 0x17
     IGMP_V3_REPORT = 0x22
-    IS_INCLUDE = 1               # record types (RFC 3376 section 4.2.12)
-    IS_EXCLUDE = 2
-    TO_INCLUDE = 3
-    TO_EXCLUDE = 4
-    ALLOW = 5
-    BLOCK = 6
     IP_WITH_ALERT = 24           # header with the router alert option (RFC 2113)
     ROBUSTNESS = 2               # RFC 3376 section 8.1
     MESSAGE_MAX = 1400           # bytes of a report
@@ -45,39 +42,6 @@ cdef enum:
 cdef int64_t UNSOLICITED_NS = 1000000000         # RFC 3376 section 8.11
 cdef int64_t V2_UNSOLICITED_NS = 10000000000     # RFC 2236 section 8.10
 cdef int64_t OLDER_QUERIER_NS = 260000000000     # RFC 3376 section 8.12: twice 125 s and 10 s
-
-
-# ---- sets of sources -------------------------------------------------------
-
-cdef bint set_has(const source_set_t *s, uint32_t be) noexcept nogil:
-    cdef uint32_t i
-    for i in range(s.count):
-        if s.be[i] == be:
-            return True
-    return False
-
-
-cdef void set_add(source_set_t *s, uint32_t be) noexcept nogil:
-    if s.count < <uint32_t> IGMP_SOURCES and not set_has(s, be):
-        s.be[s.count] = be
-        s.count += 1
-
-
-cdef void set_take(source_set_t *s, uint32_t be) noexcept nogil:
-    cdef uint32_t i
-    for i in range(s.count):
-        if s.be[i] == be:
-            s.count -= 1
-            s.be[i] = s.be[s.count]
-            return
-
-
-cdef bint set_equal(const source_set_t *a, const source_set_t *b) noexcept nogil:
-    cdef uint32_t i
-    for i in range(a.count):
-        if not set_has(b, a.be[i]):
-            return False
-    return a.count == b.count
 
 
 # ---- groups ----------------------------------------------------------------
@@ -157,19 +121,6 @@ cdef int version(const interface_t *ifc, int64_t now_ns) noexcept nogil:
     return 2 if now_ns < ifc.igmp.v2_until_ns else 3
 
 
-cdef void note_changes(igmp_group_t *g, const source_set_t *sources) noexcept nogil:
-    """The filter mode stays: which sources come and go (RFC 3376 section 5.1)."""
-    cdef uint32_t i
-    for i in range(sources.count):
-        if not set_has(&g.sources, sources.be[i]):
-            set_take(&g.allow if g.exclude else &g.block, sources.be[i])
-            set_add(&g.block if g.exclude else &g.allow, sources.be[i])
-    for i in range(g.sources.count):
-        if not set_has(sources, g.sources.be[i]):
-            set_take(&g.block if g.exclude else &g.allow, g.sources.be[i])
-            set_add(&g.allow if g.exclude else &g.block, g.sources.be[i])
-
-
 cdef int igmp_set(interface_t *ifc, uint32_t group_be, bint exclude, const source_set_t *sources, int64_t now_ns) noexcept nogil:
     cdef igmp_t *igmp = igmp_of(ifc)
     cdef igmp_group_t *g
@@ -184,15 +135,9 @@ cdef int igmp_set(interface_t *ifc, uint32_t group_be, bint exclude, const sourc
         if g == NULL:
             return -ENOBUFS
         g.be = group_be
-    elif g.exclude == exclude and set_equal(&g.sources, sources) and g.left == nothing:
+        filter_change(&g.filter, exclude, sources)
+    elif not filter_change(&g.filter, exclude, sources) and g.left == nothing:
         return 0
-    if g.exclude != exclude:
-        g.mode_changed = 1
-        g.allow.count = g.block.count = 0
-    elif not g.mode_changed:
-        note_changes(g, sources)
-    g.exclude = exclude
-    g.sources = sources[0]
     g.left = nothing
     if group_be == all_hosts() or ifc.loopback:
         if nothing:
@@ -255,7 +200,7 @@ cdef uint32_t add_record(uint8_t *m, uint32_t at, uint8_t type, uint32_t group_b
     store_native32(m + at + 4, group_be)
     at += 8
     for i in range(s.count):
-        store_native32(m + at, s.be[i])
+        store_native32(m + at, address_v4(&s.sources[i]))
         at += 4
     return at
 
@@ -278,15 +223,15 @@ cdef void report_change(interface_t *ifc, igmp_group_t *g, int64_t now_ns) noexc
         elif v == 2:
             send_old(ifc, IGMP_LEAVE, g.be, host_to_be32(0xe0000002), now_ns)
         return
-    if g.mode_changed:
-        at = add_record(m, at, TO_EXCLUDE if g.exclude else TO_INCLUDE, g.be, &g.sources)
+    if g.filter.mode_changed:
+        at = add_record(m, at, TO_EXCLUDE if g.filter.exclude else TO_INCLUDE, g.be, &g.filter.sources)
         records = 1
     else:
-        if g.allow.count:
-            at = add_record(m, at, ALLOW, g.be, &g.allow)
+        if g.filter.allow.count:
+            at = add_record(m, at, ALLOW_NEW, g.be, &g.filter.allow)
             records += 1
-        if g.block.count:
-            at = add_record(m, at, BLOCK, g.be, &g.block)
+        if g.filter.block.count:
+            at = add_record(m, at, BLOCK_OLD, g.be, &g.filter.block)
             records += 1
     if records:
         send_v3(ifc, m, at, records, now_ns)
@@ -295,24 +240,18 @@ cdef void report_change(interface_t *ifc, igmp_group_t *g, int64_t now_ns) noexc
 cdef void answer_group(interface_t *ifc, igmp_group_t *g, int64_t now_ns) noexcept nogil:
     """The current state, or that of the sources asked about (RFC 3376 section 5.2)."""
     cdef uint8_t m[MESSAGE_MAX]
-    cdef source_set_t s
-    cdef uint32_t i
+    cdef source_set_t heard
     cdef int v = version(ifc, now_ns)
     g.answer_ns = INT64_MAX
     if v < 3:
         send_old(ifc, IGMP_V2_REPORT if v == 2 else IGMP_V1_REPORT, g.be, g.be, now_ns)
         return
-    s = g.sources
-    if g.asked.count:
-        s.count = 0
-        for i in range(g.asked.count):
-            if set_has(&g.sources, g.asked.be[i]) != (g.exclude != 0):
-                set_add(&s, g.asked.be[i])
-        g.asked.count = 0
-        if s.count:
-            send_v3(ifc, m, add_record(m, 8, IS_INCLUDE, g.be, &s), 1, now_ns)
+    if g.filter.asked.count:
+        filter_answer(&g.filter, &heard)
+        if heard.count:
+            send_v3(ifc, m, add_record(m, 8, IS_INCLUDE, g.be, &heard), 1, now_ns)
         return
-    send_v3(ifc, m, add_record(m, 8, IS_EXCLUDE if g.exclude else IS_INCLUDE, g.be, &s), 1, now_ns)
+    send_v3(ifc, m, add_record(m, 8, IS_EXCLUDE if g.filter.exclude else IS_INCLUDE, g.be, &g.filter.sources), 1, now_ns)
 
 
 cdef void answer_general(interface_t *ifc, int64_t now_ns) noexcept nogil:
@@ -326,11 +265,11 @@ cdef void answer_general(interface_t *ifc, int64_t now_ns) noexcept nogil:
         g = &igmp.groups[i]
         if g.left or g.be == all_hosts():
             continue
-        if at + 8 + 4 * g.sources.count > <uint32_t> MESSAGE_MAX:
+        if at + 8 + 4 * g.filter.sources.count > <uint32_t> MESSAGE_MAX:
             send_v3(ifc, m, at, records, now_ns)
             at = 8
             records = 0
-        at = add_record(m, at, IS_EXCLUDE if g.exclude else IS_INCLUDE, g.be, &g.sources)
+        at = add_record(m, at, IS_EXCLUDE if g.filter.exclude else IS_INCLUDE, g.be, &g.filter.sources)
         records += 1
     if records:
         send_v3(ifc, m, at, records, now_ns)
@@ -356,6 +295,7 @@ cdef void heard_query(interface_t *ifc, const uint8_t *m, uint32_t length, int64
     cdef igmp_group_t *g
     cdef uint32_t i, be = load_native32(m + 4), sources = 0
     cdef int64_t most = granted_ns(m[1])
+    cdef address_t source
     if igmp == NULL:
         return
     if length == 8 and m[1] == 0:
@@ -378,10 +318,11 @@ cdef void heard_query(interface_t *ifc, const uint8_t *m, uint32_t length, int64
     if g == NULL or g.left or be == all_hosts():
         return
     if sources == 0:
-        g.asked.count = 0
-    elif g.answer_ns == INT64_MAX or g.asked.count:    # else all of it is answered anyway
+        g.filter.asked.count = 0
+    elif g.answer_ns == INT64_MAX or g.filter.asked.count:     # else all of it is answered anyway
         for i in range(sources):
-            set_add(&g.asked, load_native32(m + 12 + 4 * i))
+            address_from_v4(&source, load_native32(m + 12 + 4 * i))
+            set_add(&g.filter.asked, &source)
     schedule(&g.answer_ns, now_ns + random_part(ifc, most))
 
 
@@ -445,8 +386,7 @@ cdef void igmp_advance(interface_t *ifc, int64_t now_ns) noexcept nogil:
                 g.report_ns = now_ns + 1 + random_part(ifc, UNSOLICITED_NS)
             else:
                 g.report_ns = INT64_MAX
-                g.mode_changed = 0
-                g.allow.count = g.block.count = 0
+                filter_reported(&g.filter)
                 if g.left:
                     remove(igmp, g)
                     continue

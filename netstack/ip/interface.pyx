@@ -17,6 +17,7 @@ from netstack.ip.acd cimport acd_advance, acd_next_deadline
 from netstack.ip.arp cimport arp_announce, arp_ask, arp_input
 from netstack.ip.igmp cimport igmp_advance, igmp_free, igmp_listens, igmp_next_deadline
 from netstack.ip.ipv6 cimport ipv6_input
+from netstack.ip.mld cimport mld_free
 from netstack.ip.neighbor cimport (
     neighbor_claim, neighbor_commit, neighbor_free, neighbor_init, neighbor_t, pending_packet_t,
 )
@@ -62,6 +63,7 @@ cdef void interface_free(interface_t *ifc) noexcept nogil:
     ifc.igmp = NULL
     free(ifc.acd)
     ifc.acd = NULL
+    mld_free(ifc.ip6)
     free(ifc.ip6)
     ifc.ip6 = NULL
     free(ifc.scratch)

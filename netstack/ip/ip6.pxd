@@ -8,12 +8,15 @@ advertisements are to be heard; on IP media only for groups that were joined, an
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from netstack.address cimport address_t
+from netstack.ip.groups cimport filter_t
 
 cdef enum:
     IP6_ADDRESSES = 16           # as many as an interface has, and on trial
     IP6_ROUTERS = 8
     IP6_PREFIXES = 16            # on-link prefixes
     IP6_SERVERS = 8              # name servers (RFC 8106)
+    IP6_DOMAINS = 6              # search domains
+    IP6_DOMAIN_MAX = 255         # bytes of one, as on the wire (RFC 1035 section 3.1)
     IP6_GROUPS = 64              # multicast groups of one interface
     IP6_NONCE = 6                # bytes (RFC 3971 section 5.3.2)
 
@@ -69,11 +72,19 @@ cdef struct server_t:
     int64_t until_ns
 
 
+cdef struct domain_t:
+    int64_t until_ns
+    uint8_t length
+    uint8_t name[IP6_DOMAIN_MAX]     # labels, the root's included
+
+
 cdef struct group_t:
     address_t address
     int64_t report_ns            # when a change is reported (again); INT64_MAX: nothing to report
     int64_t answer_ns            # when a query is answered; INT64_MAX: none
-    uint32_t users               # sockets, and addresses of ours that need it
+    filter_t *filter             # made with the group
+    uint32_t users               # addresses of ours that need it, from every source
+    uint8_t wanted               # by sockets
     uint8_t reports              # of the change, still to be sent
     uint8_t left                 # nobody listens any more: only the reports are missing
 
@@ -85,12 +96,14 @@ cdef struct ip6_t:
     router_t routers[IP6_ROUTERS]
     prefix_t prefixes[IP6_PREFIXES]
     server_t servers[IP6_SERVERS]
+    domain_t domains[IP6_DOMAINS]
     group_t groups[IP6_GROUPS]
     uint32_t held_count
     uint32_t trial_count
     uint32_t router_count
     uint32_t prefix_count
     uint32_t server_count
+    uint32_t domain_count
     uint32_t group_count
     address_t default_router     # whose route is in the table; ::: none
     int64_t retrans_ns           # between solicitations
@@ -103,6 +116,7 @@ cdef struct ip6_t:
     uint32_t base_reachable_ms
     uint32_t router_mtu          # 0: none advertised
     uint8_t hop_limit            # advertised, 0: none
+    uint8_t other_config         # the latest advertisement says that DHCPv6 knows more (RFC 4861 section 4.2, M or O)
     uint8_t running              # neighbour discovery runs: an Ethernet link
     uint8_t started              # the link-local address is there or on trial
     uint8_t look_again           # a neighbour failed, a router came or went: choose the default router again

@@ -2,14 +2,16 @@
 """Addresses on trial, lifetimes, routers, prefixes, name servers, groups and timers, by name."""
 
 from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
 from netstack.address cimport address_t
 from netstack.ip.autoconf cimport ip6_make, ip6_schedule
 from netstack.ip.ip6 cimport (
-    IP6_ADDRESSES, IP6_GROUPS, IP6_NONCE, IP6_PREFIXES, IP6_ROUTERS, IP6_SERVERS, ORIGIN_SLAAC, held_t, ip6_t,
+    IP6_ADDRESSES, IP6_DOMAIN_MAX, IP6_DOMAINS, IP6_GROUPS, IP6_NONCE, IP6_PREFIXES, IP6_ROUTERS, IP6_SERVERS, ORIGIN_SLAAC, held_t, ip6_t,
 )
-from netstack.ip.state cimport absolute, remaining
+from netstack.ip.groups cimport filter_t
+from netstack.ip.state cimport absolute, filter_restore, filter_save, remaining
 
 cdef str text_of(const address_t *a):
     return (<const char *> a)[:16].hex()
@@ -75,12 +77,15 @@ cdef dict ip6_save(const interface_t *ifc, int64_t now_ns):
                   for i in range(s.prefix_count)],
         servers=[[text_of(&s.servers[i].address), remaining(s.servers[i].until_ns, now_ns)]
                  for i in range(s.server_count)],
+        domains=[[(<const char *> s.domains[i].name)[:s.domains[i].length].hex(), remaining(s.domains[i].until_ns, now_ns)]
+                 for i in range(s.domain_count)],
         groups=[[text_of(&s.groups[i].address), remaining(s.groups[i].report_ns, now_ns),
-                 remaining(s.groups[i].answer_ns, now_ns), s.groups[i].users, s.groups[i].reports, s.groups[i].left]
+                 remaining(s.groups[i].answer_ns, now_ns), s.groups[i].users, s.groups[i].wanted, s.groups[i].reports,
+                 s.groups[i].left, filter_save(s.groups[i].filter).hex()]
                 for i in range(s.group_count)],
         default_router=text_of(&s.default_router),
-        numbers=[s.retrans_ns, s.reachable_ns, s.solicit_wait_ns, s.base_reachable_ms, s.router_mtu, s.hop_limit, s.started,
-                 s.look_again],
+        numbers=[s.retrans_ns, s.reachable_ns, s.solicit_wait_ns, s.base_reachable_ms, s.router_mtu, s.hop_limit,
+                 s.other_config, s.started, s.look_again],
         times=[remaining(s.reachable_again_ns, now_ns), remaining(s.solicit_ns, now_ns), remaining(s.general_ns, now_ns),
                remaining(s.old_querier_until_ns, now_ns)],
     )
@@ -90,6 +95,7 @@ cdef dict ip6_save(const interface_t *ifc, int64_t now_ns):
 cdef int ip6_restore(interface_t *ifc, dict state, int64_t now_ns) except -1:
     cdef ip6_t *s
     cdef uint32_t i
+    cdef bytes domain
     cdef bytes conf = bytes.fromhex(state["conf"])
     if len(conf) != sizeof(ifc.conf):
         raise ValueError(f"settings of {len(conf)} bytes")
@@ -99,7 +105,8 @@ cdef int ip6_restore(interface_t *ifc, dict state, int64_t now_ns) except -1:
     if ip6_make(ifc) < 0:
         raise MemoryError
     s = ifc.ip6
-    for name, most in (("routers", IP6_ROUTERS), ("prefixes", IP6_PREFIXES), ("servers", IP6_SERVERS), ("groups", IP6_GROUPS)):
+    for name, most in (("routers", IP6_ROUTERS), ("prefixes", IP6_PREFIXES), ("servers", IP6_SERVERS),
+                       ("domains", IP6_DOMAINS), ("groups", IP6_GROUPS)):
         if len(state[name]) > most:
             raise ValueError(f"{len(state[name])} {name}")
     s.held_count = read_held(state["held"], s.held, now_ns)
@@ -118,17 +125,30 @@ cdef int ip6_restore(interface_t *ifc, dict state, int64_t now_ns) except -1:
         read_address(address, &s.servers[i].address)
         s.servers[i].until_ns = absolute(left, now_ns)
     s.server_count = len(state["servers"])
-    for i, (address, report, answer, users, reports, gone) in enumerate(state["groups"]):
+    for i, (text, left) in enumerate(state["domains"]):
+        domain = bytes.fromhex(text)
+        if len(domain) > IP6_DOMAIN_MAX:
+            raise ValueError(f"a domain of {len(domain)} bytes")
+        memcpy(s.domains[i].name, <const char *> domain, len(domain))
+        s.domains[i].length = <uint8_t> len(domain)
+        s.domains[i].until_ns = absolute(left, now_ns)
+    s.domain_count = len(state["domains"])
+    for i, (address, report, answer, users, wanted, reports, gone, text) in enumerate(state["groups"]):
+        s.groups[i].filter = <filter_t *> calloc(1, sizeof(filter_t))
+        if s.groups[i].filter == NULL:
+            raise MemoryError
+        s.group_count = i + 1
+        filter_restore(s.groups[i].filter, bytes.fromhex(text), 0)
         read_address(address, &s.groups[i].address)
+        s.groups[i].wanted = wanted
         s.groups[i].report_ns = absolute(report, now_ns)
         s.groups[i].answer_ns = absolute(answer, now_ns)
         s.groups[i].users = users
         s.groups[i].reports = reports
         s.groups[i].left = gone
-    s.group_count = len(state["groups"])
     read_address(state["default_router"], &s.default_router)
-    (s.retrans_ns, s.reachable_ns, s.solicit_wait_ns, s.base_reachable_ms, s.router_mtu, s.hop_limit, s.started,
-     s.look_again) = state["numbers"]
+    (s.retrans_ns, s.reachable_ns, s.solicit_wait_ns, s.base_reachable_ms, s.router_mtu, s.hop_limit, s.other_config,
+     s.started, s.look_again) = state["numbers"]
     again, solicit, general, old = state["times"]
     s.reachable_again_ns = absolute(again, now_ns)
     s.solicit_ns = absolute(solicit, now_ns)

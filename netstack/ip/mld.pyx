@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Which multicast groups the interface hears, and telling the routers of the link so."""
 
-from libc.errno cimport EADDRNOTAVAIL, ENOBUFS
+from libc.errno cimport EADDRNOTAVAIL, ENOBUFS, ENOMEM
 from libc.stdint cimport INT64_MAX, uint16_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from netstack.address cimport (
@@ -10,7 +11,11 @@ from netstack.address cimport (
 )
 from netstack.counters cimport DROP_MLD_INVALID, DROP_ND_IGNORED, DROP_NONE
 from netstack.ip.autoconf cimport ip6_make, ip6_schedule, random_ns
-from netstack.ip.ip6 cimport IP6_GROUPS, group_t, ip6_t
+from netstack.ip.groups cimport (
+    ALLOW_NEW, BLOCK_OLD, IS_EXCLUDE, IS_INCLUDE, TO_EXCLUDE, TO_INCLUDE, filter_answer, filter_change, filter_reported,
+    filter_t, set_add,
+)
+from netstack.ip.ip6 cimport IP6_GROUPS, group_t
 from netstack.ip.ndp cimport all_nodes, nd_send
 from netstack.ip.source cimport source_address
 from netstack.wire.byte_order cimport load_be16, store_be16
@@ -22,9 +27,8 @@ cdef enum:
     QUERY_V1 = 24                # bytes
     QUERY_V2 = 28
     RECORD = 20                  # of a report, without sources
-    MODE_IS_EXCLUDE = 2          # record types (RFC 3810 section 5.2.12)
-    TO_INCLUDE = 3
-    TO_EXCLUDE = 4
+    MESSAGE_MAX = 1280           # of a report
+    HEADERS = 48                 # of IPv6, and its options header with the router alert
 
 cdef int64_t MS = 1000000
 cdef int64_t UNSOLICITED_NS = 1000000000         # Unsolicited Report Interval (RFC 3810 section 9.11)
@@ -49,8 +53,9 @@ cdef group_t *find(const interface_t *ifc, const address_t *group) noexcept nogi
 
 
 cdef void changed(interface_t *ifc, group_t *g, int64_t now_ns) noexcept nogil:
-    """Joined or left: reported at once, and once more within a second."""
+    """Reported at once, and once more within a second."""
     if not ifc.ip6.running or not is_reported(&g.address):
+        filter_reported(g.filter)
         g.report_ns = INT64_MAX
         return
     g.reports = ROBUSTNESS
@@ -58,49 +63,102 @@ cdef void changed(interface_t *ifc, group_t *g, int64_t now_ns) noexcept nogil:
     ip6_schedule(ifc)
 
 
+cdef int append(interface_t *ifc, const address_t *group, group_t **out) noexcept nogil:
+    cdef int r = ip6_make(ifc)
+    cdef group_t *g
+    if r < 0:
+        return r
+    if ifc.ip6.group_count == IP6_GROUPS:
+        return -ENOBUFS
+    g = &ifc.ip6.groups[ifc.ip6.group_count]
+    memset(g, 0, sizeof(group_t))
+    g.filter = <filter_t *> calloc(1, sizeof(filter_t))
+    if g.filter == NULL:
+        return -ENOMEM
+    ifc.ip6.group_count += 1
+    g.address = group[0]
+    g.answer_ns = g.report_ns = INT64_MAX
+    g.left = 1
+    out[0] = g
+    return 0
+
+
+cdef void become(interface_t *ifc, group_t *g, bint exclude, const source_set_t *sources, int64_t now_ns) noexcept nogil:
+    """What is heard of a group from now on; include of nothing: it is left."""
+    cdef bint nothing = not exclude and sources.count == 0
+    if not filter_change(g.filter, exclude, sources) and g.left == nothing:
+        return
+    g.left = nothing
+    if nothing:
+        g.answer_ns = INT64_MAX
+    changed(ifc, g, now_ns)
+    if nothing and g.report_ns == INT64_MAX:
+        forget(ifc, g)
+
+
 cdef int mld_join(interface_t *ifc, const address_t *group, int64_t now_ns) noexcept nogil:
+    cdef source_set_t none
     cdef group_t *g = find(ifc, group)
     cdef int r
     if g == NULL:
-        r = ip6_make(ifc)
+        r = append(ifc, group, &g)
         if r < 0:
             return r
-        if ifc.ip6.group_count == IP6_GROUPS:
-            return -ENOBUFS
-        g = &ifc.ip6.groups[ifc.ip6.group_count]
-        ifc.ip6.group_count += 1
-        memset(g, 0, sizeof(group_t))
-        g.address = group[0]
-        g.answer_ns = INT64_MAX
-        g.left = 1
-    if g.left:
-        g.left = 0
-        g.users = 0
-        changed(ifc, g, now_ns)
     g.users += 1
+    none.count = 0
+    become(ifc, g, True, &none, now_ns)
     return 0
 
 
 cdef int mld_leave(interface_t *ifc, const address_t *group, int64_t now_ns) noexcept nogil:
+    cdef source_set_t none
     cdef group_t *g = find(ifc, group)
-    if g == NULL or g.left:
+    if g == NULL or g.users == 0:
         return -EADDRNOTAVAIL
     g.users -= 1
-    if g.users == 0:
-        g.left = 1
-        g.answer_ns = INT64_MAX
-        changed(ifc, g, now_ns)
-        if g.report_ns == INT64_MAX:
-            forget(ifc, g)
+    none.count = 0
+    if g.users == 0 and not g.wanted:
+        become(ifc, g, False, &none, now_ns)
     return 0
 
 
+cdef int mld_set(interface_t *ifc, const address_t *group, bint exclude, const source_set_t *sources, int64_t now_ns) noexcept nogil:
+    cdef bint nothing = not exclude and sources.count == 0
+    cdef group_t *g = find(ifc, group)
+    cdef int r
+    if g == NULL:
+        if nothing:
+            return 0
+        r = append(ifc, group, &g)
+        if r < 0:
+            return r
+    g.wanted = not nothing
+    if g.users == 0:                     # else all sources are heard anyway, and sockets filter
+        become(ifc, g, exclude, sources, now_ns)
+    return 0
+
+
+cdef void mld_free(ip6_t *ip6) noexcept nogil:
+    cdef uint32_t i
+    if ip6 != NULL:
+        for i in range(ip6.group_count):
+            free(ip6.groups[i].filter)
+
+
 cdef void forget(interface_t *ifc, group_t *g) noexcept nogil:
+    free(g.filter)
     ifc.ip6.group_count -= 1
     g[0] = ifc.ip6.groups[ifc.ip6.group_count]
 
 
 # ---- reports ---------------------------------------------------------------
+
+cdef struct report_t:
+    # A report of version 2 that is being written.
+    uint32_t length
+    uint32_t records
+    uint8_t message[MESSAGE_MAX]
+
 
 cdef void source_of(const interface_t *ifc, const address_t *dst, int64_t now_ns, address_t *out) noexcept nogil:
     """The link-local address, :: while there is none (RFC 3590)."""
@@ -122,46 +180,75 @@ cdef bint report_old(interface_t *ifc, const group_t *g, int64_t now_ns) noexcep
     return nd_send(ifc, NULL, &src, &dst, message, QUERY_V1, 1, True, now_ns)
 
 
-cdef uint32_t record(uint8_t *p, uint8_t type, const address_t *group) noexcept nogil:
+cdef void send_report(interface_t *ifc, report_t *r, int64_t now_ns) noexcept nogil:
+    """What has been written so far; nothing: nothing."""
+    cdef address_t src, dst
+    if r.records:
+        memset(r.message, 0, 8)
+        r.message[0] = MLD_REPORT_V2
+        store_be16(r.message + 6, <uint16_t> r.records)
+        all_nodes(&dst)
+        (<uint8_t *> &dst)[15] = 0x16    # all MLDv2-capable routers
+        source_of(ifc, &dst, now_ns, &src)
+        nd_send(ifc, NULL, &src, &dst, r.message, r.length, 1, True, now_ns)
+    r.length = 8
+    r.records = 0
+
+
+cdef void add_record(interface_t *ifc, report_t *r, uint8_t type, const address_t *group, const source_set_t *sources,
+                     int64_t now_ns) noexcept nogil:
+    """One record; a message that has no room for it goes out first."""
+    cdef uint32_t size = RECORD + 16 * sources.count, i
+    cdef uint32_t room = ifc.mtu - HEADERS if ifc.mtu < MESSAGE_MAX + HEADERS else MESSAGE_MAX
+    cdef uint8_t *p
+    if r.length + size > room:
+        send_report(ifc, r, now_ns)
+    p = r.message + r.length
     memset(p, 0, 4)
     p[0] = type
+    store_be16(p + 2, <uint16_t> sources.count)
     write_address(p + 4, group)
-    return RECORD
+    for i in range(sources.count):
+        write_address(p + RECORD + 16 * i, &sources.sources[i])
+    r.length += size
+    r.records += 1
 
 
-cdef bint send_report(interface_t *ifc, uint8_t *message, uint32_t records, int64_t now_ns) noexcept nogil:
-    cdef address_t src, dst
-    memset(message, 0, 8)
-    message[0] = MLD_REPORT_V2
-    store_be16(message + 6, <uint16_t> records)
-    all_nodes(&dst)
-    (<uint8_t *> &dst)[15] = 0x16        # all MLDv2-capable routers
-    source_of(ifc, &dst, now_ns, &src)
-    return nd_send(ifc, NULL, &src, &dst, message, 8 + records * RECORD, 1, True, now_ns)
+cdef void add_change(interface_t *ifc, report_t *r, const group_t *g, int64_t now_ns) noexcept nogil:
+    cdef const filter_t *f = g.filter
+    if f.mode_changed:
+        add_record(ifc, r, TO_EXCLUDE if f.exclude else TO_INCLUDE, &g.address, &f.sources, now_ns)
+        return
+    if f.allow.count:
+        add_record(ifc, r, ALLOW_NEW, &g.address, &f.allow, now_ns)
+    if f.block.count:
+        add_record(ifc, r, BLOCK_OLD, &g.address, &f.block, now_ns)
 
 
 cdef void report_changes(interface_t *ifc, int64_t now_ns) noexcept nogil:
-    """The changes that are due, in one report."""
+    """The changes that are due, in as few reports as hold them."""
     cdef ip6_t *ip6 = ifc.ip6
-    cdef uint8_t message[8 + IP6_GROUPS * RECORD]
-    cdef uint32_t i, n = 0
+    cdef report_t r
+    cdef uint32_t i
     cdef bint old = now_ns < ip6.old_querier_until_ns
     cdef group_t *g
+    r.records = 0
+    r.length = 8
     for i in range(ip6.group_count):
         g = &ip6.groups[i]
         if g.report_ns > now_ns:
             continue
         if old:
             report_old(ifc, g, now_ns)
-        elif n == 0 or 8 + (n + 1) * RECORD + 48 <= ifc.mtu:
-            record(message + 8 + n * RECORD, TO_INCLUDE if g.left else TO_EXCLUDE, &g.address)
-            n += 1
         else:
-            continue                     # still due: in the next report
+            add_change(ifc, &r, g, now_ns)
         g.reports -= 1
-        g.report_ns = now_ns + random_ns(ifc, UNSOLICITED_NS) if g.reports and not (old and g.left) else INT64_MAX
-    if n:
-        send_report(ifc, message, n, now_ns)
+        if g.reports and not (old and g.left):
+            g.report_ns = now_ns + random_ns(ifc, UNSOLICITED_NS)
+        else:
+            g.report_ns = INT64_MAX
+            filter_reported(g.filter)
+    send_report(ifc, &r, now_ns)
     i = 0
     while i < ip6.group_count:
         if ip6.groups[i].left and ip6.groups[i].report_ns == INT64_MAX:
@@ -170,29 +257,44 @@ cdef void report_changes(interface_t *ifc, int64_t now_ns) noexcept nogil:
             i += 1
 
 
+cdef void add_answer(interface_t *ifc, report_t *r, group_t *g, int64_t now_ns) noexcept nogil:
+    """The current state, or that of the sources asked about (RFC 3810 section 6.3)."""
+    cdef source_set_t heard
+    cdef filter_t *f = g.filter
+    if f.asked.count == 0:
+        add_record(ifc, r, IS_EXCLUDE if f.exclude else IS_INCLUDE, &g.address, &f.sources, now_ns)
+        return
+    filter_answer(f, &heard)
+    if heard.count:
+        add_record(ifc, r, IS_INCLUDE, &g.address, &heard, now_ns)
+
+
 cdef void answer_queries(interface_t *ifc, int64_t now_ns) noexcept nogil:
     """The state of the groups that were asked about, or of all (RFC 3810 section 6.2)."""
     cdef ip6_t *ip6 = ifc.ip6
-    cdef uint8_t message[8 + IP6_GROUPS * RECORD]
-    cdef uint32_t i, n = 0
+    cdef report_t r
+    cdef uint32_t i
     cdef bint everything = ip6.general_ns <= now_ns
     cdef group_t *g
+    r.records = 0
+    r.length = 8
     for i in range(ip6.group_count):
         g = &ip6.groups[i]
         if not (everything or g.answer_ns <= now_ns):
             continue
+        if everything:
+            g.filter.asked.count = 0
         g.answer_ns = INT64_MAX
         if g.left or not is_reported(&g.address):
             continue
         if now_ns < ip6.old_querier_until_ns:
+            g.filter.asked.count = 0
             report_old(ifc, g, now_ns)
-        elif 8 + (n + 1) * RECORD + 48 <= ifc.mtu:
-            record(message + 8 + n * RECORD, MODE_IS_EXCLUDE, &g.address)
-            n += 1
+        else:
+            add_answer(ifc, &r, g, now_ns)
     if everything:
         ip6.general_ns = INT64_MAX
-    if n:
-        send_report(ifc, message, n, now_ns)
+    send_report(ifc, &r, now_ns)
 
 
 # ---- queries ---------------------------------------------------------------
@@ -204,6 +306,18 @@ cdef int64_t response_ns(uint32_t code) noexcept nogil:
     return <int64_t> ((code & 0xfff) | 0x1000) * MS << ((code >> 12 & 7) + 3)
 
 
+cdef void note_asked(group_t *g, const uint8_t *p, uint32_t sources) noexcept nogil:
+    """Together with what was asked before (RFC 3810 section 6.2); about the whole group: about no source alone."""
+    cdef address_t source
+    cdef uint32_t i
+    if sources == 0:
+        g.filter.asked.count = 0
+    elif g.answer_ns == INT64_MAX or g.filter.asked.count:
+        for i in range(sources):
+            memcpy(&source, p + 16 * i, 16)
+            set_add(&g.filter.asked, &source)
+
+
 cdef DropReason mld_input(packet_in_t *packet, const uint8_t *p, uint32_t length, int64_t now_ns) noexcept nogil:
     """A query; reports are for routers, and nothing is learnt from those of others."""
     cdef interface_t *ifc = packet.interface
@@ -211,6 +325,7 @@ cdef DropReason mld_input(packet_in_t *packet, const uint8_t *p, uint32_t length
     cdef address_t group
     cdef group_t *g
     cdef int64_t most, when
+    cdef uint32_t sources = 0
     if p[0] != MLD_QUERY:
         return DROP_ND_IGNORED
     # RFC 3810 section 5.1.14: from a link-local address, not passed on, with Router Alert, of one of two sizes.
@@ -220,6 +335,10 @@ cdef DropReason mld_input(packet_in_t *packet, const uint8_t *p, uint32_t length
     memcpy(&group, p + 8, 16)
     if not address_is_unspecified6(&group) and not address_is_multicast6(&group):
         return DROP_MLD_INVALID
+    if length >= QUERY_V2:
+        sources = load_be16(p + 26)
+        if length < QUERY_V2 + 16 * sources or (sources and address_is_unspecified6(&group)):
+            return DROP_MLD_INVALID
     if length == QUERY_V1:
         ip6.old_querier_until_ns = now_ns + OLD_QUERIER_NS
         most = <int64_t> load_be16(p + 4) * MS
@@ -231,8 +350,10 @@ cdef DropReason mld_input(packet_in_t *packet, const uint8_t *p, uint32_t length
             ip6.general_ns = when
     else:
         g = find(ifc, &group)
-        if g != NULL and not g.left and when < g.answer_ns and when < ip6.general_ns:
-            g.answer_ns = when
+        if g != NULL and not g.left and when < ip6.general_ns:
+            note_asked(g, p + QUERY_V2, sources)
+            if when < g.answer_ns:
+                g.answer_ns = when
     ip6_schedule(ifc)
     return DROP_NONE
 

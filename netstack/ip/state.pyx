@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from netstack.address cimport address_t
 
-from netstack.ip.groups cimport IGMP_SOURCES, igmp_group_t, source_set_t
+from netstack.ip.groups cimport GROUP_SOURCES, filter_t, igmp_group_t, source_set_t
 from netstack.ip.igmp cimport igmp_append, igmp_of
 from netstack.ip.neighbor cimport (
     NEIGHBOR_DELAY, NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_INCOMPLETE, NEIGHBOR_MAX, NEIGHBOR_QUEUE_MAX, neighbor_append,
@@ -25,7 +25,7 @@ from netstack.ip.shared cimport ICMP_LIMIT_PLACES
 from netstack.ip.trial cimport TRIALS, acd_t, trial_t
 
 cdef enum:
-    VERSION = 3
+    VERSION = 4
 
 HEADER = struct.Struct("<BqQQH")         # version, defence (ns from now), conflicts, places
 ENTRY = struct.Struct("<16s6sBBBqqq")    # address, mac, state, probes, queued; deadline, used, confirmed (ns from now)
@@ -47,24 +47,38 @@ cdef int64_t absolute(int64_t distance_ns, int64_t now_ns) noexcept:
     return INT64_MIN // 2 if distance_ns < -FAR else distance_ns + now_ns
 
 
-GROUP = struct.Struct("<IBBBBqq")        # igmp_group_t: address, exclude, left, mode changed, reports; next report, answer
+GROUP = struct.Struct("<IBBqq")          # igmp_group_t: address, left, reports; next report, answer
 QUERIERS = struct.Struct("<Iqqq")        # groups, general answer, queriers of versions 1 and 2
 TRIAL = struct.Struct("<16sBBB6sq")      # trial_t
 
 
 cdef bytes set_save(const source_set_t *s):
-    return struct.pack("<B", s.count) + (<const char *> s.be)[:4 * s.count]
+    return struct.pack("<B", s.count) + (<const char *> s.sources)[:16 * s.count]
 
 
 cdef Py_ssize_t set_restore(source_set_t *s, bytes data, Py_ssize_t at) except -1:
     cdef bytes raw
     count = data[at] if at < len(data) else 255
-    raw = data[at + 1:at + 1 + 4 * count]
-    if count > IGMP_SOURCES or len(raw) != 4 * count:
+    raw = data[at + 1:at + 1 + 16 * count]
+    if count > GROUP_SOURCES or len(raw) != 16 * count:
         raise ValueError("sources of a group cut short")
     s.count = count
-    memcpy(s.be, <const char *> raw, len(raw))
+    memcpy(s.sources, <const char *> raw, len(raw))
     return at + 1 + len(raw)
+
+
+cdef bytes filter_save(const filter_t *f):
+    return struct.pack("<BB", f.exclude, f.mode_changed) + set_save(&f.sources) + set_save(&f.allow) + \
+        set_save(&f.block) + set_save(&f.asked)
+
+
+cdef Py_ssize_t filter_restore(filter_t *f, bytes data, Py_ssize_t at) except -1:
+    """Returns where what follows begins."""
+    f.exclude, f.mode_changed = struct.unpack_from("<BB", data, at)
+    at = set_restore(&f.sources, data, at + 2)
+    at = set_restore(&f.allow, data, at)
+    at = set_restore(&f.block, data, at)
+    return set_restore(&f.asked, data, at)
 
 
 cdef bytes groups_save(const interface_t *ifc, int64_t now_ns):
@@ -77,9 +91,8 @@ cdef bytes groups_save(const interface_t *ifc, int64_t now_ns):
                                      remaining(ifc.igmp.v2_until_ns, now_ns) if ifc.igmp != NULL else INT64_MIN)]
     for i in range(n):
         g = &ifc.igmp.groups[i]
-        parts.append(GROUP.pack(g.be, g.exclude, g.left, g.mode_changed, g.reports, remaining(g.report_ns, now_ns),
-                                remaining(g.answer_ns, now_ns)))
-        parts += [set_save(&g.sources), set_save(&g.allow), set_save(&g.block), set_save(&g.asked)]
+        parts.append(GROUP.pack(g.be, g.left, g.reports, remaining(g.report_ns, now_ns), remaining(g.answer_ns, now_ns)))
+        parts.append(filter_save(&g.filter))
     n = ifc.acd.count if ifc.acd != NULL else 0
     parts.append(struct.pack("<B", n))
     for i in range(n):
@@ -104,13 +117,10 @@ cdef Py_ssize_t groups_restore(interface_t *ifc, bytes data, Py_ssize_t at, int6
         g = igmp_append(ifc.igmp)
         if g == NULL:
             raise ValueError(f"{n} groups")
-        g.be, g.exclude, g.left, g.mode_changed, g.reports, report, answer = GROUP.unpack_from(data, at)
+        g.be, g.left, g.reports, report, answer = GROUP.unpack_from(data, at)
         g.report_ns = absolute(report, now_ns)
         g.answer_ns = absolute(answer, now_ns)
-        at = set_restore(&g.sources, data, at + GROUP.size)
-        at = set_restore(&g.allow, data, at)
-        at = set_restore(&g.block, data, at)
-        at = set_restore(&g.asked, data, at)
+        at = filter_restore(&g.filter, data, at + GROUP.size)
     n = struct.unpack_from("<B", data, at)[0]
     at += 1
     if n > TRIALS:

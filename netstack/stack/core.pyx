@@ -292,6 +292,7 @@ cdef tcb_t *on_spawn(void *context, const request_t *r) noexcept nogil:
         free_sock(stack, &child.sock)
         return NULL
     child.ttl = listener.ttl
+    child.hops = listener.hops
     child.tos = listener.tos
     settings_share(child, listener)
     child.modes |= listener.modes & (TM_SNDBUF_SET | TM_RCVBUF_SET)
@@ -300,7 +301,7 @@ cdef tcb_t *on_spawn(void *context, const request_t *r) noexcept nogil:
         i = r.interface
         child.next_hop = child.remote
     child.route_interface = <uint8_t> i
-    child.ttl = stack_hop_limit(stack, i, &child.remote, child.ttl)
+    child.hops = stack_hop_limit(stack, i, &child.remote, child.hops)
     child.flow_label = stack_flow_label(stack, &child.local, &child.remote, child.lport, child.rport, PROTOCOL_TCP)
     if demux_insert(&stack.demux, child) != 0:
         free_sock(stack, &child.sock)
@@ -680,7 +681,7 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
                    tcb.tos | plan.ecn, tcb.ttl, 0, True)
     else:
         write_ipv6(header, &tcb.local, &tcb.remote, PROTOCOL_TCP, plan.header_length + plan.length, tcb.tos | plan.ecn,
-                   tcb.ttl, tcb.flow_label)
+                   tcb.hops, tcb.flow_label)
     if header_length == 52:
         memcpy(out.ip, header, 52)                     # the usual one: a length the compiler knows
     else:

@@ -14,4 +14,3 @@ cdef int multicast_option_get(stack_t *stack, udp_endpoint_t *ep, int level, int
 # Does the socket want this datagram to a group, from that source? Broadcasts are wanted by everybody.
 cdef bint multicast_wanted(const udp_endpoint_t *ep, const packet_in_t *packet) noexcept nogil
 cdef void multicast_leave_all(stack_t *stack, udp_endpoint_t *ep) noexcept nogil     # the socket is closed
-cdef void multicast_restore(stack_t *stack) noexcept nogil    # after a restore: interfaces listen as the sockets say

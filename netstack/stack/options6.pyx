@@ -2,29 +2,25 @@
 
 import ipaddress
 
-from libc.errno cimport EADDRINUSE, EADDRNOTAVAIL, EINVAL, ENODEV, ENOMEM, ENOPROTOOPT, ENOTCONN
-from libc.stdlib cimport calloc, free
+from libc.errno cimport EINVAL, ENODEV, ENOPROTOOPT, ENOTCONN
 from libc.string cimport memcpy
 
-from netstack.address cimport address_equal, address_is_multicast6, address_t
+from netstack.address cimport address_t
 from netstack.ip.autoconf cimport ip6_make
 from netstack.ip.interface cimport interface_mtu, interface_t
 from netstack.ip.ip6 cimport ip6_conf_t
-from netstack.ip.mld cimport mld_join, mld_leave
 from netstack.link.link cimport MEDIA_ETHERNET
 from netstack.sock cimport SF_V6, SF_V6ONLY, SOCK_TCP
 from netstack.stack.core cimport stack_route
 from netstack.tcp.mtu cimport path_mtu_recall
 from netstack.tcp.tcb cimport ESTABLISHED, tcb_t
-from netstack.udp.endpoint cimport membership_t, udp_endpoint_t
+from netstack.udp.endpoint cimport udp_endpoint_t
 
 cdef enum:
     IPV6_UNICAST_HOPS = 16
     IPV6_MULTICAST_IF = 17
     IPV6_MULTICAST_HOPS = 18
     IPV6_MULTICAST_LOOP = 19
-    IPV6_JOIN_GROUP = 20
-    IPV6_LEAVE_GROUP = 21
     IPV6_MTU_DISCOVER = 23
     IPV6_MTU = 24
     IPV6_RECVERR = 25
@@ -43,9 +39,9 @@ cdef int set_hops(stack_t *stack, sock_t *sock, int32_t v) noexcept nogil:
     if v == -1:
         v = HOPS_DEFAULT
     if sock.kind == SOCK_TCP:
-        (<tcb_t *> sock).ttl = <uint8_t> v
+        (<tcb_t *> sock).hops = <uint8_t> v
     else:
-        (<udp_endpoint_t *> sock).ttl = <uint8_t> v
+        (<udp_endpoint_t *> sock).hops = <uint8_t> v
     return 0
 
 
@@ -69,48 +65,6 @@ cdef int set_v6only(sock_t *sock, int32_t v) noexcept nogil:
         sock.flags |= SF_V6ONLY
     else:
         sock.flags &= ~<uint32_t> SF_V6ONLY
-    return 0
-
-
-cdef int change_membership(stack_t *stack, udp_endpoint_t *ep, bint join, const uint8_t *value, uint32_t n) noexcept nogil:
-    """struct ipv6_mreq: the group, and the interface's number (0: the first) behind it."""
-    cdef address_t group
-    cdef uint32_t number = 0
-    cdef membership_t *m
-    cdef membership_t **at = &ep.memberships
-    cdef int r
-    if n < 20:
-        return -EINVAL
-    memcpy(&group, value, 16)
-    memcpy(&number, value + 16, 4)
-    if not address_is_multicast6(&group):
-        return -EINVAL
-    if number > stack.interface_count:
-        return -ENODEV
-    number = number - 1 if number else 0
-    while at[0] != NULL and not (address_equal(&at[0].group, &group) and at[0].interface == number):
-        at = &at[0].next
-    if not join:
-        m = at[0]
-        if m == NULL:
-            return -EADDRNOTAVAIL
-        at[0] = m.next
-        free(m.sources)
-        free(m)
-        return mld_leave(stack.interfaces[number], &group, stack.tcp.now_ns)
-    if at[0] != NULL:
-        return -EADDRINUSE
-    m = <membership_t *> calloc(1, sizeof(membership_t))
-    if m == NULL:
-        return -ENOMEM
-    r = mld_join(stack.interfaces[number], &group, stack.tcp.now_ns)
-    if r < 0:
-        free(m)
-        return r
-    m.group = group
-    m.exclude = 1
-    m.interface = number
-    at[0] = m
     return 0
 
 
@@ -158,8 +112,6 @@ cdef int ipv6_option_set(stack_t *stack, sock_t *sock, int name, int32_t v, cons
         return 0
     if sock.kind == SOCK_TCP:
         return -ENOPROTOOPT
-    if name == IPV6_JOIN_GROUP or name == IPV6_LEAVE_GROUP:
-        return change_membership(stack, ep, name == IPV6_JOIN_GROUP, value, n)
     if name == IPV6_MULTICAST_HOPS:
         if v < -1 or v > 255:
             return -EINVAL
@@ -187,7 +139,7 @@ cdef int ipv6_option_get(stack_t *stack, sock_t *sock, int name, int32_t *v) noe
     if name == IPV6_V6ONLY:
         v[0] = (sock.flags & SF_V6ONLY) != 0
     elif name == IPV6_UNICAST_HOPS:
-        v[0] = tcb.ttl if sock.kind == SOCK_TCP else ep.ttl
+        v[0] = tcb.hops if sock.kind == SOCK_TCP else ep.hops
     elif name == IPV6_TCLASS:
         v[0] = tcb.tos if sock.kind == SOCK_TCP else ep.tos
     elif name == IPV6_RECVERR:

@@ -343,7 +343,7 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to, bint fast
     if demux_insert(&stack.demux, tcb) != 0:
         return -ENOMEM
     demux_bind(&stack.demux, &tcb.sock)
-    tcb.ttl = stack_hop_limit(stack, i, &tcb.remote, tcb.ttl)
+    tcb.hops = stack_hop_limit(stack, i, &tcb.remote, tcb.hops)
     tcb.flow_label = stack_flow_label(stack, &tcb.local, &tcb.remote, tcb.lport, tcb.rport, 6)
     connection_open(tcb, stack_link_mss(stack, tcb))
     if raise_isn:

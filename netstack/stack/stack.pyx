@@ -51,6 +51,7 @@ from netstack.ancillary import Arrival, fitting, from_ancillary, to_ancillary
 from netstack.config import StackConfig
 from netstack.congestion import find as find_algorithm
 from netstack.errors import ConfigError
+from netstack.wire.domain_names import read_names
 
 STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING",
           "LAST_ACK", "TIME_WAIT")
@@ -532,6 +533,27 @@ cdef class Stack:
                 for k in range(ifc.ip6.server_count):
                     out.append(address_format(&ifc.ip6.servers[k].address))
         return out
+
+    @property
+    def search_domains(self):
+        """Domains that routers have announced for names that are not whole (RFC 8106), as text without the last dot."""
+        cdef uint32_t i, k
+        out = []
+        for i in range(self.c.interface_count):
+            ifc = self.c.interfaces[i]
+            if ifc.ip6 != NULL:
+                for k in range(ifc.ip6.domain_count):
+                    out += read_names((<const char *> ifc.ip6.domains[k].name)[:ifc.ip6.domains[k].length])
+        return out
+
+    @property
+    def other_configuration(self):
+        """Whether a router's latest advertisement says that DHCPv6 knows more (RFC 4861 section 4.2)."""
+        cdef uint32_t i
+        for i in range(self.c.interface_count):
+            if self.c.interfaces[i].ip6 != NULL and self.c.interfaces[i].ip6.other_config:
+                return True
+        return False
 
     def source_address(self, destination):
         """The address packets to a literal address leave from (RFC 6724), as text; None: no route, or none fits."""

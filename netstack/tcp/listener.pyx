@@ -13,6 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from netstack.address cimport address_is_v4
 from netstack.clock cimport NEVER, NS_PER_S
 from netstack.counters cimport (
     DROP_NONE, DROP_TCP_ACK, DROP_TCP_BACKLOG, DROP_TCP_CHECKSUM, DROP_TCP_DEFERRED, DROP_TCP_DUPLICATE, DROP_TCP_FLAGS,
@@ -257,7 +258,7 @@ cdef void request_answer(const tcp_t *tcp, const request_t *r, bare_t *out) noex
     out.accecn = r.ecn == ECN_ACCURATE and tcp.config.ecn_option and r.sent == 0
     out.wnd = r.window
     out.interface = r.interface
-    out.ttl = listener.ttl
+    out.ttl = listener.ttl if address_is_v4(&r.remote) else listener.hops
     out.tos = listener.tos
     out.mss = listener.settings.user_mss if listener.settings.user_mss and listener.settings.user_mss < r.mss else r.mss
     out.wscale = r.rcv_wscale if r.flags & RQ_WSCALE else 255

@@ -531,7 +531,8 @@ cdef struct tcb_t:
     uint8_t keepalive_probes
     uint8_t quickack             # segments still acknowledged at once
     uint8_t syn_retries
-    uint8_t ttl
+    uint8_t ttl                  # of IPv4 packets
+    uint8_t hops                 # of IPv6 packets
     uint8_t tos
     uint8_t route_interface      # where packets leave; 255: not looked up
     uint8_t fast_open_fail

@@ -74,7 +74,7 @@ cdef void tcb_init(tcb_t *tcb, tcp_t *tcp) noexcept nogil:
     tcb.tcp = tcp
     tcb.state = CLOSED
     tcb.predicted = ACK
-    tcb.ttl = 64
+    tcb.ttl = tcb.hops = 64
     tcb.snd_wanted = tcp.config.wmem_default
     tcb.rcv_wanted = tcp.config.rmem_default
     tcb.cc_ops = tcp.congestion

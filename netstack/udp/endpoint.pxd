@@ -23,6 +23,7 @@ cdef enum:                       # udp_endpoint_t.modes
     EM_MULTICAST_OWN = 0x04      # IP_MULTICAST_ALL is off: only groups this socket joined
     EM_CHECKSUM = 0x08           # IPV6_CHECKSUM: the sum lies at check_offset
     EM_V6ONLY = 0x10
+    EM_MULTICAST_OWN6 = 0x20     # IPV6_MULTICAST_ALL is off
 
 cdef enum:                       # udp_endpoint_t.pmtu_discovery: IP_MTU_DISCOVER
     PMTU_DONT = 0                # no DF; cut to the path's MTU
@@ -80,7 +81,8 @@ cdef struct udp_endpoint_t:
     uint16_t rport
     uint8_t connected
     uint8_t shutdown             # 1 read, 2 write
-    uint8_t ttl
+    uint8_t ttl                  # of IPv4 packets
+    uint8_t hops                 # of IPv6 packets
     uint8_t tos
     uint8_t protocol             # of a raw socket
     uint8_t pmtu_discovery       # PMTU_*

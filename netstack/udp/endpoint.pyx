@@ -19,7 +19,7 @@ cdef void udp_endpoint_init(udp_endpoint_t *ep) noexcept nogil:
     """Everything zero, limits and TTL at their defaults. The caller sets identity (sock.id, sock.index)."""
     memset(ep, 0, sizeof(udp_endpoint_t))
     ep.sock.kind = SOCK_UDP
-    ep.ttl = UDP_TTL
+    ep.ttl = ep.hops = UDP_TTL
     ep.rcvbuf = UDP_BUFFER
     ep.sndbuf = UDP_BUFFER
     ep.pmtu_discovery = PMTU_WANT            # net.ipv4.ip_no_pmtu_disc 0

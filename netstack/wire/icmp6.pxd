@@ -46,6 +46,7 @@ cdef enum:                       # options of neighbour discovery (RFC 4861 sect
     ND_OPTION_NONCE = 14
     ND_OPTION_ROUTE = 24
     ND_OPTION_SERVERS = 25       # RDNSS
+    ND_OPTION_DOMAINS = 31       # DNSSL
 
 
 cdef inline void write_icmp6(uint8_t *p, uint8_t type, uint8_t code, uint32_t word, uint32_t rest_sum,
