@@ -777,6 +777,15 @@ cdef class Driver:
         finally:
             driver_unlock(&self.d)
 
+    def learnt(self):
+        """What routers have announced, read under the lock: name servers, search domains, whether DHCPv6 knows more."""
+        with nogil:
+            park_lock(&self.d.lock)
+        try:
+            return self.stack.name_servers, self.stack.search_domains, self.stack.other_configuration
+        finally:
+            driver_unlock(&self.d)
+
     def start_trace(self, records=65536):
         """As `netstack.stack.Stack.start_trace`, under the lock."""
         with nogil:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from netstack.dhcp import Client
+    from netstack.dhcp6 import Client as Client6
     from netstack.trace import Trace
 
 _Socket = socket   # in annotations of Host, whose method has the name
@@ -64,8 +65,9 @@ class Host:
         kernel's resolver, through the kernel's network.
     resolver : ResolverConfig, optional
         Name servers, search list, hosts file, patience. Without it: the machine's ``/etc/hosts``; the servers
-        and the domain of a DHCP lease; else those of the machine's ``/etc/resolv.conf``, as far as this host can
-        reach them through its own link.
+        and the domain of a DHCP lease, and what routers and DHCPv6 say where router advertisements are heard
+        (``sysctl={"net.ipv6.conf.all.accept_ra": 1}``); else those of the machine's ``/etc/resolv.conf``, as far
+        as this host can reach them through its own link.
     seed : bytes or int, optional
         Makes secrets and randomness of the stack repeatable.
     sysctl : mapping, optional
@@ -128,6 +130,14 @@ class Host:
         _hosts.add(self)
         self._wait_for_addresses()
         self._dhcp: Client | None = None
+        self._dhcp6: Client6 | None = None
+        self._hears_routers = link is not None and link.media == "ethernet" and \
+            bool(self.stack.get("net.ipv6.conf.all.accept_ra"))
+        if self._hears_routers and dns is True and (resolver is None or resolver.servers is None):
+            from netstack.dhcp6 import Client as Client6
+
+            self._dhcp6 = Client6(self, self.stack.mac(0))
+            self._dhcp6.start()
         if by_dhcp:
             from netstack.dhcp import Client
 
@@ -189,11 +199,23 @@ class Host:
         return [str(a) for a in sorted(own, key=lambda a: (a.version == 6, a.is_link_local))]
 
     def _learnt_names(self) -> tuple[list[str], list[str]]:
-        """Name servers and search domains of the DHCP lease."""
+        """Name servers and search domains that the network told: by DHCP, by DHCPv6, and behind them those of router
+        advertisements (RFC 8106 section 5.3.1)."""
+        servers: list[str] = []
+        search: list[str] = []
         lease = self._dhcp.lease if self._dhcp is not None else None
-        if lease is None:
-            return [], []
-        return list(lease.servers), [lease.domain.strip(".")] if lease.domain else []
+        if lease is not None:
+            servers += lease.servers
+            search += [lease.domain.strip(".")] if lease.domain else []
+        said = self._dhcp6.information if self._dhcp6 is not None else None
+        if said is not None:
+            servers += said.servers
+            search += said.search
+        if self._hears_routers:
+            announced, domains, _ = self.driver.learnt()
+            servers += announced
+            search += domains
+        return list(dict.fromkeys(servers)), list(dict.fromkeys(search))
 
     def interface_index(self, name: str) -> int:
         """The number of an interface, for zones in addresses: by the device's name, ``if1``, or ``lo``.
@@ -329,6 +351,8 @@ class Host:
             self._dhcp.stop()
             with contextlib.suppress(OSError):
                 self._dhcp.release()
+        if self._dhcp6 is not None:
+            self._dhcp6.stop()
         self.driver.close_sockets()
         try:
             self.driver.linger(self.drain)

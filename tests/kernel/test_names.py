@@ -179,3 +179,61 @@ def test_a_lease_says_whom_to_ask(netns, tmp_path):
     with dnsmasq(netns, tmp_path, SERVER, *dhcp) as log, netstack.Host(link=tap, address="dhcp", drain=1) as host:
         assert host.gethostbyname("four") == "10.9.0.4"
         assert "query[A] four.test.example from 10.9.0.1" in log.read_text()
+
+
+def test_a_router_that_says_so_makes_dhcpv6_tell_whom_to_ask(netns, tmp_path):
+    """dnsmasq advertises a prefix with the O flag and answers the information request: nothing is configured."""
+    router = "2001:db8:9::1"
+    with netns.enter():
+        tap = netstack.link.Tap("tap0")
+    netns.run("ip", "addr", "add", f"{router}/64", "dev", "tap0", "nodad")
+    netns.run("ip", "link", "set", "tap0", "up")
+    told = ["--dhcp-range=2001:db8:9::,ra-stateless", "--enable-ra", "--log-dhcp", "--interface=tap0",
+            f"--dhcp-option=option6:dns-server,[{router}]", "--dhcp-option=option6:domain-search,test.example",
+            "--dhcp-option=option6:information-refresh-time,1h", f"--dhcp-leasefile={tmp_path}/leases"]
+    capture = tmp_path / "capture.pcapng"
+    sysctl = {"net.ipv6.conf.all.accept_ra": 1}
+    with dnsmasq(netns, tmp_path, router, *told) as log, netstack.Host(
+            link=PcapWriter(tap, str(capture), snap_length=0x40000), sysctl=sysctl, drain=1) as host:
+        wait_until(lambda: host._dhcp6.information is not None, 60)
+        wait_until(lambda: any(a.startswith("2001:") for a in host.stack.addresses), 60)
+        said = host._dhcp6.information
+        assert said.servers == (router,) and said.search == ("test.example",)
+        assert host._learnt_names() == ([router], ["test.example"])
+        assert host.getaddrinfo("six", 80, socket.AF_INET6)[0][4][0] == "2001:db8::6"
+        own = next(a for a in host.stack.addresses if a.startswith("2001:"))
+        assert f"query[AAAA] six.test.example from {own}" in log.read_text()
+    assert "DHCPINFORMATION-REQUEST(tap0)" in log.read_text()
+    judge(capture)
+
+
+@pytest.mark.skipif(not shutil.which("radvd"), reason="needs radvd")
+def test_routers_alone_may_tell_whom_to_ask(netns, tmp_path):
+    """radvd gives the prefix, the server and the domain (RFC 8106); nobody speaks DHCP."""
+    router = "2001:db8:9::1"
+    with netns.enter():
+        tap = netstack.link.Tap("tap0")
+    netns.run("ip", "addr", "add", f"{router}/64", "dev", "tap0", "nodad")
+    netns.run("ip", "link", "set", "tap0", "up")
+    netns.run("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
+    config = tmp_path / "radvd.conf"
+    config.write_text("""
+interface tap0 {
+    AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;
+    prefix 2001:db8:9::/64 { AdvOnLink on; AdvAutonomous on; };
+    RDNSS 2001:db8:9::1 { };
+    DNSSL test.example lab.example { };
+};
+""")
+    radvd = netns.popen("radvd", "-n", "-C", config, "-p", tmp_path / "radvd.pid", "-u", "root", "-m", "stderr",
+                        stderr=subprocess.DEVNULL)
+    try:
+        with dnsmasq(netns, tmp_path, router), netstack.Host(
+                link=tap, sysctl={"net.ipv6.conf.all.accept_ra": 1}, drain=1) as host:
+            wait_until(lambda: any(a.startswith("2001:") for a in host.stack.addresses), 60)
+            assert host._learnt_names() == ([router], ["test.example", "lab.example"])
+            assert host._dhcp6.information is None
+            assert host.gethostbyname("short") == "10.9.0.7"          # in the second domain
+    finally:
+        radvd.terminate()
+        radvd.wait(10)
