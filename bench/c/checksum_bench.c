@@ -1,7 +1,7 @@
 /* Checksum-and-copy beside memcpy and memcpy-then-sum, interleaved in one run.
  *
  *     cc -O2 -Inetstack/include bench/c/checksum_bench.c -o checksum_bench
- *     ./checksum_bench [--rounds 31] [--level best|baseline|avx2|avx512|neon] [--shift 0] [--cold MIB] [SIZE ...]
+ *     ./checksum_bench [--rounds 31] [--level best|baseline|avx2|avx512|avx512vnni|neon] [--shift 0] [--cold MIB] [SIZE ...]
  *     ./checksum_bench --once copy|copy2|sum|memcpy|memcpy_sum|none SIZE COUNT     (for callgrind)
  *
  * Every round times each operation for about 50 us, in rotating order, so that what the
@@ -70,7 +70,7 @@ static double median(double *v, int n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-static const char *const levels[] = {"baseline", "avx2", "avx512", "neon"};
+static const char *const levels[] = {"baseline", "avx2", "avx512", "avx512vnni", "neon"};
 
 static void measure(size_t n, int rounds, size_t shift)
 {

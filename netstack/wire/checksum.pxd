@@ -17,6 +17,7 @@ cdef extern from "netstack/inet_checksum.h" nogil:
         CHECKSUM_LEVEL_PLAIN
         CHECKSUM_LEVEL_AVX2
         CHECKSUM_LEVEL_AVX512
+        CHECKSUM_LEVEL_AVX512VNNI
         CHECKSUM_LEVEL_NEON
 
     # sums and copies: each source byte is loaded once, the register summed is the one stored

@@ -17,6 +17,7 @@ cdef dict LEVELS = {
     "baseline": CHECKSUM_LEVEL_PLAIN,
     "avx2": CHECKSUM_LEVEL_AVX2,
     "avx512": CHECKSUM_LEVEL_AVX512,
+    "avx512vnni": CHECKSUM_LEVEL_AVX512VNNI,
     "neon": CHECKSUM_LEVEL_NEON,
 }
 cdef dict NAMES = {number: name for name, number in LEVELS.items()}
@@ -240,7 +241,7 @@ def cpu_features():
     Returns
     -------
     tuple of str
-        Of ``"baseline"``, ``"avx2"``, ``"avx512"`` (x86-64) and ``"neon"`` (aarch64).
+        Of ``"baseline"``, ``"avx2"``, ``"avx512"``, ``"avx512vnni"`` (x86-64) and ``"neon"`` (aarch64).
     """
     cdef int before = checksum_level()
     found = [name for name, number in LEVELS.items() if number >= 0 and checksum_select(number) == number]

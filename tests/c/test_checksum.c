@@ -134,7 +134,8 @@ int main(void)
 {
     for (size_t i = 0; i < sizeof src; i++)
         src[i] = (uint8_t)rand();
-    static const int levels[] = {CHECKSUM_LEVEL_PLAIN, CHECKSUM_LEVEL_AVX2, CHECKSUM_LEVEL_AVX512, CHECKSUM_LEVEL_NEON};
+    static const int levels[] = {CHECKSUM_LEVEL_PLAIN, CHECKSUM_LEVEL_AVX2, CHECKSUM_LEVEL_AVX512,
+                                 CHECKSUM_LEVEL_AVX512VNNI, CHECKSUM_LEVEL_NEON};
     int best = checksum_level();
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
         if (checksum_select(levels[i]) != levels[i])

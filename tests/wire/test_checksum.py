@@ -121,7 +121,7 @@ def test_environment_caps_the_level(cap):
 
 # ---- a process that rewrites the source meanwhile ----------------------------
 
-LEVEL_NUMBERS = {"baseline": 0, "avx2": 1, "avx512": 2, "neon": 3}
+LEVEL_NUMBERS = {"baseline": 0, "avx2": 1, "avx512": 2, "avx512vnni": 3, "neon": 4}
 
 
 def hostile(program: str, level: str, mode: str, segments: int) -> dict:
