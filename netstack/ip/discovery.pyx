@@ -10,7 +10,7 @@ from netstack.address cimport (
 from netstack.counters cimport DROP_ND_IGNORED, DROP_ND_INVALID, DROP_NONE
 from netstack.ip.autoconf cimport autoconf_prefix, ip6_schedule, random_ns
 from netstack.ip.ip6 cimport (
-    IP6_DOMAIN_MAX, IP6_DOMAINS, IP6_PREFIXES, IP6_ROUTERS, IP6_SERVERS, domain_t, ip6_t, prefix_t, router_t,
+    IP6_DOMAIN_MAX, IP6_DOMAINS, IP6_PREFIXES, IP6_REDIRECTS, IP6_ROUTERS, IP6_SERVERS, domain_t, ip6_t, prefix_t, router_t,
 )
 from netstack.ip.ndp cimport ND_HOP_LIMIT, nd_options, nd_options_t, nd_send
 from netstack.ip.neighbor cimport NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_INCOMPLETE, neighbor_find, neighbor_t
@@ -311,6 +311,53 @@ cdef DropReason router_input(packet_in_t *packet, const uint8_t *p, uint32_t len
     return DROP_NONE
 
 
+# ---- redirects -------------------------------------------------------------
+
+cdef bint redirected(interface_t *ifc, const address_t *dst, uint32_t *at) noexcept nogil:
+    for at[0] in range(<uint32_t> IP6_REDIRECTS):
+        if address_equal(&ifc.ip6.redirects[at[0]], dst):
+            return True
+    return False
+
+
+cdef void redirect(interface_t *ifc, const address_t *dst, const address_t *target) noexcept nogil:
+    """A route to one host. There is a bounded number of them, and none takes the place of a route that is no redirect's."""
+    cdef ip6_t *ip6 = ifc.ip6
+    cdef uint32_t at
+    if redirected(ifc, dst, &at):
+        route(ifc, False, dst, 128, target)
+        if route(ifc, True, dst, 128, target) != 0:
+            memset(&ip6.redirects[at], 0, sizeof(address_t))
+        return
+    if route(ifc, True, dst, 128, target) != 0:
+        return
+    at = ip6.redirect_next % IP6_REDIRECTS
+    ip6.redirect_next += 1
+    if not address_is_unspecified6(&ip6.redirects[at]):
+        route(ifc, False, &ip6.redirects[at], 128, target)
+    ip6.redirects[at] = dst[0]
+
+
+cdef void forget_redirects(interface_t *ifc) noexcept nogil:
+    """A neighbour failed or a router left: who asks the router again hears again (RFC 4861 section 7.3.3)."""
+    cdef address_t none
+    cdef uint32_t i
+    memset(&none, 0, sizeof(none))
+    for i in range(<uint32_t> IP6_REDIRECTS):
+        if not address_is_unspecified6(&ifc.ip6.redirects[i]):
+            route(ifc, False, &ifc.ip6.redirects[i], 128, &none)
+            ifc.ip6.redirects[i] = none
+
+
+cdef bint leads_to(interface_t *ifc, const address_t *router, const address_t *dst) noexcept nogil:
+    """Is that router the first hop to dst, as far as no redirect has said otherwise (RFC 4861 section 8.1)?"""
+    cdef address_t hop
+    cdef uint32_t at
+    if redirected(ifc, dst, &at):
+        return True
+    return ifc.route_to != NULL and ifc.route_to(ifc.context, dst, &hop) == ifc and address_equal(&hop, router)
+
+
 cdef DropReason redirect_input(packet_in_t *packet, const uint8_t *p, uint32_t length, int64_t now_ns) noexcept nogil:
     """A better first hop (RFC 4861 section 8): only from the default router, only where redirects are accepted."""
     cdef interface_t *ifc = packet.interface
@@ -322,13 +369,13 @@ cdef DropReason redirect_input(packet_in_t *packet, const uint8_t *p, uint32_t l
     memcpy(&dst, p + 24, 16)
     if address_is_multicast6(&dst) or (not address_is_link_local(&target) and not address_equal(&target, &dst)):
         return DROP_ND_INVALID
-    if not ifc.conf.accept_redirects or not address_equal(&packet.src, &ifc.ip6.default_router) or address_is_link_local(&dst):
+    if not ifc.conf.accept_redirects or not address_equal(&packet.src, &ifc.ip6.default_router) or \
+            address_is_link_local(&dst) or not leads_to(ifc, &packet.src, &dst):
         return DROP_ND_IGNORED
     address_set_zone(&target, ifc.index + 1)
     if address_equal(&target, &dst):
         memset(&target, 0, sizeof(target))       # on link
-    route(ifc, False, &dst, 128, &target)
-    route(ifc, True, &dst, 128, &target)
+    redirect(ifc, &dst, &target)
     return DROP_NONE
 
 
@@ -397,6 +444,7 @@ cdef void discovery_advance(interface_t *ifc, int64_t now_ns) noexcept nogil:
         else:
             i += 1
     if changed:
+        forget_redirects(ifc)
         choose_router(ifc)
     i = 0
     while i < ip6.prefix_count:

@@ -54,7 +54,7 @@ cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counter
     ifc.conf.autoconf = 1
     ifc.conf.echo_ignore_multicast = 1
     ifc.defended_ns = INT64_MIN // 2
-    neighbor_init(&ifc.neighbors)
+    neighbor_init(&ifc.neighbors, ip.secret)
 
 
 cdef void interface_free(interface_t *ifc) noexcept nogil:

@@ -17,6 +17,7 @@ cdef enum:
     IP6_SERVERS = 8              # name servers (RFC 8106)
     IP6_DOMAINS = 6              # search domains
     IP6_DOMAIN_MAX = 255         # bytes of one, as on the wire (RFC 1035 section 3.1)
+    IP6_REDIRECTS = 32           # routes to single hosts made by redirects: the oldest gives way
     IP6_GROUPS = 64              # multicast groups of one interface
     IP6_NONCE = 6                # bytes (RFC 3971 section 5.3.2)
 
@@ -98,6 +99,8 @@ cdef struct ip6_t:
     server_t servers[IP6_SERVERS]
     domain_t domains[IP6_DOMAINS]
     group_t groups[IP6_GROUPS]
+    address_t redirects[IP6_REDIRECTS]   # destinations; ::: a free place
+    uint32_t redirect_next       # place of the next, modulo their number
     uint32_t held_count
     uint32_t trial_count
     uint32_t router_count

@@ -5,10 +5,11 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
-from netstack.address cimport address_t
+from netstack.address cimport address_is_unspecified6, address_t
 from netstack.ip.autoconf cimport ip6_make, ip6_schedule
 from netstack.ip.ip6 cimport (
-    IP6_ADDRESSES, IP6_DOMAIN_MAX, IP6_DOMAINS, IP6_GROUPS, IP6_NONCE, IP6_PREFIXES, IP6_ROUTERS, IP6_SERVERS, ORIGIN_SLAAC, held_t, ip6_t,
+    IP6_ADDRESSES, IP6_DOMAIN_MAX, IP6_DOMAINS, IP6_GROUPS, IP6_NONCE, IP6_PREFIXES, IP6_REDIRECTS, IP6_ROUTERS, IP6_SERVERS,
+    ORIGIN_SLAAC, held_t, ip6_t,
 )
 from netstack.ip.groups cimport filter_t
 from netstack.ip.state cimport absolute, filter_restore, filter_save, remaining
@@ -83,6 +84,8 @@ cdef dict ip6_save(const interface_t *ifc, int64_t now_ns):
                  remaining(s.groups[i].answer_ns, now_ns), s.groups[i].users, s.groups[i].wanted, s.groups[i].reports,
                  s.groups[i].left, filter_save(s.groups[i].filter).hex()]
                 for i in range(s.group_count)],
+        redirects=[text_of(&s.redirects[i % IP6_REDIRECTS]) for i in range(s.redirect_next, s.redirect_next + IP6_REDIRECTS)
+                   if not address_is_unspecified6(&s.redirects[i % IP6_REDIRECTS])],
         default_router=text_of(&s.default_router),
         numbers=[s.retrans_ns, s.reachable_ns, s.solicit_wait_ns, s.base_reachable_ms, s.router_mtu, s.hop_limit,
                  s.other_config, s.started, s.look_again],
@@ -106,9 +109,12 @@ cdef int ip6_restore(interface_t *ifc, dict state, int64_t now_ns) except -1:
         raise MemoryError
     s = ifc.ip6
     for name, most in (("routers", IP6_ROUTERS), ("prefixes", IP6_PREFIXES), ("servers", IP6_SERVERS),
-                       ("domains", IP6_DOMAINS), ("groups", IP6_GROUPS)):
+                       ("domains", IP6_DOMAINS), ("groups", IP6_GROUPS), ("redirects", IP6_REDIRECTS)):
         if len(state[name]) > most:
             raise ValueError(f"{len(state[name])} {name}")
+    for i, address in enumerate(state["redirects"]):
+        read_address(address, &s.redirects[i])
+    s.redirect_next = len(state["redirects"])
     s.held_count = read_held(state["held"], s.held, now_ns)
     s.trial_count = read_held(state["trial"], s.trial, now_ns)
     for i, (address, left, preference) in enumerate(state["routers"]):

@@ -1,15 +1,21 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The neighbour table: an array that grows to its cap, with a small table of hints in front."""
+"""The neighbour table: an array that grows to its cap, and chains through it by a keyed hash of the address."""
 
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
+from netstack.siphash cimport siphash
+
+cdef enum:
+    SALT_NEIGHBOR = 0x6e6462     # what the secret is used for: kept apart
+
 cdef int64_t IN_USE_NS = 60000000000     # an entry used within this time is not evicted for a new one
 
 
-cdef void neighbor_init(neighbor_table_t *t) noexcept nogil:
+cdef void neighbor_init(neighbor_table_t *t, const uint64_t *secret) noexcept nogil:
     memset(t, 0, sizeof(neighbor_table_t))
+    t.secret = secret
     t.next_deadline_ns = INT64_MAX
 
 
@@ -20,7 +26,7 @@ cdef void neighbor_free(neighbor_table_t *t) noexcept nogil:
         drop_queue(t, &t.entries[i])
     free(t.claimed)
     free(t.entries)
-    neighbor_init(t)
+    neighbor_init(t, t.secret)
 
 
 cdef void drop_queue(neighbor_table_t *t, neighbor_t *n) noexcept nogil:
@@ -30,15 +36,47 @@ cdef void drop_queue(neighbor_table_t *t, neighbor_t *n) noexcept nogil:
         p = neighbor_take(t, n)
 
 
-cdef neighbor_t *neighbor_scan(neighbor_table_t *t, const address_t *a) noexcept nogil:
-    """Find without a hint, and leave one."""
-    cdef uint32_t i
-    for i in range(t.count):
-        if t.entries[i].address.lo == a.lo and address_equal(&t.entries[i].address, a) \
-                and t.entries[i].state != NEIGHBOR_FREE:
-            t.hints[(<const uint8_t *> a)[15] & (NEIGHBOR_HINTS - 1)] = <uint16_t> i
-            return &t.entries[i]
+# ---- chains ----------------------------------------------------------------
+
+cdef uint32_t bucket_of(const neighbor_table_t *t, const address_t *a) noexcept nogil:
+    cdef uint64_t words[3]
+    words[0] = a.hi
+    words[1] = a.lo
+    words[2] = SALT_NEIGHBOR
+    return <uint32_t> siphash(t.secret, words, 3) & (NEIGHBOR_BUCKETS - 1)
+
+
+cdef neighbor_t *neighbor_search(neighbor_table_t *t, const address_t *a) noexcept nogil:
+    cdef uint32_t i = t.buckets[bucket_of(t, a)]
+    t.lookups += 1
+    while i:
+        t.steps += 1
+        if address_equal(&t.entries[i - 1].address, a):
+            t.last = i - 1
+            return &t.entries[i - 1]
+        i = t.entries[i - 1].next
     return NULL
+
+
+cdef void neighbor_link(neighbor_table_t *t, neighbor_t *n, uint8_t state) noexcept nogil:
+    cdef uint32_t bucket = bucket_of(t, &n.address)
+    n.state = state
+    n.next = t.buckets[bucket]
+    t.last = <uint32_t> (n - t.entries)
+    t.buckets[bucket] = <uint16_t> (t.last + 1)
+    if state == NEIGHBOR_INCOMPLETE:
+        t.incomplete += 1
+
+
+cdef void unlink(neighbor_table_t *t, neighbor_t *n) noexcept nogil:
+    cdef uint16_t index = <uint16_t> (n - t.entries + 1)
+    cdef uint16_t *at = &t.buckets[bucket_of(t, &n.address)]
+    while at[0] != index:
+        at = &t.entries[at[0] - 1].next
+    at[0] = n.next
+
+
+# ---- places ----------------------------------------------------------------
 
 
 cdef neighbor_t *find_place(neighbor_table_t *t, int64_t now_ns) noexcept nogil:
@@ -84,13 +122,13 @@ cdef neighbor_t *neighbor_make(neighbor_table_t *t, const address_t *a, int64_t 
     n = find_place(t, now_ns)
     if n == NULL:
         return NULL
+    if n.state != NEIGHBOR_FREE:
+        unlink(t, n)
     memset(n, 0, sizeof(neighbor_t))
     n.address = a[0]
     n.used_ns = now_ns
-    n.state = NEIGHBOR_INCOMPLETE
     n.deadline_ns = INT64_MAX
-    t.incomplete += 1
-    t.hints[(<const uint8_t *> a)[15] & (NEIGHBOR_HINTS - 1)] = <uint16_t> (n - t.entries)
+    neighbor_link(t, n, NEIGHBOR_INCOMPLETE)
     return n
 
 
@@ -103,6 +141,8 @@ cdef void neighbor_set_state(neighbor_table_t *t, neighbor_t *n, uint8_t state, 
     """Change an entry's state; FREE and FAILED entries hold no packets (the caller took them before)."""
     if n.state == NEIGHBOR_INCOMPLETE:
         t.incomplete -= 1
+    if state == NEIGHBOR_FREE and n.state != NEIGHBOR_FREE:
+        unlink(t, n)
     n.state = state
     n.deadline_ns = deadline_ns
     if state == NEIGHBOR_INCOMPLETE:

@@ -15,8 +15,8 @@ from netstack.address cimport address_t
 from netstack.ip.groups cimport GROUP_SOURCES, filter_t, igmp_group_t, source_set_t
 from netstack.ip.igmp cimport igmp_append, igmp_of
 from netstack.ip.neighbor cimport (
-    NEIGHBOR_DELAY, NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_INCOMPLETE, NEIGHBOR_MAX, NEIGHBOR_QUEUE_MAX, neighbor_append,
-    neighbor_claim, neighbor_commit, neighbor_schedule, neighbor_t, pending_packet_t,
+    NEIGHBOR_DELAY, NEIGHBOR_FAILED, NEIGHBOR_FREE, NEIGHBOR_MAX, NEIGHBOR_QUEUE_MAX, neighbor_append, neighbor_claim,
+    neighbor_commit, neighbor_find, neighbor_link, neighbor_schedule, neighbor_t, pending_packet_t,
 )
 from netstack.ip.reassembly cimport (
     REASSEMBLY_DATAGRAMS, REASSEMBLY_PIECES, partial_t, reassembly_begin, reassembly_insert,
@@ -182,12 +182,14 @@ cdef int interface_restore(interface_t *ifc, bytes data, int64_t now_ns) except 
                 raise MemoryError
             memcpy(&n.address, <const char *> address, 16)
             memcpy(n.mac, <const char *> mac, 6)
-            n.state = state
+            if state != NEIGHBOR_FREE:
+                if neighbor_find(&ifc.neighbors, &n.address) != NULL:
+                    raise ValueError("two entries of one neighbour")
+                neighbor_link(&ifc.neighbors, n, state)
             n.probes = probes
             n.deadline_ns = absolute(deadline, now_ns)
             n.used_ns = absolute(used, now_ns)
             n.confirmed_ns = absolute(confirmed, now_ns)
-            ifc.neighbors.incomplete += state == NEIGHBOR_INCOMPLETE
             for _ in range(queued):
                 head, length = PENDING.unpack_from(data, at)
                 at += PENDING.size

@@ -104,6 +104,8 @@ cdef class InterfaceProbe:
         As in `QueueLink`.
     loopback : bool
         The interface is the stack's own loop; what it sends still appears in `sent`.
+    secret : bytes
+        The stack's, 16 bytes: key of its hash tables.
     """
 
     cdef interface_t ifc
@@ -116,13 +118,16 @@ cdef class InterfaceProbe:
     cdef uint8_t *body
 
     def __cinit__(self, addresses=("10.0.0.1/24",), *, str media="ip", str mac="02:00:00:00:00:01",
-                  gateway=None, int mtu=1500, bint loopback=False, bint trusted=False):
+                  gateway=None, int mtu=1500, bint loopback=False, bint trusted=False,
+                  bytes secret=b"0123456789abcdef"):
         cdef bytes raw = bytes.fromhex(mac.replace(":", ""))
         self.unreachable = []
         self.link = QueueLink(mtu, media, trusted=trusted)
         memset(&self.c, 0, sizeof(counters_t))
         memset(&self.gateway, 0, sizeof(address_t))
-        ip_init(&self.ip, b"0123456789abcdef", b"fedcba9876543210")
+        if len(secret) != 16:
+            raise ValueError(f"a secret of {len(secret)} bytes: 16")
+        ip_init(&self.ip, secret, b"fedcba9876543210")
         interface_init(&self.ifc, &self.link.link, 0, &self.c, &self.ip)
         memcpy(self.ifc.mac, <char *> raw, 6)
         self.ifc.loopback = loopback
@@ -336,6 +341,11 @@ cdef class InterfaceProbe:
         return self.ifc.conflicts, self.ifc.neighbors.conflicts
 
     @property
+    def neighbor_steps(self):
+        """Lookups of neighbours that the entry found last did not answer, and entries looked at for them."""
+        return self.ifc.neighbors.lookups, self.ifc.neighbors.steps
+
+    @property
     def waiting_bytes(self):
         """Memory of the packets that wait for neighbours."""
         return self.ifc.neighbors.queued_bytes
@@ -451,6 +461,11 @@ cdef class RouteProbe:
         address_parse(dst, &d)
         found = route_lookup(&self.table, &d, &hop)
         return None if found < 0 else (found, address_format(&hop))
+
+
+def route_count(Stack stack):
+    """How many routes the stack has: as many as a lookup looks at, at most."""
+    return stack.c.routes.count
 
 
 def demux_probes(Stack stack, names, int port):
