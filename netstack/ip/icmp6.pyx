@@ -130,6 +130,8 @@ cdef DropReason answer_echo(packet_in_t *packet, const icmp_t *icmp, const uint8
     cdef int claimed
     if address_is_unspecified6(&packet.src):
         return DROP_IP_SOURCE
+    if packet.interface.conf.echo_ignore_all:
+        return DROP_ICMP_TYPE
     if packet.broadcast and (packet.interface.conf.echo_ignore_multicast or not address_is_multicast6(&packet.dst)):
         return DROP_ICMP_TYPE            # RFC 4443 would like an answer, who is flooded by them would not (row G3)
     ifc = way_back(packet, &next_hop)

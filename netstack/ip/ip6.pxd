@@ -39,6 +39,7 @@ cdef struct ip6_conf_t:
     uint8_t accept_redirects
     uint8_t echo_ignore_multicast    # net.ipv6.icmp.echo_ignore_multicast
     uint8_t has_stable_secret
+    uint8_t echo_ignore_all      # net.ipv6.icmp.echo_ignore_all
     uint64_t stable_secret[2]    # of RFC 7217; without one: made from the stack's secret
 
 

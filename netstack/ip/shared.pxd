@@ -7,6 +7,7 @@ from netstack.address cimport address_t
 cdef enum:
     IP_ID_COUNTERS = 64          # destinations fall into so many
     ICMP_LIMIT_PLACES = 256      # destinations whose errors are counted apart
+    RESET_LIMIT_PLACES = 64      # destinations whose resets are
 
 
 cdef struct ip_config_t:
@@ -37,6 +38,8 @@ cdef struct ip_t:
     uint32_t id_counters[IP_ID_COUNTERS]
     int64_t icmp_next_ns         # bucket of all errors
     icmp_limit_t icmp_limits[ICMP_LIMIT_PLACES]
+    int64_t reset_next_ns        # the same of segments that no socket wants and a RST answers
+    icmp_limit_t reset_limits[RESET_LIMIT_PLACES]
 
 
 cdef void ip_init(ip_t *ip, const uint8_t *secret, const uint8_t *random) noexcept nogil     # 16 bytes each
@@ -45,3 +48,5 @@ cdef uint16_t ip_next_id(ip_t *ip, const address_t *src, const address_t *dst) n
 cdef uint32_t ip_next_id6(ip_t *ip, const address_t *src, const address_t *dst) noexcept nogil
 # May an error go to that host now? Limits per destination, and of all with a random part (CVE-2020-25705, CVE-2021-20322).
 cdef bint icmp_may_send(ip_t *ip, const address_t *dst, int64_t now_ns) noexcept nogil
+# May a RST answer a segment of that host that belongs to nothing here? 200 a second, 1000 to all (security row G5).
+cdef bint reset_may_send(ip_t *ip, const address_t *dst, int64_t now_ns) noexcept nogil

@@ -12,6 +12,8 @@ cdef enum:
     SALT_LIMIT = 0x69636d70
     ROUNDS = 4                   # of a Feistel cipher: then it is a random permutation for whoever lacks the key
     DESTINATION_BURST = 6        # errors at once to one host, as Linux (XRLIM_BURST_FACTOR)
+    RESETS_OF_ONE = 200          # a second, and at once, as FreeBSD's net.inet.icmp.icmplim has it for all
+    RESETS_OF_ALL = 1000
 
 
 cdef void ip_init(ip_t *ip, const uint8_t *secret, const uint8_t *random) noexcept nogil:
@@ -25,6 +27,7 @@ cdef void ip_init(ip_t *ip, const uint8_t *secret, const uint8_t *random) noexce
     for i in range(<uint32_t> IP_ID_COUNTERS):
         ip.id_counters[i] = <uint32_t> (random_next(ip.random) >> 32)
     ip.icmp_next_ns = INT64_MIN // 2
+    ip.reset_next_ns = INT64_MIN // 2
     ip.config.echo_ignore_broadcasts = 1
     ip.config.default_ttl = 64
     ip.config.ratelimit_ms = 1000
@@ -72,37 +75,43 @@ cdef uint32_t ip_next_id6(ip_t *ip, const address_t *src, const address_t *dst) 
     return permuted(ip, src, dst, 16)
 
 
-cdef bint icmp_may_send(ip_t *ip, const address_t *dst, int64_t now_ns) noexcept nogil:
-    """First the destination's own bucket, then that of all: who has used up his own takes nothing from others.
+cdef bint within(ip_t *ip, icmp_limit_t *places, uint32_t count, int64_t *all_ns, const address_t *dst, int64_t wait,
+                 int64_t own_burst, int64_t step, int64_t burst, int64_t now_ns) noexcept nogil:
+    """First the destination's own bucket, one each *wait* ns, then that of all: who has used up his own takes nothing from
+    others.
 
-    The bucket of all holds a random number of tokens, drawn anew with each error, and loses a random number with each: what
-    is left of it cannot be counted from outside.
+    The bucket of all, one each *step* ns, holds a random number of tokens, drawn anew with each answer, and loses a random
+    number with each: what is left of it cannot be counted from outside.
     """
     cdef uint64_t h = pair_hash(ip, dst, dst, SALT_LIMIT)
-    cdef icmp_limit_t *place = &ip.icmp_limits[h % ICMP_LIMIT_PLACES]
+    cdef icmp_limit_t *place = &places[h % count]
     cdef uint32_t tag = <uint32_t> (h >> 32) | 1
-    cdef int64_t step, burst, wait = <int64_t> ip.config.ratelimit_ms * NS_PER_MS
     cdef uint64_t chance
     if wait:
-        if place.tag != tag:
-            if place.tag and place.next_ns > now_ns:
-                return False                           # another's place, still in use: as if it were ours
+        if place.tag != tag or place.next_ns < now_ns - own_burst * wait:
             place.tag = tag
-            place.next_ns = now_ns - DESTINATION_BURST * wait
-        if place.next_ns < now_ns - DESTINATION_BURST * wait:
-            place.next_ns = now_ns - DESTINATION_BURST * wait
+            place.next_ns = now_ns - own_burst * wait
         if place.next_ns + wait > now_ns:
             return False
-    if ip.config.msgs_per_sec == 0:
-        return False
-    step = NS_PER_S // ip.config.msgs_per_sec
     chance = random_next(ip.random) >> 32
-    burst = ip.config.msgs_burst - <int64_t> (chance % (ip.config.msgs_burst // 2 + 1))
-    if ip.icmp_next_ns < now_ns - burst * step:
-        ip.icmp_next_ns = now_ns - burst * step
-    if ip.icmp_next_ns + step > now_ns:
+    burst -= <int64_t> (chance % <uint64_t> (burst // 2 + 1))
+    if all_ns[0] < now_ns - burst * step:
+        all_ns[0] = now_ns - burst * step
+    if all_ns[0] + step > now_ns:
         return False
-    ip.icmp_next_ns += step + <int64_t> (chance >> 16) * step // 65536       # 1 to 2 tokens: half the rate at worst
+    all_ns[0] += step + <int64_t> (chance >> 16) * step // 65536       # 1 to 2 tokens: half the rate at worst
     if wait:
         place.next_ns += wait
     return True
+
+
+cdef bint icmp_may_send(ip_t *ip, const address_t *dst, int64_t now_ns) noexcept nogil:
+    if ip.config.msgs_per_sec == 0:
+        return False
+    return within(ip, ip.icmp_limits, ICMP_LIMIT_PLACES, &ip.icmp_next_ns, dst, <int64_t> ip.config.ratelimit_ms * NS_PER_MS,
+                  DESTINATION_BURST, NS_PER_S // ip.config.msgs_per_sec, ip.config.msgs_burst, now_ns)
+
+
+cdef bint reset_may_send(ip_t *ip, const address_t *dst, int64_t now_ns) noexcept nogil:
+    return within(ip, ip.reset_limits, RESET_LIMIT_PLACES, &ip.reset_next_ns, dst, NS_PER_S // RESETS_OF_ONE, RESETS_OF_ONE,
+                  NS_PER_S // RESETS_OF_ALL, RESETS_OF_ALL, now_ns)

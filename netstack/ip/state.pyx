@@ -21,7 +21,7 @@ from netstack.ip.neighbor cimport (
 from netstack.ip.reassembly cimport (
     REASSEMBLY_DATAGRAMS, REASSEMBLY_PIECES, partial_t, reassembly_begin, reassembly_insert,
 )
-from netstack.ip.shared cimport ICMP_LIMIT_PLACES
+from netstack.ip.shared cimport ICMP_LIMIT_PLACES, RESET_LIMIT_PLACES, icmp_limit_t
 from netstack.ip.trial cimport TRIALS, acd_t, trial_t
 
 cdef enum:
@@ -296,18 +296,26 @@ cdef int fragments_restore(reassembly_t *r, bytes data, int64_t now_ns, interfac
 LIMIT = struct.Struct("<HIq")
 
 
+cdef icmp_limit_t *limit_at(ip_t *ip, uint32_t place) noexcept:
+    """Those of errors, and behind them those of resets."""
+    return &ip.icmp_limits[place] if place < ICMP_LIMIT_PLACES else &ip.reset_limits[place - ICMP_LIMIT_PLACES]
+
+
 cdef bytes limits_save(const ip_t *ip, int64_t now_ns):
+    cdef ip_t *own = <ip_t *> ip
     cdef uint32_t i
-    return b"".join(LIMIT.pack(i, ip.icmp_limits[i].tag, ip.icmp_limits[i].next_ns - now_ns)
-                    for i in range(ICMP_LIMIT_PLACES) if ip.icmp_limits[i].tag)
+    return b"".join(LIMIT.pack(i, limit_at(own, i).tag, limit_at(own, i).next_ns - now_ns)
+                    for i in range(ICMP_LIMIT_PLACES + RESET_LIMIT_PLACES) if limit_at(own, i).tag)
 
 
 cdef int limits_restore(ip_t *ip, bytes data, int64_t now_ns) except -1:
+    cdef icmp_limit_t *limit
     if len(data) % LIMIT.size:
         raise ValueError("limits cut short")
     for place, tag, left in LIMIT.iter_unpack(data):
-        if place >= ICMP_LIMIT_PLACES:
+        if place >= ICMP_LIMIT_PLACES + RESET_LIMIT_PLACES:
             raise ValueError(f"limit number {place}")
-        ip.icmp_limits[<uint32_t> place].tag = tag
-        ip.icmp_limits[<uint32_t> place].next_ns = now_ns + <int64_t> left
+        limit = limit_at(ip, <uint32_t> place)
+        limit.tag = tag
+        limit.next_ns = now_ns + <int64_t> left
     return 0

@@ -33,7 +33,7 @@ from netstack.ip.reassembly cimport (
     reassembly_expire, reassembly_free, reassembly_init, reassembly_input, reassembly_next_deadline, reassembly_release,
 )
 from netstack.ip.route cimport route_add, route_free, route_init, route_lookup, route_remove
-from netstack.ip.shared cimport ip_init
+from netstack.ip.shared cimport ip_init, reset_may_send
 from netstack.ip.source cimport source_address
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, MEDIA_ETHERNET, frame_t
 from netstack.sock cimport SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SF_V6ONLY, SOCK_TCP
@@ -509,6 +509,8 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     else:
         tcb = demux_listener(&stack.demux, &seg.dst, seg.dport)
         if tcb == NULL:
+            seg.broadcast = not (seg.flags & RST or packet.interface.loopback or
+                                 reset_may_send(&stack.ip, &seg.src, stack.tcp.now_ns))    # over the limit: no answer
             return segment_for_nobody(&stack.tcp, &seg)
         reason = listen_state(tcb, &seg, NULL, &child)
     if child != NULL:

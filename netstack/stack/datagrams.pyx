@@ -6,7 +6,7 @@ from libc.string cimport memset
 
 from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_set_zone
 from netstack.counters cimport (
-    DROP_LINK_MALFORMED, DROP_NONE, DROP_UDP_CHECKSUM, DROP_UDP_NO_PORT, DropReason,
+    DROP_LINK_MALFORMED, DROP_NONE, DROP_UDP_CHECKSUM, DROP_UDP_LENGTH, DROP_UDP_NO_PORT, DropReason,
 )
 from netstack.demux cimport as_tcb, demux_datagram, demux_find, demux_hash
 from netstack.ip.icmp cimport (
@@ -46,6 +46,8 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     cdef arrival_t how
     cdef DropReason reason
     stack.tcp.counters.udp_in += 1
+    if packet.length < packet.header_length + 8:
+        return DROP_UDP_LENGTH
     if packet.header_bytes < packet.header_length + 8 or not packet_payload(packet, 8, &payload, &length):
         return DROP_LINK_MALFORMED
     reason = parse_udp(packet.header + packet.header_length, packet.length - packet.header_length, &h)

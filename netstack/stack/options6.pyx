@@ -174,6 +174,7 @@ CONF = {
 SYSCTLS = {
     "net.ipv6.bindv6only": (0, 1),
     "net.ipv6.auto_flowlabels": (0, 3),
+    "net.ipv6.icmp.echo_ignore_all": (0, 1),
     "net.ipv6.icmp.echo_ignore_multicast": (0, 1),
     **{f"net.ipv6.conf.{which}.{name}": limits for which in ("all", "default") for name, limits in CONF.items()},
 }
@@ -203,6 +204,8 @@ cdef int set_conf(ip6_conf_t *conf, str name, object value) except -1:
         conf.accept_redirects = value
     elif name == "echo_ignore_multicast":
         conf.echo_ignore_multicast = value
+    elif name == "echo_ignore_all":
+        conf.echo_ignore_all = value
     else:
         secret = ipaddress.IPv6Address(value).packed   # 128 bits, written as Linux writes them
         memcpy(conf.stable_secret, <const char *> secret, 16)
@@ -246,4 +249,5 @@ cdef object sysctl6_get(stack_t *stack, str name):
         "accept_dad": c.accept_dad, "dad_transmits": c.dad_transmits, "accept_ra": c.accept_ra,
         "accept_ra_defrtr": c.accept_ra_defrtr, "accept_ra_pinfo": c.accept_ra_pinfo, "accept_ra_mtu": c.accept_ra_mtu,
         "autoconf": c.autoconf, "accept_redirects": c.accept_redirects, "echo_ignore_multicast": c.echo_ignore_multicast,
+        "echo_ignore_all": c.echo_ignore_all,
     }[short]

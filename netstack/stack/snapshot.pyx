@@ -488,6 +488,7 @@ cdef list ip_fields():
         ("random", <char *> &s.random - base, sizeof(s.random), False),
         ("id_counters", <char *> &s.id_counters - base, sizeof(s.id_counters), False),
         ("icmp_next_ns", <char *> &s.icmp_next_ns - base, sizeof(s.icmp_next_ns), True),
+        ("reset_next_ns", <char *> &s.reset_next_ns - base, sizeof(s.reset_next_ns), True),
     ]
 
 

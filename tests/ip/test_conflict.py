@@ -80,7 +80,7 @@ def test_what_others_say_of_other_addresses_is_no_conflict():
     assert stack.addresses == [US]
 
 
-def test_an_address_in_use_is_defended_once_in_ten_seconds():
+def test_h3_an_address_in_use_is_defended_once_in_ten_seconds():
     stack = trying()
     run(stack, 60 * S)
     arps(stack)

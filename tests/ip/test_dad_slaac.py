@@ -86,7 +86,7 @@ def test_our_own_probe_that_comes_back_is_no_duplicate():
     assert US in link.stack.addresses and link.stack.counters()["nd_conflicts"] == 0
 
 
-def test_a_link_local_address_that_is_taken_is_followed_by_two_others_at_most_and_not_faster_than_one_a_second():
+def test_h3_a_taken_link_local_address_is_followed_by_two_others_at_most_one_a_second():
     link = Link((), settle=False, accept_ra=1)
     seen = []
     for _ in range(200):

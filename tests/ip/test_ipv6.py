@@ -232,6 +232,8 @@ def test_a4_headers_of_full_length_without_end_and_in_crowds_end_the_walk():
                 raw[40 + 8 * len(before) + 1] = length
                 peer.give(bytes(raw))
                 assert peer.stack.counters()["ip6_extension_headers"] <= 2
+                if 8 * length > 15 + 8:      # beyond the packet, whose payload is 15 bytes
+                    assert peer.drops() == {"drop_ip_extension": 1} and peer.received() is None
     for count in range(1, 301):
         peer = Peer()
         chain = b"".join(bytes([60 if i < count - 1 else 17, 0, 1, 4, 0, 0, 0, 0]) for i in range(count))

@@ -36,6 +36,8 @@ def test_e2_ce_on_a_syn_changes_nothing(ecn, flags, codepoint):
     with nothing_left(ecn=ecn, congestion_control="reno") as peer:
         s, answer = established(peer, flags, codepoint, "AC" if flags == "SECN" and ecn >= 3 else "A")
         i = s.sock.tcp_info()
+        if flags == "SEC":                  # RFC 3168 section 6.1.1: no such SYN says ECT
+            assert set(answer.flags) == set("SA")
         assert i.received_ce == 0 and i.delivered_ce == 0 and i.snd_cwnd == 10
         packets = sent(s, 10 * (MSS - 12))
         assert len(packets) == 10

@@ -36,6 +36,6 @@ MUTANTS = [
            ("test_c12_a_scan_with_forged_sources_reveals_no_open_port",)),
     Mutant("C12", "the share of all can be counted", SHARED, "chance = random_next(ip.random) >> 32", "chance = 0",
            ("test_c12_the_share_of_all_is_random",)),
-    Mutant("G5", "errors to all hosts are not limited", SHARED, "if ip.icmp_next_ns + step > now_ns:", "if False:",
+    Mutant("G5", "errors to all hosts are not limited", SHARED, "if all_ns[0] + step > now_ns:", "if False:",
            ("test_g5_errors_to_all_hosts_are_limited_to_a_burst_and_a_thousand_a_second",)),
 ]
