@@ -77,6 +77,7 @@ cdef extern from * nogil:
 cdef list COUNTER_NAMES = [
     "in_packets", "in_bytes", "forwarded", "consumed", "to_packets", "generated", "out_packets", "out_bytes",
     "queued_total", "marked", "kicks", "wakes", "spurious", "header_errors",
+    "neighbor_conflicts",
 ]
 cdef list DROP_NAMES = [Drop(i).name.lower()[5:] for i in range(<int> DROP_COUNT)]
 
@@ -89,7 +90,8 @@ def counter_names():
 cdef list counter_values(const port_counters_t *c, uint64_t queued):
     cdef list values = [
         c.in_packets, c.in_bytes, c.forwarded, c.consumed, c.to_packets, c.generated, c.out_packets, c.out_bytes,
-        c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, c.header_errors, queued,
+        c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, c.header_errors,
+        c.neighbor_conflicts, queued,
     ]
     cdef int i
     for i in range(<int> DROP_COUNT):

@@ -66,6 +66,7 @@ cdef struct port_counters_t:
     uint64_t wakes           # doorbells received
     uint64_t spurious        # of those, with nothing to do
     uint64_t header_errors   # records that an error of memory destroyed, never counted as packets
+    uint64_t neighbor_conflicts  # claims to the address of a neighbour of an uplink with another hardware address
     uint64_t drops_in[20]    # by Drop
     uint64_t drops_out[20]
 

@@ -6,7 +6,8 @@ from netstack.router.port cimport packet_t, port_t
 
 cdef enum:
     NEIGHBORS = 256                  # entries; those in use are never pushed out by new ones
-    NEIGHBOR_PENDING = 4             # packets that may wait for one answer
+    NEIGHBORS_ASKED = 128            # of them without an answer
+    NEIGHBOR_PENDING = 16            # packets that may wait for one answer
     TAP_FRAME_BYTES = 65536 + 64
 
 

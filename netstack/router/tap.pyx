@@ -1,9 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Frames to and from a TAP, and the small ARP table behind it (RFC 826; RFC 1122 section 2.3.2).
 
-The router answers ARP for every address it hosts and asks for those it sends to. An entry is made by an answer to our
-request or by a request to us, never by an unasked reply. A neighbour is asked again every 30 s while it is used, first
-at its known address; three questions without an answer end it.
+The router answers ARP for every address it hosts and asks for those it sends to. An entry is made when a packet is to be
+sent, never by what others say, and only an answer to a question of ours gives it a hardware address. Whoever claims the
+address of a neighbour we know makes us ask that neighbour, who keeps his entry as long as he answers (security rows H1,
+H4). A neighbour is asked again every 30 s while it is used, first at its known address; three questions without an
+answer end it. Half of the table is for neighbours that have not answered yet: those that have are never pushed out.
 """
 
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENOBUFS, errno
@@ -84,8 +86,8 @@ cdef bint tap_arp_target(tap_t *tap, uint32_t length, uint32_t *target_be) noexc
 
 
 cdef neighbor_t *find(tap_t *tap, uint32_t address_be, bint make) noexcept nogil:
-    """The entry of an address; with `make` a free one, or in need one that has no answer and nothing waiting."""
-    cdef int i
+    """The entry of an address; with `make` a free one, as long as few enough are without an answer."""
+    cdef int i, asking = 0
     cdef neighbor_t *n
     cdef neighbor_t *spare = NULL
     if address_be == 0:
@@ -96,7 +98,8 @@ cdef neighbor_t *find(tap_t *tap, uint32_t address_be, bint make) noexcept nogil
             return n
         if spare == NULL and n.address_be == 0:
             spare = n
-    if not make or spare == NULL:
+        asking += n.address_be != 0 and not n.resolved
+    if not make or spare == NULL or asking >= NEIGHBORS_ASKED:
         return NULL
     memset(spare, 0, sizeof(neighbor_t))
     spare.address_be = address_be
@@ -185,7 +188,7 @@ cdef void tap_free(tap_t *tap) noexcept nogil:
 
 
 cdef void tap_arp(port_t *port, uint32_t length, bint hosted, int64_t now_ns) noexcept nogil:
-    """Answer a request for an address we host; learn from answers we asked for, and from who asks us (RFC 826)."""
+    """Answer a request for an address we host; believe answers that we asked for, and nothing else."""
     cdef tap_t *tap = <tap_t *> port.uplink
     cdef arp_t arp
     cdef neighbor_t *n
@@ -193,17 +196,15 @@ cdef void tap_arp(port_t *port, uint32_t length, bint hosted, int64_t now_ns) no
         return
     if memcmp(arp.sender_mac, tap.mac, 6) == 0:
         return
-    if arp.operation == ARP_REQUEST:
-        if not hosted or arp.sender_be == arp.target_be:
-            return
-        n = find(tap, arp.sender_be, arp.sender_be != 0)
-        if n != NULL:
-            learn(port, n, arp.sender_mac, now_ns)
+    n = find(tap, arp.sender_be, False)
+    if n != NULL and n.resolved and memcmp(n.mac, arp.sender_mac, 6) != 0:
+        port.counters.neighbor_conflicts += 1
+        if n.probes == 0 and n.deadline_ns > now_ns and n.deadline_ns - now_ns <= FRESH_NS - RETRY_NS:
+            ask(tap, n, now_ns)              # the one we know, and not more often than once a second
+    elif n != NULL and n.probes and arp.operation == ARP_REPLY and arp.target_be == tap.address_be:
+        learn(port, n, arp.sender_mac, now_ns)
+    if arp.operation == ARP_REQUEST and hosted and arp.sender_be != arp.target_be:
         send_arp(tap, ARP_REPLY, arp.sender_mac, arp.target_be, arp.sender_mac, arp.sender_be)
-    else:
-        n = find(tap, arp.sender_be, False)
-        if n != NULL and n.probes:
-            learn(port, n, arp.sender_mac, now_ns)
 
 
 cdef void sent(port_t *port, int status, uint32_t length) noexcept nogil:
