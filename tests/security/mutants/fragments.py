@@ -1,11 +1,26 @@
-"""Rows B2 to B7, C12 and G5: pieces, numbers of datagrams, limits of errors."""
+"""Rows B1 to B8, C12 and G5: pieces, numbers of datagrams, limits of errors."""
 
 from tests.security.mutants import Mutant
 
 REASSEMBLY = "netstack/ip/reassembly.pyx"
 SHARED = "netstack/ip/shared.pyx"
+ICMP6 = "netstack/ip/icmp6.pyx"
+WALK = "netstack/ip/ipv6.pyx"
 
 MUTANTS = [
+    Mutant("B1", "a piece may reach into the one behind it", REASSEMBLY,
+           "(at < d.count and offset + length > d.pieces[at].offset)", "(False)"),
+    Mutant("B1", "a piece may begin in the one before it", REASSEMBLY,
+           "(at > 0 and d.pieces[at - 1].offset + d.pieces[at - 1].length > offset)", "(False)"),
+    Mutant("B1", "what still comes of a datagram with an overlap begins another", REASSEMBLY,
+           "    if d != NULL and d.dead:\n        return DROP_FRAGMENT_OVERLAP\n", ""),
+    Mutant("B1", "the end may lie before what is there", REASSEMBLY,
+           "return not more and d.count and d.pieces[d.count - 1].offset + d.pieces[d.count - 1].length > end",
+           "return False",
+           ("test_b1_an_end_that_lies_in_what_is_there_or_before_it_is_an_overlap",)),
+    Mutant("B1", "an exact copy is an overlap", REASSEMBLY, "    if same_piece(d, at, packet, data, length):",
+           "    if False:",
+           ("test_b1_an_exact_copy_is_no_overlap",)),
     Mutant("B2", "a piece may reach into the one behind it", REASSEMBLY,
            "(at < d.count and offset + length > d.pieces[at].offset)", "(False)"),
     Mutant("B2", "a piece may begin in the one before it", REASSEMBLY,
@@ -23,6 +38,14 @@ MUTANTS = [
     Mutant("B4", "a piece that is not the last may have any length", REASSEMBLY,
            "(packet.fragment.more and length & 7) or ", "",
            ("test_b4_pieces_that_are_not_the_last_are_multiples_of_eight",)),
+    Mutant("B5", "an atomic fragment is a piece like others", WALK,
+           "    if out.fragment.more:\n        if at + transport",
+           "    if out.fragmented:\n        if at + transport",
+           ("test_b5_an_atomic_fragment_and_real_ones_of_its_number_do_not_touch",
+            "test_b5_a_datagram_that_was_given_up_does_not_stop_atomic_fragments_of_its_number")),
+    Mutant("B5", "a path may be smaller than 1280 bytes", "netstack/stack/endpoint_errors.pyx",
+           "if mtu < floor or ep.big_length <= mtu or", "if ep.big_length <= mtu or",
+           ("test_b5_a_too_small_packet_too_big_makes_no_atomic_fragment",)),
     Mutant("B6", "bytes are not bounded", REASSEMBLY, "while r.bytes > r.high_bytes:", "while False:"),
     Mutant("B6", "a source may have any number of datagrams", REASSEMBLY,
            "if r.sources[list].count >= REASSEMBLY_PER_SOURCE:", "if False:",
@@ -32,6 +55,11 @@ MUTANTS = [
     Mutant("B7", "numbers of two hosts go through one permutation", SHARED,
            "key[0] = pair_hash(ip, src, dst, SALT_ID)", "key[0] = 7",
            ("test_b7_a_second_host_learns_nothing_from_the_numbers_it_gets",)),
+    Mutant("B8", "neighbour discovery may come in fragments", ICMP6,
+           "        if packet.fragmented:\n            return DROP_ND_INVALID       # RFC 6980\n", ""),
+    Mutant("B8", "what was put together was never in fragments", WALK, "    packet.fragmented = 1\n    return reason\n",
+           "    packet.fragmented = 0\n    return reason\n",
+           ("test_b8_a_message_put_together_from_fragments_is_ignored",)),
     Mutant("C12", "a host may use up the share of all", SHARED, "if place.next_ns + wait > now_ns:", "if False:",
            ("test_c12_a_scan_with_forged_sources_reveals_no_open_port",)),
     Mutant("C12", "the share of all can be counted", SHARED, "chance = random_next(ip.random) >> 32", "chance = 0",
