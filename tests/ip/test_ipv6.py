@@ -156,7 +156,7 @@ def test_no_next_header_ends_a_packet_in_silence():
     assert peer.give(IPv6(src=THEM, dst=US, nh=59) / Raw(b"what is here does not matter")) == []
 
 
-def test_no_error_is_made_about_an_error():
+def test_g3_no_error_is_made_about_an_error():
     for message in (ICMPv6DestUnreach(), ICMPv6TimeExceeded(), ICMPv6ParamProblem()):
         p = IPv6(src=THEM, dst=US) / IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x82)]) / message / Raw(bytes(48))
         assert Peer().give(p) == []
