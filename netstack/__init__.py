@@ -11,6 +11,8 @@ _LAZY = {
     "Host": ("netstack.host", "Host"),
     "attach": ("netstack.host", "attach"),
     "patch": ("netstack.patching", "patch"),
+    "patched": ("netstack.patching", "replaced"),
+    "stale_references": ("netstack.patching", "stale_references"),
     "ResolverConfig": ("netstack.config", "ResolverConfig"),
     "Router": ("netstack.router", "Router"),
     "Stack": ("netstack.stack", "Stack"),

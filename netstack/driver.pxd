@@ -205,6 +205,7 @@ cdef void driver_leave(driver_t *d) noexcept nogil
 # Let the descriptor of a socket, if it has one, show its state; make one. Lock held.
 cdef void driver_show(driver_t *d, owner_t *o) noexcept nogil
 cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil   # the descriptor, or -errno
+cdef int driver_give_fd(driver_t *d, owner_t *o) noexcept nogil            # the socket has none any more
 # How often this process is a child of one that had drivers.
 cdef uint32_t fork_generation
 

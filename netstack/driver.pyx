@@ -32,7 +32,7 @@ from netstack.doorbells cimport (
 )
 from netstack.link.link cimport BELL_LEADER, BELL_SERVICE, NEVER, Link
 from netstack.pollers cimport poller_note
-from netstack.readiness cimport READY_NONE, ready_close, ready_open, ready_show
+from netstack.readiness cimport READY_NONE, ready_close, ready_give, ready_open, ready_show
 from netstack.reporting cimport reporting_close, reporting_init, reporting_step
 from netstack.sock cimport EVENT_ERR, EVENT_FINISHED, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now, stack_settle
@@ -531,6 +531,13 @@ cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil:
             kick_service(d)                # it may have nothing armed
     driver_show(d, o)
     return o.ready.fd
+
+
+cdef int driver_give_fd(driver_t *d, owner_t *o) noexcept nogil:
+    """Give the descriptor away: it shows nothing any more, and the caller closes it."""
+    cdef int fd = ready_give(&o.ready)
+    d.ready_fds -= 1
+    return fd
 
 
 # --- the service thread -----------------------------------------------------------------------------------------------

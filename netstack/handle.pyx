@@ -42,6 +42,7 @@ from netstack.driver cimport (
     driver_adopt,
     driver_fileno,
     driver_forked,
+    driver_give_fd,
     driver_settle,
     driver_show,
     driver_t,
@@ -193,6 +194,15 @@ cdef class Handle:
         new.proto = self.proto
         new.o.driver = self.o.driver
         return new
+
+    def join(self):
+        """One more object has this socket; see `leave`."""
+        self.owners += 1
+
+    def leave(self):
+        """One object less has this socket. True: others still do."""
+        self.owners -= 1
+        return self.owners > 0
 
     def closed_twin(self):
         """A closed socket of the same kind: what stays with an object that gave its socket away."""
@@ -544,6 +554,35 @@ cdef class Handle:
             raise OSError(-r, os.strerror(-r))
         if r >= 0:
             readiness_fds.add(r)
+        return r
+
+    def fileno_at(self, int fd):
+        """As `fileno`, but the descriptor gets the number ``fd``; what was open there is closed."""
+        cdef owner_t *o = &self.o
+        cdef int r = self.fileno()
+        if r < 0 or r == fd:
+            return r
+        readiness_fds.discard(r)
+        os.dup2(r, fd, False)
+        enter(o.driver)
+        if o.ready.kind:
+            o.ready.fd = fd
+        driver_unlock(o.driver)
+        os.close(r)
+        readiness_fds.add(fd)
+        return fd
+
+    def release_fileno(self):
+        """Give the readiness descriptor to the caller, who closes it; -1: there is none."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef int r = -1
+        self.usable()
+        enter(d)
+        if o.ready.kind:
+            r = driver_give_fd(d, o)
+        driver_unlock(d)
+        readiness_fds.discard(r)
         return r
 
     def getsockname(self):

@@ -231,6 +231,27 @@ class Host:
         except KeyError:
             raise OSError(errno.ENODEV, f"{os.strerror(errno.ENODEV)}: {name!r}") from None
 
+    def if_nameindex(self) -> list[tuple[int, str]]:
+        """As ``socket.if_nameindex``: ``[(1, the link's name or "if1"), (2, "lo")]``."""
+        link = [(1, str(getattr(self.link, "name", "if1")))] if self.link is not None else []
+        return [*link, (2, "lo")]
+
+    def if_nametoindex(self, name: str) -> int:
+        """As ``socket.if_nametoindex``."""
+        for number, known in self.if_nameindex():
+            if known == os.fsdecode(name):
+                return number
+        raise OSError("no interface with this name")
+
+    def if_indextoname(self, index: int) -> str:
+        """As ``socket.if_indextoname``."""
+        if not 0 <= index < 1 << 32:
+            raise OverflowError("interface index out of range")
+        try:
+            return dict(self.if_nameindex())[index]
+        except KeyError:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO)) from None
+
     # --- sockets
 
     def socket(self, family: int = _kernel.AF_INET, type: int = _kernel.SOCK_STREAM,

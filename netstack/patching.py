@@ -12,40 +12,93 @@ import functools
 import os
 import socket as _kernel
 import sys
+import warnings
 from typing import Any
 
 from netstack import socket as face
+from netstack.errors import NetstackError
+from netstack.placing import Placement, Route
 
 _NAME_FUNCTIONS = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo",
                    "getfqdn")
-_ORIGINALS = {name: getattr(_kernel, name) for name in ("socket", *_NAME_FUNCTIONS)}
+_INTERFACE_FUNCTIONS = tuple(name for name in ("if_nameindex", "if_nametoindex", "if_indextoname")
+                             if hasattr(_kernel, name))
+_ORIGINALS = {name: getattr(_kernel, name) for name in ("socket", *_NAME_FUNCTIONS, *_INTERFACE_FUNCTIONS)}
 
 
-def _asks_host(name: str):
-    @functools.wraps(_ORIGINALS[name])
+class StaleReferenceWarning(UserWarning):
+    """A module took a name of the standard library before it was replaced, and goes on using the kernel."""
+
+
+def _asks_hosts(name: str):
+    """A function of names: each host is asked until one knows; what none knows, the kernel is asked under "auto"."""
+    original = _ORIGINALS[name]
+
+    @functools.wraps(original)
     def function(*args, **kwargs):
-        return getattr(face.current_host().resolver, name)(*args, **kwargs)
+        placement = face.current_placement()
+        hosts = placement.hosts()
+        for host in hosts[:-1]:
+            with contextlib.suppress(_kernel.gaierror, _kernel.herror):
+                return getattr(host.resolver, name)(*args, **kwargs)
+        try:
+            return getattr(hosts[-1].resolver, name)(*args, **kwargs)
+        except (_kernel.gaierror, _kernel.herror):
+            if placement.route == "all":
+                raise
+        return original(*args, **kwargs)
+
+    return function
+
+
+def _asks_interfaces(name: str):
+    """A function of interfaces; under "auto" the kernel's are what programs ask for."""
+    original = _ORIGINALS[name]
+
+    @functools.wraps(original)
+    def function(*args):
+        placement = face.current_placement()
+        if placement.route == "auto":
+            return original(*args)
+        return getattr(placement.first(), name)(*args)
 
     return function
 
 
 class patch(contextlib.ContextDecorator):
-    """Let every IP socket that this process makes from now on be one of ``host``.
+    """Let the IP sockets that this process makes from now on be those of ``hosts``.
 
     Works at once; ``undo()``, or the end of the ``with`` block, puts back what was there. As a decorator it
-    works during each call. Patches nest: the innermost host is used.
+    works during each call. It is of the whole process, all its threads included; patches nest, the innermost counts.
 
     Parameters
     ----------
-    host : Host or callable
-        The host, or a function that gives it when the first socket is made (and again in a forked child).
+    *hosts : Host or callable
+        The hosts, or functions that give one when the first socket is made (and again in a forked child). Of several,
+        a socket belongs to the one that has the address it binds to, or that reaches the address it connects to: its
+        own address, the longest prefix, then any route. What none reaches is the first one's business.
+    route : {"all", "auto"}
+        "all": every IP socket, loopback included, is one of the hosts'. "auto": loopback, and what the hosts do not
+        reach, stay the kernel's; so do names that they do not know.
     dns : True, False or "kernel", optional
-        Set the host's way with names that it does not know itself.
+        Set the hosts' way with names that they do not know themselves.
     tls : bool
-        Let ``ssl.SSLContext.wrap_socket`` work on the host's sockets (`netstack.tls`).
+        Let ``ssl.SSLContext.wrap_socket`` work on the hosts' sockets (`netstack.tls`).
     sendfile : bool
         Replace ``os.sendfile`` as well, by one that refuses the descriptors of stack sockets with EINVAL;
         callers such as asyncio fall back to sending then.
+    strict : bool
+        Refuse to start while a module holds a name that was taken before the patch; without it, modules that are
+        not the standard library's are warned of.
+
+    Raises
+    ------
+    NetstackError
+        With ``strict``: the modules and names.
+
+    Warns
+    -----
+    StaleReferenceWarning
 
     Examples
     --------
@@ -53,14 +106,19 @@ class patch(contextlib.ContextDecorator):
     ...     urllib.request.urlopen("http://10.9.0.1/").read()
     """
 
-    def __init__(self, host: Any, *, dns=None, tls: bool = True, sendfile: bool = True) -> None:
-        if callable(host) and dns is not None:
-            raise ValueError("dns is a setting of the host that the function returns")
-        if dns is not None:
-            host.resolver.dns = dns
-        self._choose = host if callable(host) else lambda: host
+    def __init__(self, *hosts: Any, route: Route = "all", dns=None, tls: bool = True, sendfile: bool = True,
+                 strict: bool = False) -> None:
+        if not hosts:
+            raise ValueError("patch() needs a host")
+        for host in hosts:
+            if dns is not None and callable(host):
+                raise ValueError("dns is a setting of the host that the function returns")
+            if dns is not None:
+                host.resolver.dns = dns
+        self._placement = Placement([host if callable(host) else _giver(host) for host in hosts], route)
         self._tls = tls
         self._sendfile = sendfile
+        self._strict = strict
         self._undo: list[tuple[object, str, object]] = []
         self._active = False
         self.apply()
@@ -70,14 +128,17 @@ class patch(contextlib.ContextDecorator):
         setattr(module, name, value)
 
     def apply(self) -> None:
-        """Put the host in place, if it is not."""
+        """Put the hosts in place, if they are not."""
         if self._active:
             return
+        self._look_for_stale_references()
         self._active = True
-        face._choose_host.append(self._choose)
+        face.placements.append(self._placement)
         self._replace(_kernel, "socket", face.socket)
         for name in _NAME_FUNCTIONS:
-            self._replace(_kernel, name, _asks_host(name))
+            self._replace(_kernel, name, _asks_hosts(name))
+        for name in _INTERFACE_FUNCTIONS:
+            self._replace(_kernel, name, _asks_interfaces(name))
         if self._tls:
             with contextlib.suppress(ImportError):         # an interpreter without ssl has nothing to replace
                 import ssl
@@ -88,6 +149,16 @@ class patch(contextlib.ContextDecorator):
         if self._sendfile:
             self._replace(os, "sendfile", face.fake_sendfile)
 
+    def _look_for_stale_references(self) -> None:
+        stale = [entry for entry in stale_references()
+                 if entry[0].partition(".")[0] not in (*sys.stdlib_module_names, "__main__")]
+        if not stale:
+            return
+        text = ", ".join(f"{module}.{name}" for module, name in stale)
+        if self._strict:
+            raise NetstackError(f"taken before the patch, and still the kernel's: {text}")
+        warnings.warn(f"taken before the patch, and still the kernel's: {text}", StaleReferenceWarning, stacklevel=4)
+
     def undo(self) -> None:
         """Put back what was there. Sockets that exist stay what they are."""
         if not self._active:
@@ -95,7 +166,7 @@ class patch(contextlib.ContextDecorator):
         self._active = False
         while self._undo:
             setattr(*self._undo.pop())
-        face._choose_host.remove(self._choose)
+        face.placements.remove(self._placement)
 
     def __enter__(self) -> patch:
         self.apply()
@@ -110,6 +181,10 @@ class patch(contextlib.ContextDecorator):
     def __call__(self, func):
         self.undo()
         return super().__call__(func)
+
+
+def _giver(host: Any):
+    return lambda: host
 
 
 def replaced() -> list[tuple[str, str]]:
@@ -127,7 +202,7 @@ def replaced() -> list[tuple[str, str]]:
 def stale_references() -> list[tuple[str, str]]:
     """``(module, name)`` where loaded modules still hold an original: they were imported before the patch."""
     originals = {id(value): name for name, value in _ORIGINALS.items()}
-    mine = {"socket", __name__, face.__name__, "netstack.resolver.functions"}
+    mine = {"socket", __name__, face.__name__, "netstack.resolver.functions", "netstack.exporting", "netstack.tls"}
     found = []
     for module_name, module in list(sys.modules.items()):
         if module_name in mine or module is None:

@@ -24,4 +24,5 @@ cdef struct ready_t:
 
 cdef int ready_open(ready_t *r, int kind) noexcept nogil             # 0 or -errno
 cdef void ready_show(ready_t *r, uint32_t mask) noexcept nogil       # EVENT_*: what holds now; a system call per change
+cdef int ready_give(ready_t *r) noexcept nogil                       # the program's end, from now on the caller's
 cdef void ready_close(ready_t *r) noexcept nogil

@@ -104,6 +104,15 @@ cdef void ready_show(ready_t *r, uint32_t mask) noexcept nogil:
     make_readable(r, (mask & EVENT_IN) != 0)
 
 
+cdef int ready_give(ready_t *r) noexcept nogil:
+    cdef int fd = r.fd
+    if r.stack_fd >= 0:
+        close(r.stack_fd)
+    r.kind = READY_NONE
+    r.fd = r.stack_fd = -1
+    return fd
+
+
 cdef void ready_close(ready_t *r) noexcept nogil:
     if r.kind != READY_NONE:
         close(r.fd)

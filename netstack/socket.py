@@ -10,6 +10,7 @@ All other names of the standard library's module can be had from here as well.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import socket as _kernel
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from netstack.errors import NetstackError
 from netstack.handle import Handle, describe, readiness_fds
+from netstack.placing import Placement
 
 if TYPE_CHECKING:
     from netstack.reports import TcpInfo
@@ -30,12 +32,12 @@ _FAMILIES = (_kernel.AF_INET, _kernel.AF_INET6)
 _HOT = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into", "send", "sendall")
 # Passed on to the Handle, or to the kernel's method.
 _PLAIN = (
-    "listen", "shutdown", "getsockname", "getpeername", "getsockopt", "setsockopt",
+    "shutdown", "getsockname", "getpeername", "getsockopt",
     "settimeout", "gettimeout", "setblocking", "getblocking",
 )
 
-# What chooses the host of a socket made without one; set by netstack.patch.
-_choose_host: list[Any] = []
+# Where sockets made without a host belong; the last counts. Set by netstack.patch.
+placements: list[Placement] = []
 
 
 def _passed_on(name: str):
@@ -73,7 +75,11 @@ class socket(_Base):
         As the standard library's, with its errno numbers.
     """
 
-    _handle: Handle | None = None
+    _handle: Handle | None = None                      # None: the kernel's
+    _placement: Placement | None = None                # the kernel's until it hears an address
+    _options: list[tuple[Any, ...]]                    # set until then
+    _shared: bool = False                              # another object has the same Handle, by dup()
+    _own_fd: int = -1                                  # its readiness descriptor then
 
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None, *,
                  host: Any = None) -> None:
@@ -88,7 +94,13 @@ class socket(_Base):
         proto = 0 if proto == -1 else proto
         sys.audit("socket.__new__", self, family, type, proto)
         if host is None:
-            host = current_host()
+            placement = current_placement()
+            if not placement.at_once and type & ~_TYPE_FLAGS != _kernel.SOCK_RAW:
+                _Base.__init__(self, family, type, proto)
+                self._placement = placement
+                self._options = []
+                return
+            host = placement.first()
         handle = Handle.open(host.driver, family, type & ~_TYPE_FLAGS, proto, host)
         timeout = _kernel.getdefaulttimeout()
         if type & _kernel.SOCK_NONBLOCK:
@@ -101,17 +113,48 @@ class socket(_Base):
         """Become the face of ``handle``."""
         self._io_refs = 0
         self._closed = False
+        self._bind_to(handle)
+
+    def _bind_to(self, handle: Handle) -> None:
         self._handle = handle
         cls = self.__class__
         for name in _HOT:
             if cls is socket or getattr(cls, name) is getattr(socket, name):
                 setattr(self, name, getattr(handle, name))
 
+    def _place(self, host: Any) -> None:
+        """It hears its first address: become a socket of ``host``'s stack, or stay the kernel's with None."""
+        self._placement = None
+        if host is None:
+            return
+        handle = Handle.open(host.driver, self.family, self.type, self.proto, host)
+        try:
+            handle.settimeout(_Base.gettimeout(self))
+            for option in self._options:
+                handle.setsockopt(*option)
+        except BaseException:
+            handle.close()
+            raise
+        shown = "_own_fd" in self.__dict__
+        fd = _socket.socket.detach(self)
+        if shown:
+            self._own_fd = -1
+            handle.fileno_at(fd)               # whoever asked knows it by this number
+        else:
+            os.close(fd)
+        self._bind_to(handle)
+
+    def _towards(self, address) -> None:
+        if self._placement is not None:
+            self._place(self._placement.towards(address, self.family))
+
     def _surrender(self) -> Handle:
         """Give the stack's socket away; what stays behaves as after close()."""
         handle = self._handle
         if handle is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if self._own_fd >= 0:
+            self._close_own_fd()
         self._adopt(handle.closed_twin())
         self._closed = True
         return handle
@@ -159,6 +202,8 @@ class socket(_Base):
 
     def bind(self, address) -> None:
         """Bind to a local address; port 0 picks a free one."""
+        if self._placement is not None:
+            self._place(self._placement.here(address, self.family))
         if self._handle is None:
             return _Base.bind(self, address)
         sys.audit("socket.bind", self, address)
@@ -166,6 +211,7 @@ class socket(_Base):
 
     def connect(self, address) -> None:
         """Connect to ``address``; errors are those of the standard library."""
+        self._towards(address)
         if self._handle is None:
             return _Base.connect(self, address)
         sys.audit("socket.connect", self, address)
@@ -173,6 +219,7 @@ class socket(_Base):
 
     def connect_ex(self, address) -> int:
         """As `connect`, but return the errno number."""
+        self._towards(address)
         if self._handle is None:
             return _Base.connect_ex(self, address)
         sys.audit("socket.connect", self, address)
@@ -180,6 +227,7 @@ class socket(_Base):
 
     def sendto(self, data, *args) -> int:
         """``sendto(data[, flags], address)``."""
+        self._towards(args[-1] if args else None)
         if self._handle is None:
             return _Base.sendto(self, data, *args)
         sys.audit("socket.sendto", self, args[-1] if args else None)
@@ -187,10 +235,27 @@ class socket(_Base):
 
     def sendmsg(self, buffers, ancdata=(), flags: int = 0, address=None) -> int:
         """Gather ``buffers`` into one datagram or into the stream."""
+        self._towards(address)
         if self._handle is None:
             return _Base.sendmsg(self, buffers, ancdata, flags, *(() if address is None else (address,)))
         sys.audit("socket.sendmsg", self, address)
         return self._handle.sendmsg(buffers, ancdata, flags, address)
+
+    def listen(self, backlog: int = 128) -> None:
+        """Accept connections; ``backlog`` may wait for `accept`."""
+        if self._placement is not None:
+            self._place(self._placement.first())
+        if self._handle is None:
+            return _Base.listen(self, backlog)
+        return self._handle.listen(backlog)
+
+    def setsockopt(self, level, option, value, *optlen) -> None:
+        """``setsockopt(level, option, value[, optlen])``."""
+        if self._handle is not None:
+            return self._handle.setsockopt(level, option, value, *optlen)
+        _Base.setsockopt(self, level, option, value, *optlen)
+        if self._placement is not None:
+            self._options.append((level, option, value, *optlen))
 
     def accept(self):
         """The next connection: ``(socket, address of the peer)``."""
@@ -205,29 +270,92 @@ class socket(_Base):
     def fileno(self) -> int:
         """A descriptor for select, poll, epoll and event loops: it shows readiness and carries no data.
 
-        It is made by the first call. -1 once the socket is closed.
+        It is made by the first call. -1 once the socket is closed. `export` gives one that carries data.
         """
         if self._handle is None:
+            if self._placement is not None:
+                self._own_fd = -1              # noted: the number is known to somebody
             return _Base.fileno(self)
-        return self._handle.fileno()
+        if self._shared and self._own_fd < 0 and not self._closed:
+            self._own_fd = os.dup(self._handle.fileno())
+            readiness_fds.add(self._own_fd)
+        return self._own_fd if self._shared else self._handle.fileno()
+
+    def _close_own_fd(self) -> None:
+        readiness_fds.discard(self._own_fd)
+        os.close(self._own_fd)
+        self._own_fd = -1
 
     def _real_close(self, *args) -> None:
-        if self._handle is None:
+        handle = self._handle
+        if handle is None:
             _Base._real_close(self, *args)  # type: ignore[attr-defined]
-        else:
-            self._handle.close()
-
-    def detach(self) -> int:
-        """Refused for a socket of a stack: there is no descriptor that carries its data."""
-        if self._handle is None:
-            return _Base.detach(self)
-        raise OSError(errno.EOPNOTSUPP, "detach: a stack's socket has no descriptor that carries data")
+            return
+        if self._own_fd >= 0:
+            self._close_own_fd()
+        if self._shared:
+            self._bind_to(handle.closed_twin())        # the other object keeps the connection
+            if handle.leave():
+                return
+        handle.close()
 
     def dup(self):
-        """Refused for a socket of a stack."""
+        """Another object for the same socket; it is closed when both are.
+
+        They share timeouts, as descriptors share O_NONBLOCK. Each has a readiness descriptor of its own.
+        """
         if self._handle is None:
             return _Base.dup(self)
-        raise OSError(errno.EOPNOTSUPP, "dup: a stack's socket has one owner; threads share the object")
+        self.getsockopt(_kernel.SOL_SOCKET, _kernel.SO_TYPE)           # EBADF once closed
+        self._share()
+        new = self.__class__.__new__(self.__class__)
+        new._adopt(self._handle)
+        new._shared = True
+        self._handle.join()
+        return new
+
+    def _share(self) -> None:
+        if not self._shared:
+            self._handle.join()  # type: ignore[union-attr]
+            self._shared = True
+
+    def export(self) -> _kernel.socket:
+        """A kernel's socket that carries this connection's data, for child processes, C libraries and foreign loops.
+
+        The connection belongs to it; this object is closed. Two threads carry the bytes (`netstack.exporting`).
+
+        Raises
+        ------
+        OSError
+            ENOTCONN: not connected. EOPNOTSUPP: not a stream.
+        """
+        from netstack.exporting import export
+
+        if self._handle is None:
+            raise OSError(errno.EOPNOTSUPP, "export: the kernel's sockets carry their data already")
+        if self._shared:
+            raise OSError(errno.EOPNOTSUPP, "export: dup() gave the connection to another object too")
+        carrier = export(self._handle)
+        self._surrender()
+        return carrier
+
+    def detach(self) -> int:
+        """Close the object and return a descriptor that carries the data: that of `export`.
+
+        If `fileno` was called before, it is the same number.
+        """
+        handle = self._handle
+        if handle is None:
+            return _Base.detach(self)
+        if handle.closed:
+            return -1
+        carrier = self.export()
+        shown, fd = handle.release_fileno(), carrier.detach()
+        if shown >= 0:
+            os.dup2(fd, shown, False)
+            os.close(fd)
+            fd = shown
+        return fd
 
     def get_inheritable(self) -> bool:
         """Never: another program could not use the descriptor."""
@@ -250,11 +378,16 @@ class socket(_Base):
         return f"<{type(self).__module__}.{type(self).__qualname__} {describe(self._handle)}>"
 
 
-def current_host() -> Any:
-    """The host that `netstack.patch` put in place for sockets made without one."""
-    if not _choose_host:
+def current_placement() -> Placement:
+    """Where sockets made without a host belong."""
+    if not placements:
         raise NetstackError("no host: use host.socket(), pass host=, or put one in place with host.patch()")
-    return _choose_host[-1]()
+    return placements[-1]
+
+
+def current_host() -> Any:
+    """The first of the hosts that `netstack.patch` put in place."""
+    return current_placement().first()
 
 
 def fake_sendfile(out_fd, *args, **kwargs):

@@ -25,7 +25,7 @@ _STREAM_LIMIT = 2 ** 16          # as asyncio's
 async def getaddrinfo(loop, host, name, port, family=0, type=0, proto=0, flags=0):
     """Look a name up on ``host``; only what needs a name server costs a thread."""
     ask = functools.partial(host.getaddrinfo, name, port, family, type, proto, flags)
-    if not host.resolver.must_ask(name):
+    if not host.resolver.must_ask(name) and host.resolver.dns != "kernel":
         return ask()
     return await loop.run_in_executor(None, ask)
 

@@ -272,6 +272,8 @@ class LoopMixin(_Base):
         return await self._repeat(handle, EVENT_OUT, handle.sendto, data, _DONTWAIT, address)
 
     async def sock_connect(self, sock, address):
+        if getattr(sock, "_placement", None) is not None:
+            sock._towards(address)
         handle = self._stack_socket(sock)
         if handle is None:
             return await super().sock_connect(sock, address)

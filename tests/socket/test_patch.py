@@ -1,5 +1,7 @@
 """Unchanged programs of the standard library on a host that was put under them."""
 
+import asyncio
+import errno
 import http.server
 import os
 import socket
@@ -11,7 +13,7 @@ import pytest
 
 import netstack
 from netstack.errors import NetstackError
-from netstack.patching import replaced, stale_references
+from netstack.patching import StaleReferenceWarning, replaced, stale_references
 
 LIMIT = 30.0
 
@@ -97,10 +99,12 @@ def test_kernel_sockets_stay_kernel_sockets(host):
 
 def test_a_socket_of_the_stack_refuses_what_only_descriptors_can(host):
     with host.socket() as s:
-        for call in (s.dup, s.detach, lambda: s.set_inheritable(True),
-                     lambda: netstack.socket.socket(fileno=s.fileno())):
+        for call in (lambda: s.set_inheritable(True), lambda: netstack.socket.socket(fileno=s.fileno())):
             with pytest.raises(OSError, match="stack"):
                 call()
+        with pytest.raises(OSError) as failure:
+            s.detach()
+        assert failure.value.errno == errno.ENOTCONN
     with pytest.raises(NetstackError, match="no host"):
         netstack.socket.socket()
 
@@ -173,3 +177,251 @@ def test_a_host_says_what_is_wrong_with_its_settings():
         netstack.Host(address="10.0.0.1/240")
     a.close()
     b.close()
+
+
+# --- several hosts, and the kernel beside them
+
+
+@pytest.fixture
+def two(host):
+    """Two hosts that do not know each other."""
+    with netstack.Host(address="10.6.0.1/16", drain=5) as other:
+        yield host, other
+
+
+def serve_once(make, address, answer):
+    """A server in a thread that says who it is; its address."""
+    listener = make()
+    listener.bind((address, 0))
+    listener.listen()
+
+    def run():
+        with listener:
+            s, _ = listener.accept()
+            with s:
+                s.sendall(answer)
+
+    threading.Thread(target=run, daemon=True).start()
+    return listener.getsockname()
+
+
+def answer_of(address):
+    with socket.create_connection(address, timeout=LIMIT) as s:
+        return s.recv(100), s.host
+
+
+def test_sockets_go_to_the_host_that_reaches_the_address(two):
+    first, second = two
+    a = serve_once(first.socket, "10.5.0.1", b"first")
+    b = serve_once(second.socket, "10.6.0.1", b"second")
+    with netstack.patch(first, second):
+        assert answer_of(a) == (b"first", first)
+        assert answer_of(b) == (b"second", second)
+        with socket.socket(type=socket.SOCK_DGRAM) as s:       # nobody reaches it: it is the first host's business
+            s.connect(("192.0.2.1", 9))
+            assert s.host is first
+        for bound, expected in (("10.6.0.1", second), ("10.5.0.1", first), ("", first), ("127.0.0.1", first)):
+            with socket.socket() as s:
+                s.bind((bound, 0))
+                assert s.host is expected
+        with socket.socket(type=socket.SOCK_DGRAM) as s:
+            s.sendto(b"x", ("10.6.0.1", 9))
+            assert s.host is second
+
+
+def test_the_longest_prefix_counts(host):
+    with netstack.Host(address="10.0.0.1/8") as wide:
+        with netstack.patch(wide, host), socket.socket(type=socket.SOCK_DGRAM) as near, \
+                socket.socket(type=socket.SOCK_DGRAM) as far:
+            near.connect(("10.5.0.1", 9))
+            far.connect(("10.0.0.1", 9))
+            assert near.host is host and far.host is wide
+
+
+def test_route_auto_leaves_loopback_and_the_rest_to_the_kernel(host):
+    plain = socket.socket
+    kernels = serve_once(plain, "127.0.0.1", b"kernel")
+    ours = serve_once(host.socket, "10.5.0.1", b"ours")
+    with netstack.patch(host, route="auto"):
+        assert answer_of(kernels) == (b"kernel", None)
+        assert answer_of(ours) == (b"ours", host)
+        server = socket.create_server(("10.5.0.1", 0))
+        assert server.host is host
+        server.close()
+        with socket.socket() as s:                     # an address that is nobody's: what the kernel says of it
+            with pytest.raises(OSError):
+                s.bind(("203.0.113.7", 0))
+            assert s.host is None
+        assert socket.gethostbyname("localhost") == "127.0.0.1"
+    with pytest.raises(ValueError, match="route"):
+        netstack.patch(host, route="some")
+    with pytest.raises(ValueError, match="needs a host"):
+        netstack.patch()
+
+
+def test_options_timeouts_and_the_number_survive_the_choice(host):
+    address = serve_once(host.socket, "10.5.0.1", b"ours")
+    with netstack.patch(host, route="auto"):
+        s = socket.socket()
+        s.settimeout(LIMIT)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        number = s.fileno()
+        assert s.host is None
+        s.connect(address)
+        assert s.host is host and s.fileno() == number and s.gettimeout() == LIMIT
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        import select
+
+        assert select.select([s], [], [], LIMIT)[0] == [s]
+        assert s.recv(10) == b"ours"
+        s.close()
+        with pytest.raises(OSError):
+            os.fstat(number)
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["own loop", "asyncio's loop"])
+def test_asyncio_goes_both_ways_under_auto(host, ours):
+    async def echo(reader, writer):
+        writer.write(await reader.read(100))
+        writer.close()
+
+    async def main():
+        for address, owner in (("127.0.0.1", None), ("10.5.0.1", host)):
+            server = await asyncio.start_server(echo, address, 0)
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection(address, port)
+            writer.write(b"x")
+            assert await reader.read() == b"x"
+            assert writer.get_extra_info("socket")._sock.host is owner
+            writer.close()
+            await writer.wait_closed()
+            server.close()
+            await server.wait_closed()
+
+    with netstack.patch(host, route="auto"):
+        loop = netstack.aio.new_event_loop() if ours else asyncio.new_event_loop()
+        loop.run_until_complete(asyncio.wait_for(main(), LIMIT))
+        loop.close()
+
+
+def test_names_of_other_threads_are_the_hosts_too(host):
+    answers = []
+    with host.patch():
+        thread = threading.Thread(target=lambda: answers.append(socket.gethostbyname(socket.gethostname())))
+        thread.start()
+        thread.join(LIMIT)
+    assert answers == ["10.5.0.1"]
+
+
+def test_interfaces_are_the_host_s(host):
+    with host.patch():
+        for number, name in socket.if_nameindex():
+            assert socket.if_nametoindex(name) == number and socket.if_indextoname(number) == name
+        with pytest.raises(OSError, match="no interface"):
+            socket.if_nametoindex("no such")
+        with pytest.raises(OSError):
+            socket.if_indextoname(99)
+
+
+def test_a_patch_warns_of_modules_that_came_before_it(host, monkeypatch):
+    import sys
+    import types
+
+    module = types.ModuleType("took_it_early")
+    module.made = socket.socket
+    monkeypatch.setitem(sys.modules, "took_it_early", module)
+    with pytest.warns(StaleReferenceWarning, match="took_it_early.made"):
+        host.patch().undo()
+    with pytest.raises(NetstackError, match="took_it_early.made"):
+        host.patch(strict=True)
+    assert netstack.patched() == []
+
+
+# --- dup, detach, export
+
+
+def connected(host):
+    listener = host.create_server(("10.5.0.1", 0))
+    client = host.create_connection(listener.getsockname(), timeout=LIMIT)
+    server, _ = listener.accept()
+    server.settimeout(LIMIT)
+    listener.close()
+    return client, server
+
+
+def test_dup_shares_a_connection_until_both_are_closed(host):
+    client, server = connected(host)
+    twin = client.dup()
+    assert type(twin) is type(client) and twin.getsockname() == client.getsockname()
+    assert twin.fileno() not in (-1, client.fileno())
+    client.sendall(b"1")
+    client.close()
+    assert client.fileno() == -1
+    with pytest.raises(OSError) as failure:
+        client.send(b"x")
+    assert failure.value.errno == errno.EBADF
+    twin.sendall(b"2")
+    assert server.recv(1) + server.recv(1) == b"12"
+    third = twin.dup()
+    twin.close()
+    third.close()
+    assert server.recv(1) == b""
+    with pytest.raises(OSError):
+        third.dup()
+    server.close()
+    assert host.driver.sockets == 0
+
+
+def test_an_exported_connection_is_one_for_child_processes(host):
+    import subprocess
+    import sys
+
+    client, server = connected(host)
+    carrier = client.export()
+    assert client.fileno() == -1 and carrier.family == socket.AF_UNIX
+    program = "import sys; sys.stdout.write(sys.stdin.read().upper())"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=carrier, stdout=carrier)
+    carrier.close()
+    server.sendall(b"question " * 50_000)
+    server.shutdown(socket.SHUT_WR)
+    got = bytearray()
+    while piece := server.recv(100_000):
+        got += piece
+    assert got == b"QUESTION " * 50_000 and child.wait(LIMIT) == 0
+    server.close()
+
+
+def test_detach_gives_the_number_that_was_known(host):
+    client, server = connected(host)
+    number = client.fileno()
+    assert client.detach() == number and client.detach() == -1
+    os.write(number, b"through the descriptor")
+    assert server.recv(100) == b"through the descriptor"
+    server.sendall(b"back")
+    assert os.read(number, 100) == b"back"
+    os.close(number)
+    assert server.recv(1) == b""
+    server.close()
+
+
+def test_tls_without_a_patch_runs_over_the_descriptor(host):
+    """``context.wrap_socket`` adopts the descriptor, then detaches it: by then it carries data."""
+    import ssl
+
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("server.test").configure_cert(server_side)
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+    client, server = connected(host)
+    wrapped = []
+    thread = threading.Thread(target=lambda: wrapped.append(server_side.wrap_socket(server, server_side=True)))
+    thread.start()
+    with client_side.wrap_socket(client, server_hostname="server.test") as s:
+        thread.join(LIMIT)
+        s.sendall(b"x")
+        assert wrapped[0].recv(1) == b"x"
+    wrapped[0].close()
