@@ -46,3 +46,11 @@ def test_a_congestion_control(tmp_path, monkeypatch):
     algorithm = next(p for p in programs if "congestion.register" in p)
     assert len([line for line in algorithm.splitlines() if line.strip()]) < 30
     assert (tmp_path / "mine.svg").stat().st_size > 10_000
+
+
+def test_python_programs(capfd):
+    run_programs("python.md")
+    printed = capfd.readouterr().out.splitlines()
+    assert printed[:3] == ["b'hello' 10.9.0.1", "b'hello from the stack'", "b'hello again'"]
+    assert {"socket", "getaddrinfo", "SSLContext.sslsocket_class", "sendfile"} <= set(printed[3].split())
+    assert printed[4:] == ["True", "None", "b'A CHILD PROCESS\\n'"]
