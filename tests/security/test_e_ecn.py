@@ -78,6 +78,20 @@ def test_e2_a_flood_of_ece_reduces_once_per_window(times):
         assert s.sock.tcp_info().snd_cwnd >= 5
 
 
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_e2_ece_on_every_acknowledgement_of_a_window_reduces_once(first):
+    """RFC 3168 section 6.1.2: what was sent before the reduction may go on saying ECE."""
+    with nothing_left(ecn=2, congestion_control="reno") as peer:
+        s, _ = established(peer)
+        sent(s, 10 * MSS)
+        for k in range(1, 10):
+            s.flow.send("AE" if k > first else "A", seq=1, ack=1 + k * MSS)
+        i = s.sock.tcp_info()
+        assert (i.snd_ssthresh, i.ca_state) == ((10 + first) // 2, 2)
+        s.flow.send("A", seq=1, ack=s.ack)
+        assert s.sock.tcp_info().snd_cwnd >= 5
+
+
 def test_e2_a_peer_that_never_stops_saying_ece_keeps_a_window():
     """A liar gets a slow connection, not a dead one."""
     with nothing_left(ecn=2, congestion_control="reno") as peer:
