@@ -175,6 +175,23 @@ def test_a11_nothing_hostile_is_believed_over_udp_or_tcp(name):
         assert net.fails("good.example", socket.AF_INET) == socket.EAI_AGAIN
 
 
+def test_a11_ids_and_ports_of_questions_follow_no_order():
+    """Both have to be guessed: 2^32 for each answer that is forged."""
+    names = [f"n{k}.example" for k in range(100)]
+    with world() as net:
+        server = net.serve("".join(f"{name}. 0 A 10.9.0.80\n" for name in names))
+        ports: list[int] = []
+        for name in names:
+            server.ports.clear()
+            assert net.addresses(name, socket.AF_INET) == ["10.9.0.80"]
+            ports += server.ports
+    for values in (server.ids, ports):
+        assert len(values) == 100 and len(set(values)) >= 97
+        steps = [(b - a) & 0xFFFF for a, b in zip(values, values[1:], strict=False)]
+        assert sum(s < 16 or s > 65520 for s in steps) <= 2 and len(set(steps)) >= 95
+        assert len({v >> 12 for v in values}) >= 10, "from all over the range"
+
+
 @pytest.mark.parametrize("offset", [1, -1, 0x8000])
 def test_a11_another_id_is_not_believed(offset):
     def lies(query, response, transport):

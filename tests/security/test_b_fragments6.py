@@ -1,5 +1,6 @@
-"""Rows B1, B5, B8: fragments of IPv6 that overlap, stand alone, or hold what may not come in fragments."""
+"""Rows B1, B5, B6, B8: fragments of IPv6 that overlap, stand alone, are too many, or hold what may not be cut."""
 
+import ipaddress
 import itertools
 import random
 
@@ -22,6 +23,7 @@ from netstack.testing.packets import build_ipv6, build_udp
 from tests.ip.fragments import S, feed, memory, sent, taken
 from tests.ip.nd_rig import EVIL_MAC, PEER_MAC, ROUTER, ROUTER_MAC, Link
 from tests.ip.test_ndp import first_hop
+from tests.support import scale
 
 US, PEER = "fd00::1", "fd00::2"
 
@@ -172,6 +174,29 @@ def test_b5_even_a_believed_report_makes_fragments_of_what_does_not_fit_only():
         assert len(packets) == number and all(len(bytes(p)) <= 1280 for p in packets)
         assert all((IPv6ExtHdrFragment in p) == (number > 1) for p in packets)
         assert number == 1 or [p[IPv6ExtHdrFragment].m for p in packets] == [1, 0]
+
+
+# ---- B6: too many -----------------------------------------------------------------
+
+
+def test_b6_a_network_of_64_bits_counts_as_one_source():
+    """Who has 2^64 addresses has one share: what he sends pushes out his own datagrams, not another network's."""
+    stack, sock = receiver()
+    rng = random.Random(6)
+    for k in range(20):
+        src = f"fd02::{k + 1:x}"
+        pieces = cut(datagram(b"legit" * 100, src), 400, src=src, id=k)
+        feed(stack, pieces[:1])
+        for _ in range(scale(10_000, 400)):
+            evil = str(ipaddress.IPv6Address(0xFD01 << 112 | rng.getrandbits(64)))
+            feed(stack, [piece(bytes(1232), 1232, True, id=rng.getrandbits(32), src=evil)])
+        assert memory(stack)[1] <= 4 << 20
+        feed(stack, pieces[1:])
+        assert taken(sock) == [b"legit" * 100], k
+    c = stack.counters()
+    assert c["drop_fragment_limit"] > 1000 and c["ip_fragment_steps"] <= 64 * c["ip_fragments_in"]
+    stack.advance(S + 60 * S)
+    assert sent(stack) == [] and memory(stack) == (0, 0)
 
 
 # ---- B8: neighbour discovery in fragments ------------------------------------------

@@ -18,6 +18,8 @@ MUTANTS = [
            "query = next(iter(queries.values()), None)\n"
            '    wire = wire if query is None else query.id.to_bytes(2, "big") + wire[2:]',
            ("test_a11_another_id_is_not_believed",)),
+    Mutant("A11", "all questions have one id", MESSAGES, "id=secrets.randbelow(1 << 16))", "id=7)",
+           ("test_a11_ids_and_ports_of_questions_follow_no_order",)),
     Mutant("A11", "ids may be tried without end", STUB, "for _ in range(DATAGRAMS_MOST):", "while True:",
            ("test_a11_who_floods_with_ids_ends_the_try_and_is_not_believed",)),
     Mutant("A11", "anybody's datagram is an answer", STUB,
