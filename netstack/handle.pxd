@@ -17,7 +17,7 @@ cdef class Handle:
     cdef readonly object timeout # seconds or None
     cdef int64_t timeout_ns      # -1 blocks, 0 does not
     cdef bint listening
-    cdef int owners              # objects that share it, by dup()
+    cdef int owners              # objects that have it beside the first, by dup()
     cdef object last_name        # the host name of the last sendto and its address
     cdef address_t last_address
     cdef object __weakref__

@@ -79,9 +79,11 @@ from netstack.tcp.tcb cimport ESTABLISHED, TF_LINGER, receive_end, tcb_t
 from netstack.udp.endpoint cimport arrival_t, udp_endpoint_t
 
 import math
+import operator
 import os
 import socket as kernel
 import warnings
+import weakref
 
 from netstack.ancillary import Arrival, fitting, from_ancillary, to_ancillary
 from netstack.congestion import find as find_algorithm
@@ -113,10 +115,24 @@ EVENT_OUT = C_OUT
 # Descriptors that show readiness and carry no data: never to be read, written or given to sendfile.
 readiness_fds = set()
 
+# Of those that are stream pairs, which a duplicate still shows: inode number to Handle.
+readiness_files = weakref.WeakValueDictionary()
+
+
+def handle_behind(int fd):
+    """The socket whose readiness a duplicate of its descriptor shows; None: it is something else."""
+    try:
+        return readiness_files.get(os.fstat(fd).st_ino) if fd not in readiness_fds else None
+    except OSError:
+        return None
+
+
 
 def describe(Handle handle not None):
     """What a socket's ``repr`` says of it."""
     text = f"family={handle.family}, type={handle.type}, proto={handle.proto}"
+    if handle.o.ready.kind:
+        text = f"fd={handle.o.ready.fd}, {text}"
     if handle.closed:
         return f"[closed] {text}"
     for word, ask in (("laddr", handle.getsockname), ("raddr", handle.getpeername)):
@@ -125,6 +141,13 @@ def describe(Handle handle not None):
         except OSError:
             pass
     return text
+
+
+cdef tuple ancillary_item(item):
+    """One item for ``sendmsg``, as the standard library checks it: ``(int, int, bytes-like)``."""
+    if not isinstance(item, tuple) or len(item) != 3:
+        raise TypeError("[sendmsg() ancillary data items must be tuples of length 3]")
+    return operator.index(item[0]), operator.index(item[1]), memoryview(item[2])
 
 
 cdef void enter(driver_t *d):
@@ -196,12 +219,17 @@ cdef class Handle:
         return new
 
     def join(self):
-        """One more object has this socket; see `leave`."""
+        """One more object has this socket, beside the first; see `leave`."""
         self.owners += 1
 
     def leave(self):
         """One object less has this socket. True: others still do."""
         self.owners -= 1
+        return self.owners >= 0
+
+    @property
+    def shared(self):
+        """Whether more than one object has it."""
         return self.owners > 0
 
     def closed_twin(self):
@@ -552,8 +580,10 @@ cdef class Handle:
         driver_unlock(d)
         if r < -1:
             raise OSError(-r, os.strerror(-r))
-        if r >= 0:
+        if r >= 0 and r not in readiness_fds:
             readiness_fds.add(r)
+            if self.o.ready.kind == READY_PAIR:
+                readiness_files[os.fstat(r).st_ino] = self
         return r
 
     def fileno_at(self, int fd):
@@ -818,6 +848,8 @@ cdef class Handle:
         cdef Py_ssize_t total = sum([len(v) for v in views]), n, at = 0
         cdef int out_flags = 0
         ancillary = []
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
         for v in views:
             if v.readonly:
                 raise TypeError("recvmsg_into() argument 1 must be an iterable of read-write bytes-like objects")
@@ -991,8 +1023,6 @@ cdef class Handle:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if address is None:
-                return self.transmit(<const unsigned char *> view.buf, view.len, flags, NULL, False, "sendto")
             self.to_endpoint(address, "sendto", &e)
             return self.transmit(<const unsigned char *> view.buf, view.len, flags, &e, False, "sendto")
         finally:
@@ -1003,7 +1033,7 @@ cdef class Handle:
         IP_TOS, IP_PKTINFO and their IPv6 kin."""
         cdef list parts
         cdef Py_ssize_t sent = 0, n
-        cdef list instructions = list(ancdata)
+        cdef list instructions = [ancillary_item(item) for item in ancdata]
         if instructions and self.type == 1:
             raise OSError(EINVAL, "Invalid argument: sendmsg with ancillary data on a stream")
         parts = [memoryview(b).cast("B") for b in buffers]

@@ -132,6 +132,7 @@ class patch(contextlib.ContextDecorator):
         if self._active:
             return
         self._look_for_stale_references()
+        tls_modules = _tls_modules() if self._tls else None
         self._active = True
         face.placements.append(self._placement)
         self._replace(_kernel, "socket", face.socket)
@@ -139,13 +140,9 @@ class patch(contextlib.ContextDecorator):
             self._replace(_kernel, name, _asks_hosts(name))
         for name in _INTERFACE_FUNCTIONS:
             self._replace(_kernel, name, _asks_interfaces(name))
-        if self._tls:
-            with contextlib.suppress(ImportError):         # an interpreter without ssl has nothing to replace
-                import ssl
-
-                from netstack.tls import SSLSocket
-
-                self._replace(ssl.SSLContext, "sslsocket_class", SSLSocket)
+        if tls_modules is not None:
+            ssl, tls = tls_modules
+            self._replace(ssl.SSLContext, "sslsocket_class", tls.SSLSocket)
         if self._sendfile:
             self._replace(os, "sendfile", face.fake_sendfile)
 
@@ -181,6 +178,18 @@ class patch(contextlib.ContextDecorator):
     def __call__(self, func):
         self.undo()
         return super().__call__(func)
+
+
+def _tls_modules() -> tuple[Any, Any] | None:
+    """ssl and `netstack.tls`; ssl takes its base class from ``socket``, so it is loaded before anything is replaced.
+    None in an interpreter without ssl."""
+    try:
+        import ssl
+
+        from netstack import tls
+    except ImportError:
+        return None
+    return ssl, tls
 
 
 def _giver(host: Any):

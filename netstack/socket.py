@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from netstack.errors import NetstackError
-from netstack.handle import Handle, describe, readiness_fds
+from netstack.handle import Handle, describe, handle_behind, readiness_fds
 from netstack.placing import Placement
 
 if TYPE_CHECKING:
@@ -87,7 +87,14 @@ class socket(_Base):
             if fileno in readiness_fds:
                 raise OSError(errno.EOPNOTSUPP, "this descriptor shows the readiness of a stack's socket and "
                                                 "carries no data: use the socket object itself")
-            _Base.__init__(self, family, type, proto, fileno)
+            handle = handle_behind(fileno) if fileno is not None else None
+            if handle is None or handle.closed:
+                _Base.__init__(self, family, type, proto, fileno)
+            else:                                      # fromfd(): a duplicate of a readiness descriptor
+                handle.join()
+                self._adopt(handle)
+                self._shared, self._own_fd = True, fileno  # type: ignore[assignment]
+                readiness_fds.add(fileno)  # type: ignore[arg-type]
             return
         family = _kernel.AF_INET if family == -1 else int(family)
         type = int(_kernel.SOCK_STREAM if type == -1 else type)
@@ -293,11 +300,15 @@ class socket(_Base):
             return
         if self._own_fd >= 0:
             self._close_own_fd()
-        if self._shared:
+        if handle.shared:
             self._bind_to(handle.closed_twin())        # the other object keeps the connection
-            if handle.leave():
-                return
+        if handle.leave():
+            return
         handle.close()
+
+    def __del__(self) -> None:
+        if self._own_fd >= 0:
+            self._close_own_fd()
 
     def dup(self):
         """Another object for the same socket; it is closed when both are.
@@ -307,17 +318,11 @@ class socket(_Base):
         if self._handle is None:
             return _Base.dup(self)
         self.getsockopt(_kernel.SOL_SOCKET, _kernel.SO_TYPE)           # EBADF once closed
-        self._share()
         new = self.__class__.__new__(self.__class__)
+        self._handle.join()
         new._adopt(self._handle)
         new._shared = True
-        self._handle.join()
         return new
-
-    def _share(self) -> None:
-        if not self._shared:
-            self._handle.join()  # type: ignore[union-attr]
-            self._shared = True
 
     def export(self) -> _kernel.socket:
         """A kernel's socket that carries this connection's data, for child processes, C libraries and foreign loops.
@@ -333,7 +338,7 @@ class socket(_Base):
 
         if self._handle is None:
             raise OSError(errno.EOPNOTSUPP, "export: the kernel's sockets carry their data already")
-        if self._shared:
+        if self._handle.shared:
             raise OSError(errno.EOPNOTSUPP, "export: dup() gave the connection to another object too")
         carrier = export(self._handle)
         self._surrender()

@@ -50,6 +50,8 @@ class Engine:
         self._header = b""                     # what is there of the next record's header
         self._body = 0                         # bytes that are missing of the record
         self._unsent = memoryview(b"")         # records that the stack has not taken
+        self._established = False              # the handshake is over
+        self._ended = False                    # the peer's stream has ended
         self._owed: int | None = None          # plaintext of a write that could not be sent to the end
 
     def __getattr__(self, name: str) -> Any:
@@ -101,6 +103,7 @@ class Engine:
         until = self._until()
         self._run("handshake", self._tls.do_handshake, until=until)
         self._flush(until, "handshake")
+        self._established = True
 
     def shutdown(self):
         """Say that no more comes and wait for the peer's word; the socket below, for plain data."""
@@ -108,6 +111,24 @@ class Engine:
         self._run("shutdown", self._tls.shutdown, until=until)
         self._flush(until, "shutdown")
         return self._owner()
+
+    def settle(self) -> None:
+        """Before a close: take what is no application data. Session tickets that nobody read (RFC 8446 section 4.6.1
+        has the server send them when it likes) are no reason to reset the connection."""
+        if not self._established or not self._stepping.acquire(blocking=False):
+            return
+        try:
+            while not self._ended:
+                try:
+                    if self._tls.read(1):
+                        return                                 # application data: that nobody reads it is a reset
+                except ssl.SSLWantReadError:
+                    if self._receiving.locked() or not self._take():
+                        return
+        except (OSError, ValueError):
+            return
+        finally:
+            self._stepping.release()
 
     # --- moving records
 
@@ -193,6 +214,7 @@ class Engine:
                 data = self._handle.recv(self._body or RECORD_HEADER - len(self._header), _DONTWAIT)
                 taken = True
                 if not data:
+                    self._ended = True
                     self._in.write_eof()
                     break
                 self._in.write(data)
@@ -302,6 +324,11 @@ class SSLSocket(ssl.SSLSocket, socket):  # type: ignore[misc]   # sendmsg is ref
         except (OSError, ValueError):
             self._sslobj = None
             raise
+
+    def _real_close(self) -> None:
+        if self._sslobj is not None and self._connected:
+            self._sslobj.settle()
+        super()._real_close()
 
     def accept(self):
         """The next connection, wrapped: ``(SSLSocket, address of the peer)``."""

@@ -1,5 +1,6 @@
 """What an event loop holds of one host: it drives the host while it sleeps, and tells which sockets became ready."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -24,6 +25,7 @@ from netstack.pollers cimport (
 import os
 
 
+@cython.no_gc_clear              # __dealloc__ needs the driver, also when a whole loop is garbage
 cdef class Poller:
     """Many sockets of one host for one event loop, whose thread makes all calls.
 
@@ -42,6 +44,7 @@ cdef class Poller:
     cdef Driver driver
     cdef dict tags               # Handle: tag. Keeps alive what the list points to
     cdef readonly list fds
+    cdef list duplicates         # those of `fds` that are ours to close
     cdef bint parted
 
     def __cinit__(self, Driver driver not None):
@@ -52,10 +55,15 @@ cdef class Poller:
         self.driver = driver
         self.tags = {}
         self.p.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.fds = [self.p.bell, d.leader_fd]
+        # Duplicates: a closed host's numbers may be given to others while they still stand in the loop's selector.
+        self.duplicates = [os.dup(d.leader_fd)]
+        self.fds = []
         for i in range(d.link_count):
-            if d.leader_fds[i] >= 0:
-                self.fds.append(d.leader_fds[i])
+            if d.leader_fds[i] >= 0 and d.kernel_fd[i]:
+                self.fds.append(d.leader_fds[i])       # a device: a duplicate would keep it busy
+            elif d.leader_fds[i] >= 0:
+                self.duplicates.append(os.dup(d.leader_fds[i]))
+        self.fds = [self.p.bell, *self.duplicates, *self.fds]
         with nogil:
             park_lock(&d.lock)
             poller_join(d, &self.p)
@@ -82,6 +90,8 @@ cdef class Poller:
                 poller_part(&self.p)
                 driver_unlock(d)
         close(self.p.bell)
+        for fd in self.duplicates:
+            close(fd)
 
     @property
     def usable(self):
@@ -149,7 +159,7 @@ cdef class Poller:
         if not self.usable:
             return
         for fd in fds:
-            rang |= RANG_BELL if fd == self.p.bell else RANG_LEADER if fd == d.leader_fd else RANG_LINK
+            rang |= RANG_BELL if fd == self.p.bell else RANG_LEADER if fd == self.duplicates[0] else RANG_LINK
         with nogil:
             park_lock(&d.lock)
             poller_woke(&self.p, rang)

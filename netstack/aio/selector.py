@@ -29,10 +29,10 @@ class Selector(selectors.DefaultSelector):
         pollers = self.pollers
         if not pollers:
             return super().select(timeout)
-        for poller in pollers:
-            timeout = poller.sleeps(timeout)
         rang: dict[Poller, list[int]] = {}
         try:
+            for poller in pollers:
+                timeout = poller.sleeps(timeout)
             events = super().select(timeout)
             for key, _ in events:
                 if type(key.data) is Poller:

@@ -2,14 +2,17 @@
 
 import asyncio
 import functools
+import gc
 import os
 import socket
 import sys
 import threading
+import warnings
 
 import pytest
 
 import netstack
+from netstack.link import channel_pair
 from tests.aio.conftest import LIMIT
 from tests.aio.test_streams import echo, port_of
 
@@ -316,3 +319,48 @@ def test_patched_asyncio_takes_the_host_of_the_process(host):
 
     with host.patch():
         run_on(None, main())
+
+
+def test_a_loop_that_is_dropped_unclosed_leaves_the_host_usable(host):
+    listener = host.create_server(("10.3.0.1", 0))
+    listener.setblocking(False)
+    loop = netstack.aio.new_event_loop(host)
+    loop._watch(listener._handle).on_readable(print)
+    loop.cycle = loop
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del loop
+        gc.collect()
+    client = host.create_connection(listener.getsockname(), timeout=LIMIT)
+
+    async def main():
+        server, _ = await asyncio.get_running_loop().sock_accept(listener)
+        server.close()
+
+    run_on(host, main())
+    client.close()
+    listener.close()
+
+
+def test_numbers_of_a_closed_host_s_descriptors_may_be_used_again():
+    a, b = channel_pair()
+    near = netstack.Host(link=a, address="10.3.1.1/24", drain=1)
+    far = netstack.Host(link=b, address="10.3.1.2/24", drain=1)
+
+    async def main():
+        server = await far.start_server(echo, "10.3.1.2", 0)
+        reader, writer = await near.open_connection("10.3.1.2", port_of(server))
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        near.close()
+        far.close()
+        pairs = [socket.socketpair() for _ in range(30)]
+        for here, there in pairs:                      # some have numbers that the hosts had
+            reader, writer = await asyncio.open_connection(sock=here)
+            there.sendall(b"x")
+            assert await reader.read(1) == b"x"
+            writer.close()
+            there.close()
+
+    run_on(None, main())

@@ -5,6 +5,7 @@ import errno
 import http.server
 import os
 import socket
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -157,8 +158,6 @@ def test_references_taken_before_the_patch_are_found(host):
 
     module = types.ModuleType("took_it_early")
     module.made = socket.socket
-    import sys
-
     sys.modules["took_it_early"] = module
     try:
         assert ("took_it_early", "made") in stale_references()
@@ -177,6 +176,22 @@ def test_a_host_says_what_is_wrong_with_its_settings():
         netstack.Host(address="10.0.0.1/240")
     a.close()
     b.close()
+
+
+def test_ssl_keeps_its_base_class_when_the_patch_is_what_loads_it():
+    from tests.support import run
+
+    program = """
+import sys, socket
+plain = socket.socket
+import netstack
+host = netstack.Host(address="10.5.0.1/24")
+assert "ssl" not in sys.modules
+with host.patch():
+    import ssl
+    assert ssl.SSLSocket.__mro__[1] is plain, ssl.SSLSocket.__mro__
+"""
+    run([sys.executable, "-c", program])
 
 
 # --- several hosts, and the kernel beside them
@@ -326,7 +341,6 @@ def test_interfaces_are_the_host_s(host):
 
 
 def test_a_patch_warns_of_modules_that_came_before_it(host, monkeypatch):
-    import sys
     import types
 
     module = types.ModuleType("took_it_early")
@@ -376,7 +390,6 @@ def test_dup_shares_a_connection_until_both_are_closed(host):
 
 def test_an_exported_connection_is_one_for_child_processes(host):
     import subprocess
-    import sys
 
     client, server = connected(host)
     carrier = client.export()

@@ -232,6 +232,25 @@ def test_suppressed_it_is_the_end_of_the_stream(secure):
     assert server.recv(10) == b""
 
 
+def test_tickets_that_nobody_read_are_no_reason_for_a_reset(secure):
+    client, server = secure                            # TLS 1.3: the server has sent its tickets by now
+    if not isinstance(client, netstack.socket.socket):
+        pytest.skip("the kernel resets such a connection")
+    client.close()
+    assert server.recv(10) == b""                      # else a ConnectionResetError
+
+
+def test_application_data_that_nobody_read_is_one(secure):
+    client, server = secure
+    if not isinstance(client, netstack.socket.socket):
+        pytest.skip("the kernel's OpenSSL words it in its own way")
+    server.sendall(bytes(100_000))
+    client.close()
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        for _ in range(1000):
+            server.sendall(bytes(1000))
+
+
 def test_a_certificate_of_another_name_is_refused_and_the_server_told(net, pair, contexts):
     client, server = pair
 
