@@ -617,11 +617,13 @@ cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, in
         return got
     if n == 0 and tcb.state >= ESTABLISHED:
         return 0
+    if tcb.flags & TF_FIN_RECEIVED:
+        return 0                                       # as Linux: of a reset behind the end of the stream writers hear
     if sock.error:
         error = sock.error
         sock.error = 0
         return -error
-    if tcb.flags & (TF_FIN_RECEIVED | TF_SHUT_RD) or tcb.state == TIME_WAIT:
+    if tcb.flags & TF_SHUT_RD or tcb.state == TIME_WAIT:
         return 0
     if tcb.state == CLOSED:
         return 0 if tcb.peer_mss else -ENOTCONN        # it stood once: the peer's SYN was seen

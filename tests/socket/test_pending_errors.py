@@ -96,6 +96,28 @@ def test_a_reset_is_told_by_the_next_send(reset):
     assert [outcome(reset.send, b"x"), outcome(reset.send, b"x"), so_error(reset)] == ["ECONNRESET", "EPIPE", 0]
 
 
+def test_of_a_reset_behind_the_end_of_the_stream_only_writers_hear(network):
+    server = network.server_socket()
+    server.bind((network.server_address, 0))
+    server.listen()
+    client = network.client_socket()
+    client.settimeout(LIMIT)
+    client.connect(server.getsockname())
+    accepted, _ = server.accept()
+    accepted.sendall(b"last")
+    accepted.shutdown(socket.SHUT_WR)
+    assert client.recv(100) == b"last" and client.recv(100) == b""
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    accepted.close()
+    poll = select.poll()
+    poll.register(client, 0)                             # hang-ups and errors alone
+    assert poll.poll(LIMIT * 1000)
+    assert [outcome(client.recv, 1), outcome(client.recv, 1)] == [b"", b""]
+    assert [outcome(client.send, b"x"), so_error(client)] == ["EPIPE", 0]
+    client.close()
+    server.close()
+
+
 def test_a_healthy_connection_has_none(network):
     server = network.server_socket()
     server.bind((network.server_address, 0))
