@@ -218,7 +218,7 @@ def test_g5_datagrams_to_closed_ports_are_answered_at_a_limited_rate(version):
             if version == 4:
                 src = f"10.0.0.{2 + k % 250}" if many else PEER
             else:
-                src = f"fd00::2:{k:x}" if many else PEER6
+                src = f"fd00::2:{k >> 16:x}:{k & 0xFFFF:x}" if many else PEER6
             stack.input(build_udp(src, us, 9, 54 + k % 60000, b"x"), start + k * 10_000)
             answers += len(sent(stack))
         c = stack.counters()
@@ -239,7 +239,7 @@ def test_g5_segments_to_closed_ports_are_answered_at_a_limited_rate(version, fla
             if version == 4:
                 src = f"10.0.0.{2 + k % 250}" if many else PEER
             else:
-                src = f"fd00::2:{k:x}" if many else PEER6
+                src = f"fd00::2:{k >> 16:x}:{k & 0xFFFF:x}" if many else PEER6
             stack.input(build_tcp(src, us, 1000 + k % 60000, 81, flags, ack=k), start + k * 10_000)
             answers += len(sent(stack))
         assert answers == stack.counters()["tcp_resets_out"] and stack.counters()["drop_tcp_no_port"] == n
