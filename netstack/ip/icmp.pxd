@@ -36,6 +36,7 @@ cdef struct icmp_message_t:
 
 
 cdef enum:
+    ICMP_CONSUMED = 255          # icmp_message_t.type: nothing for sockets
     ICMP_HARD = 0x10000          # in icmp_unreachable_errno: it will not go away by itself
 
 # What "destination unreachable" of that code means as an errno number, ICMP_HARD added where Linux calls it fatal.

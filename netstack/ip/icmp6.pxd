@@ -8,7 +8,7 @@ from netstack.ip.icmp cimport icmp_message_t
 from netstack.ip.interface cimport interface_t, packet_in_t
 
 # As icmp_input, with ICMP's numbers: type 0 for an echo reply, 3 (code 4: packet too big), 11 and 12 for errors, whose
-# errno number is out.error. Neighbour and listener discovery end here; their type is 255 then.
+# errno number is out.error. Neighbour and listener discovery end here; their type is ICMP_CONSUMED then.
 cdef DropReason icmp6_input(packet_in_t *packet, int64_t now_ns, icmp_message_t *out) noexcept nogil
 # An error about a received packet; keeps silent where RFC 4443 section 2.4 (e) says so; rate limited. word: pointer or MTU.
 cdef void icmp6_send_error(packet_in_t *about, uint8_t type, uint8_t code, uint32_t word, int64_t now_ns) noexcept nogil

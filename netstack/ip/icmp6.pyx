@@ -10,9 +10,9 @@ from netstack.counters cimport (
     DROP_ICMP_CHECKSUM, DROP_ICMP_EMBEDDED, DROP_ICMP_LENGTH, DROP_ICMP_RATE, DROP_ICMP_TYPE, DROP_IP_NO_ROUTE,
     DROP_IP_SOURCE, DROP_LINK_MALFORMED, DROP_ND_INVALID, DROP_ND_ON_CHANNEL, DROP_NONE, drop,
 )
-from netstack.ip.icmp cimport private_copy, read_quoted, way_back, why_not
+from netstack.ip.icmp cimport ICMP_CONSUMED, private_copy, read_quoted, way_back, why_not
 from netstack.ip.interface cimport (
-    CLAIM_OK, PROTOCOL_CONSUMED, interface_claim, interface_commit, interface_has_address, packet_copy, packet_out_t,
+    CLAIM_OK, interface_claim, interface_commit, interface_has_address, packet_copy, packet_out_t,
     packet_payload,
 )
 from netstack.ip.ipv6 cimport ipv6_transport
@@ -62,7 +62,7 @@ cdef void finish(packet_out_t *out, const address_t *src, const address_t *dst, 
 
 cdef bint about_an_error(const packet_in_t *about) noexcept nogil:
     """Is that packet an ICMPv6 error or a redirect, as far as can be seen in the private copy?"""
-    cdef uint8_t protocol = about.protocol, type
+    cdef uint8_t protocol = <uint8_t> about.protocol, type
     cdef uint32_t at = about.header_length
     if about.problem and not ipv6_transport(about.header, about.header_bytes, &protocol, &at):
         return False
@@ -256,7 +256,7 @@ cdef DropReason icmp6_input(packet_in_t *packet, int64_t now_ns, icmp_message_t 
     parse_icmp(packet.header + packet.header_length, ICMP_HEADER, &icmp)
     pseudo = checksum_pseudo(&packet.src, &packet.dst, PROTOCOL_ICMPV6, size)
     if icmp.type == ICMP6_ECHO_REQUEST:
-        out.type = PROTOCOL_CONSUMED
+        out.type = ICMP_CONSUMED
         return answer_echo(packet, &icmp, payload, length, pseudo, now_ns)
     reason = private_copy(packet, &icmp, payload, length, pseudo)
     if reason != DROP_NONE:
@@ -265,7 +265,7 @@ cdef DropReason icmp6_input(packet_in_t *packet, int64_t now_ns, icmp_message_t 
     out.payload_length = length
     if (ND_ROUTER_SOLICITATION <= icmp.type <= ND_REDIRECT) or (MLD_QUERY <= icmp.type <= MLD_DONE_V1) or \
             icmp.type == MLD_REPORT_V2:
-        out.type = PROTOCOL_CONSUMED
+        out.type = ICMP_CONSUMED
         if packet.interface.ip6 == NULL or not packet.interface.ip6.running:
             return DROP_ND_ON_CHANNEL
         if packet.fragmented:

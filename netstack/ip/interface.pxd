@@ -17,7 +17,7 @@ cdef enum:
 
 cdef enum:                       # packet_in_t.protocol
     PROTOCOL_NOTHING = 59        # "no next header"
-    PROTOCOL_CONSUMED = 255      # a frame that is nothing for a transport
+    PROTOCOL_CONSUMED = 256      # a frame that is nothing for a transport: no protocol's number
 
 cdef enum:                       # what interface_claim returns
     CLAIM_OK = 0
@@ -93,7 +93,7 @@ cdef struct packet_in_t:
     uint32_t problem_at          # pointer of the Parameter Problem
     uint8_t problem              # of a packet that was dropped: the sender is to be told of it with code problem - 1
     uint8_t fragmented           # it had a fragment header, or was put together from fragments
-    uint8_t protocol
+    uint16_t protocol
     uint8_t ttl
     uint8_t tos
     uint8_t broadcast            # destination is broadcast or multicast, by link or by IP
@@ -114,7 +114,7 @@ cdef struct packet_out_t:
 
 
 # Fill *out* from a frame: link header, ARP (answered here), IP header, destination ours? DROP_NONE when there is a
-# packet for a transport; ARP and other consumed frames return DROP_NONE with out.protocol = 255.
+# packet for a transport; ARP and other consumed frames return DROP_NONE with out.protocol = PROTOCOL_CONSUMED.
 # The returned reason is counted by the caller; packets_in, bytes_in and ip_delivered are counted here.
 cdef DropReason interface_input(interface_t *ifc, const frame_t *frame, int64_t now_ns, packet_in_t *out) noexcept nogil
 

@@ -16,7 +16,7 @@ from netstack.address cimport address_format, address_from_v4, address_is_any, a
 from netstack.counters cimport DropReason as drop_reason_t, DROP_IP_FRAGMENT, DROP_NONE, counters_as_dict, counters_t
 from netstack.ip.icmp cimport icmp_input, icmp_message_t, icmp_send_echo, icmp_send_unreachable
 from netstack.ip.interface cimport (
-    CLAIM_OK, interface_add_address, interface_advance, interface_announce, interface_claim, interface_commit,
+    CLAIM_OK, PROTOCOL_CONSUMED, interface_add_address, interface_advance, interface_announce, interface_claim, interface_commit,
     interface_flush, interface_free, interface_has_address, interface_init, interface_input,
     interface_next_deadline, interface_on_link, interface_remove_address, interface_t, packet_in_t, packet_out_t,
     packet_payload,
@@ -199,7 +199,7 @@ cdef class InterfaceProbe:
             reason = DROP_IP_FRAGMENT                  # an interface alone puts nothing together
         if reason != DROP_NONE:
             return DropReason(reason), None
-        if packet.protocol == 255:
+        if packet.protocol == PROTOCOL_CONSUMED:
             return DropReason(reason), Packet(255)
         shown = None
         if packet_payload(&packet, <uint32_t> transport_header, &payload, &length):

@@ -9,6 +9,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, TCPerror
 from scapy.packet import Raw
 
 from netstack.counters import DropReason as R
+from netstack.stack import Stack
 from netstack.testing.probe import InterfaceProbe
 from netstack.wire import ethernet, icmp, ipv4, udp
 from tests.support import scale
@@ -426,3 +427,14 @@ def test_scapys_own_udp_error_is_understood():
     about = IP(src=US, dst=PEER) / UDP(sport=5, dport=6) / b"x"
     reason, message = InterfaceProbe().icmp(bytes(IP(src=PEER, dst=US) / ICMP(type=3, code=3) / Raw(bytes(about))))
     assert (reason, message.embedded) == (R.DROP_NONE, (17, US, 5, PEER, 6, 0))
+
+
+@pytest.mark.parametrize("protocol", [0, 4, 58, 132, 200, 254, 255])
+def test_a_protocol_that_nobody_speaks_is_answered_and_counted(protocol):
+    """RFC 1122 section 3.2.2.1; every number that the field can hold."""
+    stack = Stack(addresses=(f"{US}/24",), seed=1)
+    about = ipv4.build(PEER, US, protocol, bytes(40))
+    stack.input(about, 10**9)
+    answer = ipv4.parse(stack.pop_output()[0])
+    assert icmp.parse(answer.payload) == (3, 2, 0, 0, about) and answer.dst == PEER
+    assert {k: v for k, v in stack.counters().items() if k.startswith("drop_")} == {"drop_ip_protocol": 1}

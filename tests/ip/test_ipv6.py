@@ -143,7 +143,7 @@ def test_hop_by_hop_options_stand_at_the_beginning_or_the_header_is_unknown():
     problem(Peer().give(packet(IPv6ExtHdrDestOpt(), IPv6ExtHdrHopByHop())), 1, 40)
 
 
-@pytest.mark.parametrize("protocol", [1, 2, 4, 50, 51, 89, 132, 135, 200, 254])
+@pytest.mark.parametrize("protocol", [1, 2, 4, 50, 51, 89, 132, 135, 200, 254, 255])
 def test_an_unknown_next_header_is_answered_with_a_pointer_to_its_number(protocol):
     peer = Peer()
     problem(peer.give(IPv6(src=THEM, dst=US, nh=protocol) / Raw(bytes(40))), 1, 6)
