@@ -784,8 +784,21 @@ cdef class Driver:
         finally:
             driver_unlock(&self.d)
 
+    def source_address(self, destination):
+        """As `netstack.stack.Stack.source_address`, under the lock; None in a forked child, whose stack is the parent's."""
+        if driver_forked(&self.d):
+            return None
+        with nogil:
+            park_lock(&self.d.lock)
+        try:
+            return self.stack.source_address(destination)
+        finally:
+            driver_unlock(&self.d)
+
     def learnt(self):
         """What routers have announced, read under the lock: name servers, search domains, whether DHCPv6 knows more."""
+        if driver_forked(&self.d):
+            return [], [], False
         with nogil:
             park_lock(&self.d.lock)
         try:

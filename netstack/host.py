@@ -123,7 +123,8 @@ class Host:
         if resolver is None and link is None:
             resolver = ResolverConfig(servers=())          # the machine's are out of reach
         self.resolver = Resolver(self._own_addresses, dns, config=resolver, make_socket=self.socket,
-                                 interface_index=self.interface_index, learnt=self._learnt_names)
+                                 interface_index=self.interface_index, learnt=self._learnt_names,
+                                 source_address=lambda destination: self.driver.source_address(destination))
         report, self._report = open_report() if visible and service else (-1, None)
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
         self._lease = lease

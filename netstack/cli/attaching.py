@@ -59,7 +59,7 @@ def host_from(options: dict[str, Any]) -> Iterator[Any]:
         raise Failure(str(error)) from None
     with contextlib.closing(host):
         until = time.monotonic() + TENTATIVE_S
-        while getattr(host.stack, "tentative", ()) and time.monotonic() < until:
+        while host.stack.tentative and time.monotonic() < until:
             time.sleep(0.02)
         yield host
 

@@ -61,16 +61,19 @@ class Resolver:
         The number of an interface by its name, OSError without one: for zones in addresses.
     learnt : callable, optional
         Servers and search domains that the network told the host.
+    source_address : callable, optional
+        The address that packets to a literal address leave from, None where there is no way; without it none has one.
     """
 
     def __init__(self, addresses: Callable[[], list[str]], dns: bool | str = True, *,
                  config: ResolverConfig | None = None, make_socket: Callable[[int, int], Any] | None = None,
-                 interface_index: Callable[[str], int] | None = None, learnt: Learnt | None = None) -> None:
+                 interface_index: Callable[[str], int] | None = None, learnt: Learnt | None = None,
+                 source_address: Callable[[str], str | None] = lambda _: None) -> None:
         self._addresses = addresses
         self.dns = dns
         self._config = config or ResolverConfig()
         self._hosts = HostsFile(self._config.hosts)
-        self._make_socket = make_socket
+        self._source_address = source_address
         self._interface_index = interface_index or self._no_interface
         self.stub = Stub(self._config, make_socket, learnt=learnt) if make_socket is not None else None
 
@@ -202,15 +205,9 @@ class Resolver:
 
     def source_of(self, found: Found) -> str | None:
         """The address that the host would send from; None: it cannot send there."""
-        if self._make_socket is None:
-            return None
-        try:
-            with self._make_socket(found.family, _kernel.SOCK_DGRAM) as s:
-                s.connect((found.address, 9) if found.family == _kernel.AF_INET else
-                          (found.address, 9, 0, found.scope))
-                return s.getsockname()[0].partition("%")[0]
-        except OSError:
-            return None
+        zone = f"%{found.scope}" if found.scope else ""
+        source = self._source_address(found.address + zone)
+        return None if source is None else source.partition("%")[0]
 
     def _sorted(self, found: list[Found]) -> list[Found]:
         return sort_destinations(found, self.source_of)

@@ -120,7 +120,7 @@ def test_the_engine_finds_every_hop_with_the_kernels_sockets(by_kernel, version,
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("version", [4])
+@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("icmp", [False, True])
 def test_a_host_finds_every_hop(by_tap, version, icmp):
     done = netstack_traceroute(by_tap[0], version, "-n", *(["-I"] if icmp else []), TARGETS[version])
