@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from tests.kernel.conftest import KERNEL, OURS
+from netstack.link import PcapWriter
+from tests.kernel.conftest import KERNEL, OURS, judge
 from tests.kernel.test_path_mtu import path
 from tests.kernel.wires import tshark
 
@@ -184,6 +185,8 @@ def test_dnsmasq_gives_an_address_that_works(netns, tmp_path):
         tap = Tap("tap0")
     netns.run("ip", "addr", "add", f"{KERNEL}/24", "dev", "tap0")
     netns.run("ip", "link", "set", "tap0", "up")
+    capture = tmp_path / "capture.pcapng"
+    tap = PcapWriter(tap, str(capture), snap_length=0x40000)
     with netns.enter():
         server = subprocess.Popen(
             ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=tap0", "--bind-interfaces",
@@ -208,12 +211,15 @@ def test_dnsmasq_gives_an_address_that_works(netns, tmp_path):
         while (tmp_path / "leases").read_text() and time.monotonic() < given_back:
             time.sleep(0.02)
         assert (tmp_path / "leases").read_text() == "", "the lease was given back"
+        judge(capture)
+        kinds = [kind for kind, in tshark(capture, "dhcp", "dhcp.option.dhcp")]
+        assert kinds[:4] == ["1", "2", "3", "5"] and kinds[-1] == "7"
     finally:
         server.terminate()
         server.wait()
 
 
-def test_an_address_the_kernel_has_is_not_taken(netns):
+def test_an_address_the_kernel_has_is_not_taken(netns, tmp_path):
     import netstack
     from netstack.errors import AddressConflictError
     from netstack.link import Tap
@@ -222,5 +228,8 @@ def test_an_address_the_kernel_has_is_not_taken(netns):
         tap = Tap("tap0")
     netns.run("ip", "addr", "add", f"{KERNEL}/24", "dev", "tap0")
     netns.run("ip", "link", "set", "tap0", "up")
+    capture = tmp_path / "capture.pcapng"
     with pytest.raises(AddressConflictError):
-        netstack.Host(link=tap, address=f"{KERNEL}/24", acd=True)
+        netstack.Host(link=PcapWriter(tap, str(capture), snap_length=0x40000), address=f"{KERNEL}/24", acd=True)
+    judge(capture)
+    assert tshark(capture, f"arp.opcode==1 && arp.src.proto_ipv4==0.0.0.0 && arp.dst.proto_ipv4=={KERNEL}")

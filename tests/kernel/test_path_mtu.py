@@ -2,21 +2,25 @@
 
 import contextlib
 import pathlib
+import socket
+import threading
 
 import pytest
 
 from bench import lossy
 from bench.build import cython_program
 from tests.kernel.test_features import DATA, sent
+from tests.kernel.test_ipv6 import ethernet
 from tests.kernel.wires import tshark
+from tests.support import network_namespace
 
 pytestmark = pytest.mark.root
 OURS, KERNEL, NARROW = "10.9.3.2", "10.9.4.2", 1200
 
 
 @contextlib.contextmanager
-def path(tmp_path, sysctl=None, reports=True):
-    """(our end, the kernel's end): between them a router whose second link carries 1,200 bytes and not more."""
+def path(tmp_path, sysctl=None, reports=True, mtu=NARROW):
+    """(our end, the kernel's end): between them a router whose second link, far0, carries *mtu* bytes and not more."""
     from netstack.link import PcapWriter, Tun
 
     wire = cython_program("lossy_wire").LossyWire
@@ -31,7 +35,7 @@ def path(tmp_path, sysctl=None, reports=True):
             far = Tun("far0")
         stack.callback(far.close)
         for command in (["address", "add", "10.9.4.1/24", "dev", "far0"],
-                        ["link", "set", "far0", "mtu", str(NARROW), "txqueuelen", "10000", "up"]):
+                        ["link", "set", "far0", "mtu", str(mtu), "txqueuelen", "10000", "up"]):
             assert router.run("ip", *command).returncode == 0
         if not reports:
             rule = "icmp type destination-unreachable drop;"
@@ -40,6 +44,7 @@ def path(tmp_path, sysctl=None, reports=True):
         assert kernel.run("ip", "route", "add", "default", "dev", "wire0").returncode == 0
         stack.enter_context(wire([("0.0.0.0", router.link)], [(OURS, ours.link)], delay="1ms"))
         stack.enter_context(wire([("0.0.0.0", far)], [(KERNEL, kernel.link)], delay="1ms"))
+        ours.router = router
         yield ours, kernel
 
 
@@ -78,3 +83,59 @@ def test_a_path_that_swallows_large_packets_silently_is_found_out(tmp_path):
     assert not tshark(capture, "icmp.type==3")
     sizes = sizes_sent(capture)
     assert max(sizes) == 1500 and sizes[-1] <= NARROW
+
+
+def stream(out, into, narrow):
+    """``DATA`` from one end to the other; *narrow* is called when a third has arrived."""
+    got = bytearray()
+    sender = threading.Thread(target=out.sendall, args=(DATA,))
+    sender.start()
+    while len(got) < len(DATA):
+        if narrow is not None and len(got) > len(DATA) // 3:
+            narrow()
+            narrow = None
+        got += into.recv(min(65536, len(DATA) - len(got)))
+    sender.join()
+    assert bytes(got) == DATA
+
+
+def test_a_link_that_shrinks_in_mid_transfer_is_adapted_to(tmp_path):
+    with path(tmp_path, mtu=1500) as (ours, kernel):
+        with kernel.socket() as listener:
+            listener.bind((KERNEL, 0))
+            listener.listen()
+            out = ours.socket()
+            out.connect(listener.getsockname())
+            into, _ = listener.accept()
+        into.settimeout(lossy.PATIENCE)
+        with out, into:
+            stream(out, into, lambda: ours.router.run("ip", "link", "set", "far0", "mtu", str(NARROW)))
+    capture = tmp_path / "path.pcapng"
+    assert {mtu for mtu, in tshark(capture, "icmp.type==3 && icmp.code==4", "icmp.mtu")} == {str(NARROW)}
+    sizes = sizes_sent(capture)
+    assert sizes.count(1500) > 20 and sizes.count(NARROW) > 20 and sizes[-1] <= NARROW
+    assert not tshark(capture, f"ip.src=={OURS} && !icmp && (tcp.checksum.status==0 || ip.checksum.status==0)")
+
+
+def test_a_link_that_shrinks_in_mid_transfer_is_adapted_to_over_ipv6(netns, tmp_path):
+    """The namespace is the router; behind it another one is the far host (RFC 8201)."""
+    with network_namespace() as far, ethernet(netns, tmp_path, gateway="fd09::1",
+                                             pardoned="icmpv6.type==2") as host:
+        netns.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        netns.run("ip", "link", "add", "far0", "type", "veth", "peer", "name", "far0", "netns", far.name)
+        for ns, address in ((netns, "fd0a::1/64"), (far, "fd0a::2/64")):
+            ns.run("ip", "addr", "add", address, "dev", "far0", "nodad")
+            ns.run("ip", "link", "set", "far0", "up")
+        far.run("ip", "-6", "route", "add", "default", "via", "fd0a::1")
+        with far.enter():
+            listener = socket.create_server(("fd0a::2", 0), family=socket.AF_INET6)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)      # so that most is still to be sent then
+        with listener:
+            out = host.create_connection(listener.getsockname()[:2], timeout=60)
+            into, _ = listener.accept()
+        into.settimeout(60)
+        with out, into:
+            stream(out, into, lambda: netns.run("ip", "link", "set", "far0", "mtu", "1300"))
+    assert {mtu for mtu, in tshark(host.capture, "icmpv6.type==2", "icmpv6.mtu")} == {"1300"}
+    sizes = [int(length) + 40 for length, in tshark(host.capture, "ipv6.src==fd09::2 && tcp.len>0", "ipv6.plen")]
+    assert sizes.count(1500) > 20 and sizes.count(1300) > 20 and sizes[-1] <= 1300
