@@ -1,12 +1,13 @@
 """Libraries on one host by their own hooks: nothing is patched."""
 
+import asyncio
 import http.server
 
 import pytest
 
 import netstack
 from tests.programs.conftest import BODY, LIMIT, SERVER, Pages, serving
-from tests.programs.test_http import loops, run
+from tests.programs.test_http import Running, loops, run
 
 
 @pytest.fixture
@@ -57,3 +58,38 @@ def test_aiohttp(wire, servers, contexts, new_loop):
                 await session.get("http://no-such-name.invalid/")
 
     run(new_loop, main())
+
+
+@loops()
+def test_uvicorn_on_given_sockets(wire, new_loop):
+    uvicorn = pytest.importorskip("uvicorn")
+    from netstack.adapters.requests import pool_manager
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": BODY})
+
+    listener = wire.server.create_server((SERVER, 8082))
+
+    async def serve(running):
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+
+        async def watch():
+            while not server.started:
+                await asyncio.sleep(0.005)
+            running.ready.set()
+            await running.stopping.wait()
+            server.should_exit = True
+
+        watching = asyncio.ensure_future(watch())
+        await server._serve(sockets=[listener])
+        await watching
+
+    running = Running(new_loop, serve)
+    try:
+        with pool_manager(wire.client, timeout=LIMIT) as pool:
+            for _ in range(3):
+                assert pool.request("GET", f"http://{SERVER}:8082/").data == BODY
+    finally:
+        running.stop()
+        listener.close()
