@@ -15,7 +15,7 @@ from tests.ip.fragments import PEER, US, S, datagram, feed, sent, taken
 GROUP, OTHER = "239.1.2.3", "239.1.2.4"
 (IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_ADD, IP_DROP, IP_UNBLOCK, IP_BLOCK, IP_ADD_SOURCE,
  IP_DROP_SOURCE) = range(32, 41)
-MCAST_JOIN, MCAST_LEAVE, MCAST_JOIN_SOURCE, IP_MULTICAST_ALL = 42, 45, 46, 49
+MCAST_JOIN, MCAST_LEAVE, MCAST_JOIN_SOURCE, MCAST_MSFILTER, IP_MSFILTER, IP_MULTICAST_ALL = 42, 45, 46, 48, 41, 49
 IS_IN, IS_EX, TO_IN, TO_EX, ALLOW, BLOCK = range(1, 7)
 ROUTER = "10.0.0.254"
 
@@ -217,6 +217,49 @@ def test_groups_can_be_named_as_rfc_3678_has_it(stack):
     assert taken(s) == [b"hello"]
     s.setsockopt(0, MCAST_LEAVE, struct.pack("=I4x", 1) + address(GROUP))
     s.setsockopt(0, MCAST_JOIN_SOURCE, struct.pack("=I4x", 0) + address(GROUP) + address(PEER))
+    feed(stack, [to_group(), to_group(b"other", src="10.0.0.9")])
+    assert taken(s) == [b"hello"]
+
+
+def whole_filter(mode, sources, group=GROUP):
+    """struct ip_msfilter."""
+    return kernel.inet_aton(group) + kernel.inet_aton(US) + struct.pack("=II", mode, len(sources)) + \
+        b"".join(map(kernel.inet_aton, sources))
+
+
+def test_a_filter_is_replaced_as_a_whole(stack):
+    """IP_MSFILTER (RFC 3678 section 4.2): mode 0 excludes, 1 includes."""
+    s = listener(stack)
+    s.setsockopt(0, IP_MULTICAST_ALL, 0)
+    assert code_of(s.setsockopt, 0, IP_MSFILTER, whole_filter(0, [PEER])) == errno.EINVAL      # not joined
+    s.setsockopt(0, IP_ADD, mreq())
+    settle(stack)
+    s.setsockopt(0, IP_MSFILTER, whole_filter(0, [PEER]))
+    assert said(stack) == [("224.0.0.22", [(BLOCK, GROUP, [PEER])])]
+    feed(stack, [to_group(), to_group(b"other", src="10.0.0.9")])
+    assert taken(s) == [b"other"]
+    settle(stack)
+    s.setsockopt(0, IP_MSFILTER, whole_filter(1, ["10.0.0.8", "10.0.0.9"]))
+    assert said(stack) == [("224.0.0.22", [(TO_IN, GROUP, ["10.0.0.8", "10.0.0.9"])])]
+    feed(stack, [to_group(), to_group(b"other", src="10.0.0.9")])
+    assert taken(s) == [b"other"]
+    for wrong in (whole_filter(2, []), whole_filter(0, [PEER])[:-1], whole_filter(0, [PEER])[:15]):
+        assert code_of(s.setsockopt, 0, IP_MSFILTER, wrong) == errno.EINVAL
+    assert code_of(s.setsockopt, 0, IP_MSFILTER, whole_filter(0, [f"10.0.1.{k}" for k in range(11)])) == errno.ENOBUFS
+    settle(stack)
+    s.setsockopt(0, IP_MSFILTER, whole_filter(1, []))                                          # leaves
+    assert said(stack) == [("224.0.0.22", [(BLOCK, GROUP, ["10.0.0.8", "10.0.0.9"])])]
+    assert code_of(s.setsockopt, 0, IP_DROP, mreq()) == errno.EADDRNOTAVAIL
+
+
+def test_a_filter_can_be_named_as_rfc_3678_has_it(stack):
+    """MCAST_MSFILTER, struct group_filter."""
+    def address(text):
+        return struct.pack("=HH4s", 2, 0, kernel.inet_aton(text)) + bytes(120)
+
+    s = listener(stack)
+    s.setsockopt(0, IP_ADD, mreq())
+    s.setsockopt(0, MCAST_MSFILTER, struct.pack("=I4x", 1) + address(GROUP) + struct.pack("=II", 1, 1) + address(PEER))
     feed(stack, [to_group(), to_group(b"other", src="10.0.0.9")])
     assert taken(s) == [b"hello"]
 
