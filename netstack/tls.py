@@ -120,8 +120,8 @@ class Engine:
         try:
             while not self._ended:
                 try:
-                    if self._tls.read(1):
-                        return                                 # application data: that nobody reads it is a reset
+                    self._tls.read(1)
+                    return                                     # application data, or the peer's goodbye
                 except ssl.SSLWantReadError:
                     if self._receiving.locked() or not self._take():
                         return

@@ -240,6 +240,14 @@ def test_tickets_that_nobody_read_are_no_reason_for_a_reset(secure):
     assert server.recv(10) == b""                      # else a ConnectionResetError
 
 
+def test_a_close_behind_the_peer_s_goodbye_returns(secure):
+    client, server = secure
+    server.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        server.unwrap()                                # says goodbye, and waits for ours
+    client.close()
+
+
 def test_application_data_that_nobody_read_is_one(secure):
     client, server = secure
     if not isinstance(client, netstack.socket.socket):
