@@ -130,7 +130,8 @@ class ResolverConfig:
     ----------
     servers : tuple of str or None
         Name servers, ``"192.0.2.53"``, ``"192.0.2.53:5353"``, ``"[2001:db8::53]:53"``. None: those of
-        the DHCP lease; else those of ``/etc/resolv.conf`` that this host can reach, never the machine's loopback.
+        the DHCP lease; else those of ``/etc/resolv.conf`` that this host can reach, those on the machine's loopback
+        only when IP is the kernel's.
         ``()``: ask nobody.
     search : tuple of str or None
         Domains that are tried behind a name with fewer than ``ndots`` dots. With servers given, None is none.

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from netstack.address cimport address_t
+from netstack.link.link cimport port_keeper_t
 from netstack.sock cimport sock_t
 from netstack.tcp.tcb cimport request_t, tcb_t, tcp_t
 from netstack.udp.endpoint cimport udp_endpoint_t
@@ -45,6 +46,7 @@ cdef struct demux_t:
     tw_t *tw_last
     uint32_t tw_count
     sock_t *bound[BIND_BUCKETS]
+    port_keeper_t *keeper        # of ports we share with others; NULL: ours alone
 
 
 cdef inline bint is_tw(void *p) noexcept nogil:
@@ -88,6 +90,9 @@ cdef const address_t *sock_address(const sock_t *sock) noexcept nogil
 cdef bint demux_overlap(const sock_t *sock, const address_t *local, const sock_t *other) noexcept nogil
 cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil
 cdef bint demux_port_in_use(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil
+# May the socket have that port, of which nobody of ours thinks otherwise? It is claimed then, and has to be bound at
+# once. 0 or -errno.
+cdef int demux_claim(demux_t *d, const sock_t *sock, uint16_t port) noexcept nogil
 cdef void demux_bind(demux_t *d, sock_t *sock) noexcept nogil                # its port and address are set
 cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil
 # The first of the chain in which sockets of that kind and port stand; bind_next leads on, also to others.

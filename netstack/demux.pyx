@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from netstack.address cimport address_equal, address_is_any, address_is_v4
-from netstack.sock cimport SF_BOUND, SF_REUSEADDR, SF_REUSEPORT, SF_V6ONLY, SOCK_PING, SOCK_TCP
+from netstack.sock cimport SF_BOUND, SF_REUSEADDR, SF_REUSEPORT, SF_V6ONLY, SOCK_PING, SOCK_TCP, SOCK_UDP
 from netstack.tcp.connection cimport receive_window_field
 from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags
 from netstack.tcp.isn cimport tuple_hash
@@ -18,6 +18,30 @@ cdef enum:
 cdef uint32_t demux_hash(const tcp_t *tcp, const address_t *local, const address_t *remote,
                          uint16_t lport, uint16_t rport) noexcept nogil:
     return <uint32_t> tuple_hash(tcp.secret, local, remote, lport, rport, SALT_DEMUX)
+
+
+# --- ports that others have too ---------------------------------------------------------------------------------------
+
+cdef int demux_claim(demux_t *d, const sock_t *sock, uint16_t port) noexcept nogil:
+    cdef int udp = sock.kind == SOCK_UDP
+    if d.keeper == NULL or (not udp and sock.kind != SOCK_TCP) or d.keeper.users[udp][port]:
+        return 0
+    return d.keeper.claim(d.keeper, udp, port, (sock.flags & SF_REUSEADDR) != 0)
+
+
+cdef inline void port_used(demux_t *d, uint8_t kind, uint16_t port) noexcept nogil:
+    if d.keeper != NULL and kind <= SOCK_UDP:
+        d.keeper.users[kind == SOCK_UDP][port] += 1
+
+
+cdef inline void port_left(demux_t *d, uint8_t kind, uint16_t port) noexcept nogil:
+    """One user less; a port that rests in TIME-WAIT is still one's own (RFC 9293 section 3.6.1)."""
+    cdef int udp = kind == SOCK_UDP
+    if d.keeper == NULL or kind > SOCK_UDP:
+        return
+    d.keeper.users[udp][port] -= 1
+    if d.keeper.users[udp][port] == 0:
+        d.keeper.release(d.keeper, udp, port)
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
@@ -106,6 +130,7 @@ cdef int demux_insert(demux_t *d, tcb_t *tcb) noexcept nogil:
     put(d, tcb, tcb.hash)
     d.count += 1
     tcb.flags |= TF_IN_DEMUX
+    port_used(d, SOCK_TCP, tcb.lport)
     return 0
 
 
@@ -113,6 +138,7 @@ cdef void demux_remove(demux_t *d, tcb_t *tcb) noexcept nogil:
     if tcb.flags & TF_IN_DEMUX:
         tcb.flags &= ~TF_IN_DEMUX
         take_out(d, tcb, tcb.hash)
+        port_left(d, SOCK_TCP, tcb.lport)
 
 
 cdef int demux_request_insert(demux_t *d, request_t *r) noexcept nogil:
@@ -160,15 +186,16 @@ cdef int demux_tw_insert(demux_t *d, const tw_t *like) noexcept nogil:
     d.tw_count += 1
     put(d, <void *> (<uint64_t> tw | 1), tw.hash)
     d.count += 1
+    port_used(d, SOCK_TCP, tw.lport)
     return 0
 
 
 cdef tw_t *demux_time_wait(demux_t *d, tcb_t *tcb, int64_t expires_ns, uint32_t limit) noexcept nogil:
     """Let a record take the connection's place; beyond *limit* records the oldest goes. NULL: no memory, none is kept."""
     cdef tw_t tw
+    cdef tw_t *made = NULL
+    port_used(d, SOCK_TCP, tcb.lport)                  # it must not be given back between one and the other
     demux_remove(d, tcb)
-    if limit == 0:
-        return NULL
     if d.tw_count >= limit and d.tw_first != NULL:
         demux_tw_remove(d, d.tw_first)
     tw.local = tcb.local
@@ -186,7 +213,10 @@ cdef tw_t *demux_time_wait(demux_t *d, tcb_t *tcb, int64_t expires_ns, uint32_t 
     tw.ace = ecn_ack_flags(tcb)
     tw.ecn = ecn_ack_codepoint(tcb)
     tw.expires_ns = expires_ns
-    return d.tw_last if demux_tw_insert(d, &tw) == 0 else NULL
+    if limit and demux_tw_insert(d, &tw) == 0:
+        made = d.tw_last
+    port_left(d, SOCK_TCP, tcb.lport)
+    return made
 
 
 cdef void demux_tw_restart(demux_t *d, tw_t *tw, int64_t expires_ns) noexcept nogil:
@@ -199,6 +229,7 @@ cdef void demux_tw_remove(demux_t *d, tw_t *tw) noexcept nogil:
     tw_unlink(d, tw)
     d.tw_count -= 1
     take_out(d, <void *> (<uint64_t> tw | 1), tw.hash)
+    port_left(d, SOCK_TCP, tw.lport)
     free(tw)
 
 
@@ -290,6 +321,7 @@ cdef void demux_bind(demux_t *d, sock_t *sock) noexcept nogil:
     if sock.flags & SF_BOUND:
         return
     sock.flags |= SF_BOUND
+    port_used(d, sock.kind, sock_port(sock))
     sock.bind_next = d.bound[b]
     d.bound[b] = sock
 
@@ -303,6 +335,7 @@ cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil:
     while at[0] != NULL:
         if at[0] == sock:
             at[0] = sock.bind_next
+            port_left(d, sock.kind, sock_port(sock))
             return
         at = &at[0].bind_next
 

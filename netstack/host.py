@@ -124,7 +124,8 @@ class Host:
             resolver = ResolverConfig(servers=())          # the machine's are out of reach
         self.resolver = Resolver(self._own_addresses, dns, config=resolver, make_socket=self.socket,
                                  interface_index=self.interface_index, learnt=self._learnt_names,
-                                 source_address=lambda destination: self.driver.source_address(destination))
+                                 source_address=lambda destination: self.driver.source_address(destination),
+                                 loopback=link is not None and link.kernel_ip)
         report, self._report = open_report() if visible and service else (-1, None)
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
         self._lease = lease
@@ -398,18 +399,24 @@ class Host:
         return f"<netstack.Host {', '.join(self.addresses) or 'without address'} ({state})>"
 
 
-def attach(name: str | None = None, address: str | Iterable[str] | None = None, *, mtu: int | None = None,
-           wrap=None, **options) -> Host:
-    """Join the router of this machine: a Host with an address from its pool.
+MODES = ("library", "hybrid")
+
+
+def attach(name: str | None = None, address: str | Iterable[str] | None = None, *, mode: str = "library",
+           mtu: int | None = None, wrap=None, **options) -> Host:
+    """Join the network of this machine: a Host with an address of the router's, or with the kernel's.
 
     Parameters
     ----------
     name : str, optional
         Which router, when several run; ``$NETSTACK_ROUTER`` or ``default`` without it.
     address : str or iterable of str, optional
-        Addresses wanted; one that the router chooses by default.
+        Addresses wanted; one that the router chooses, or all that the kernel has, by default.
+    mode : "library" or "hybrid"
+        What is in this process: all of TCP/IP, behind a router; or TCP and UDP, with IP left to the kernel
+        (`netstack.link.KernelIp`, which needs CAP_NET_RAW).
     mtu : int, optional
-        Largest packet in bytes; the router's by default.
+        Largest packet in bytes; the router's, or that of the kernel's devices, by default.
     wrap : callable, optional
         Gets the link and returns the one to use, such as a `netstack.link.PcapWriter` around it.
     options
@@ -421,12 +428,20 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
         No router runs under that name.
     AddressTakenError, PoolEmptyError
         There is no such address to be had.
+    LinkError
+        Hybrid: no CAP_NET_RAW, or the kernel has no such address.
 
     Examples
     --------
     >>> with netstack.attach() as host:                                 # doctest: +SKIP
     ...     server = host.create_server(("", 80))
     """
+    if mode not in MODES:
+        raise ConfigError(f"mode {mode!r}: say one of {', '.join(MODES)}")
+    if mode == "hybrid":
+        if name is not None:
+            raise ConfigError(f"name {name!r}: a hybrid stack has the kernel's IP below it, no router")
+        return _attach_to_kernel(address, mtu, wrap, options)
     from netstack.router.client import attach as ask
 
     lease = ask(name, address, mtu=mtu)
@@ -436,6 +451,18 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
         return Host(link=link, address=addresses, lease=lease, **options)
     except BaseException:
         lease.close()
+        raise
+
+
+def _attach_to_kernel(address: str | Iterable[str] | None, mtu: int | None, wrap, options) -> Host:
+    from netstack.link.kernel_ip import KernelIp
+
+    kernel = KernelIp(address)
+    try:
+        link = kernel if wrap is None else wrap(kernel)
+        return Host(link=link, address=kernel.addresses, mtu=mtu, **options)
+    except BaseException:
+        kernel.close()
         raise
 
 

@@ -19,20 +19,22 @@ def begin() -> None:
     from netstack.patching import patch
 
     settings = json.loads(os.environ[VARIABLE])
-    address = settings.pop("address", None)
+    mode = settings.get("mode", "library")
+    address = settings.get("address") if mode == "hybrid" else settings.pop("address", None)     # the kernel's, shared
     pcap, stats, trace = settings.get("pcap"), settings.get("stats"), settings.get("trace")
     if settings.pop("first", False) is False:
         pcap, stats, trace = (name and f"{name}.{os.getpid()}" for name in (pcap, stats, trace))
     os.environ[VARIABLE] = json.dumps(settings)
-    patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace, settings.get("dns")))
+    patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace, settings.get("dns"), mode))
 
 
 class _Chooser:
     """Gives the host of this process, made on first use; a forked child gets its own."""
 
     def __init__(self, address: str | None, mtu: int | None, pcap: str | None, stats: str | None,
-                 trace: str | None = None, dns: list[str] | None = None) -> None:
+                 trace: str | None = None, dns: list[str] | None = None, mode: str = "library") -> None:
         self._dns = dns
+        self._mode = mode
         self._wanted = (address, pcap)
         self._mtu = mtu
         self._host = None
@@ -46,7 +48,7 @@ class _Chooser:
         if self._host is not None:
             self._host = None
             address, pcap = self._wanted
-            self._wanted = (None, pcap and f"{pcap}.{os.getpid()}")
+            self._wanted = (address if self._mode == "hybrid" else None, pcap and f"{pcap}.{os.getpid()}")
             self._stats = self._stats and f"{self._stats}.{os.getpid()}"
             self._trace = self._trace and f"{self._trace}.{os.getpid()}"
 
@@ -71,7 +73,7 @@ class _Chooser:
             def wrap(link):
                 return PcapWriter(link, pcap)
         resolver = ResolverConfig(servers=tuple(self._dns)) if self._dns else None
-        host = attach(address=address, mtu=self._mtu, wrap=wrap, resolver=resolver)
+        host = attach(address=address, mode=self._mode, mtu=self._mtu, wrap=wrap, resolver=resolver)
         if self._stats:
             atexit.register(self._write_stats)         # before the host closes: it was made later
         if self._trace:

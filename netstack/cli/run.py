@@ -52,14 +52,14 @@ def _failure(text: str, code: int) -> click.ClickException:
 
 def environment(router: dict[str, str], address: str | None, mtu: int | None,
                 pcap: str | None, stats: str | None, trace: str | None = None,
-                dns: tuple[str, ...] = ()) -> dict[str, str]:
+                dns: tuple[str, ...] = (), mode: str = "library") -> dict[str, str]:
     """The program's environment: every Python below it finds its router (``router``) and the startup
     module."""
     pcap = os.path.abspath(pcap) if pcap else None
     stats = os.path.abspath(stats) if stats else None
     trace = os.path.abspath(trace) if trace else None
     settings = {"first": True, "address": address, "mtu": mtu, "pcap": pcap, "stats": stats, "trace": trace,
-                "dns": dns or None}
+                "dns": dns or None, "mode": mode if mode != "library" else None}
     out = dict(os.environ)
     out[VARIABLE] = json.dumps({k: v for k, v in settings.items() if v is not None})
     out.update(router)
@@ -96,9 +96,31 @@ def run_beside(command: list[str], env: dict[str, str]) -> int:
     return child.wait()
 
 
+def run_hybrid(command: list[str], name: str | None, options: tuple) -> None:
+    """Become the program, which has the kernel's IP below it. Without the right to do so, say so here."""
+    from netstack.errors import NetstackError
+    from netstack.link.kernel_ip import KernelIp
+
+    if name is not None:
+        raise click.UsageError("--name needs a router: a hybrid stack has the kernel's IP below it")
+    address, *_ = options
+    try:
+        KernelIp(address).close()
+    except NetstackError as error:
+        raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
+    env = environment({}, *options, mode="hybrid")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, env)
+
+
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--name", metavar="ROUTER", help="The router to join. Default: $NETSTACK_ROUTER, or 'default'.")
-@click.option("--address", metavar="A", help="The address wanted. Default: one that the router chooses.")
+@click.option("--mode", type=click.Choice(["library", "hybrid"]), default="library", show_default=True,
+              help="library: all of TCP/IP in the program, behind a router. hybrid: TCP and UDP in the program, with "
+                   "the kernel's IP and its addresses below (needs CAP_NET_RAW).")
+@click.option("--address", metavar="A", help="The address wanted. Default: one that the router chooses, or all of the "
+                                             "kernel's.")
 @click.option("--mtu", type=click.IntRange(68, 65535), metavar="N", help="Largest packet in bytes.")
 @click.option("--pcap", type=click.Path(dir_okay=False), metavar="FILE", help="Write a capture (pcapng).")
 @click.option("--stats", type=click.Path(dir_okay=False), metavar="FILE", help="At the end, write the counters (JSON).")
@@ -108,7 +130,7 @@ def run_beside(command: list[str], env: dict[str, str]) -> int:
               help="Ask this name server, through the program's own stack. Repeatable. Default: those of "
                    "/etc/resolv.conf that its network reaches.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(name, address, mtu, pcap, stats, trace, dns, program) -> None:
+def command(name, mode, address, mtu, pcap, stats, trace, dns, program) -> None:
     """Run PROGRAM with a TCP/IP stack of its own.
 
     PROGRAM is a Python script, -m MODULE, -c CODE, or any program that is written in Python. It needs no
@@ -120,6 +142,8 @@ def command(name, address, mtu, pcap, stats, trace, dns, program) -> None:
     netstack run --address 10.77.0.9 -- app.py --verbose
     """
     command = command_line(program)
+    if mode == "hybrid":
+        run_hybrid(command, name, (address, mtu, pcap, stats, trace, dns))
     name = router_name(name)
     try:
         with ControlClient(name) as control:

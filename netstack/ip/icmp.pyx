@@ -73,7 +73,8 @@ cdef bint may_answer(const packet_in_t *packet) noexcept nogil:
     cdef uint8_t type
     if packet.broadcast or not address_is_v4(&packet.src) or (packet.piece and packet.fragment.offset):
         return False
-    if not packet.interface.loopback and ipv4_source_is_martian(address_v4(&packet.src)):
+    if not packet.interface.loopback and not packet.interface.kernel_ip and \
+            ipv4_source_is_martian(address_v4(&packet.src)):
         return False
     if packet.protocol == PROTOCOL_ICMP:
         if packet.header_bytes <= packet.header_length:
@@ -264,7 +265,8 @@ cdef DropReason read_embedded(packet_in_t *packet, icmp_message_t *out) noexcept
         return DROP_ICMP_EMBEDDED
     address_from_v4(&out.embedded_src, load_native32(p + 12))
     address_from_v4(&out.embedded_dst, load_native32(p + 16))
-    if not interface_has_address(packet.interface, &out.embedded_src) and not packet.interface.loopback:
+    if not interface_has_address(packet.interface, &out.embedded_src) and not packet.interface.loopback and \
+            not packet.interface.kernel_ip:
         return DROP_ICMP_EMBEDDED
     out.embedded_protocol = p[9]
     out.embedded_length = load_be16(p + 2)

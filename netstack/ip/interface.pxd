@@ -36,6 +36,7 @@ cdef struct interface_t:
     uint16_t link_header         # 14 on Ethernet, 0 on IP media
     uint8_t media
     uint8_t loopback
+    uint8_t kernel_ip            # the kernel has judged addresses, and forwards to itself (LINK_KERNEL_IP)
     uint8_t mac[6]
     uint8_t address_count
     uint8_t prefix_lengths[INTERFACE_ADDRESSES]   # of the 16-byte form: IPv4 /24 is 120

@@ -23,7 +23,7 @@ from netstack.ip.neighbor cimport (
 )
 from netstack.ip.nud cimport NUD_FULL, NUD_NO_ROOM, NUD_UNREACHABLE, NUD_WAIT, nud_advance, nud_resolve
 from netstack.ip.route cimport address_in_prefix
-from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, MEDIA_ETHERNET
+from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, LINK_KERNEL_IP, MEDIA_ETHERNET
 from netstack.wire.arp cimport ARP_LENGTH
 from netstack.wire.byte_order cimport host_to_be32, load_be32
 from netstack.wire.checksum cimport checksum_and_copy, checksum_combine
@@ -43,6 +43,7 @@ cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counter
     ifc.index = index
     ifc.mtu = link.mtu
     ifc.media = link.media
+    ifc.kernel_ip = link.capabilities & LINK_KERNEL_IP != 0
     ifc.link_header = ETHERNET_HEADER if link.media == MEDIA_ETHERNET else 0
     ifc.flushed = 1
     ifc.ask_arp = arp_ask
@@ -182,6 +183,9 @@ cdef DropReason check_addresses(interface_t *ifc, const ipv4_t *ip, packet_in_t 
     cdef uint32_t i
     if ifc.loopback:             # only this stack itself sends here, from and to whatever is its own
         out.broadcast |= first_byte(ip.dst_be) >= 224
+        return DROP_NONE
+    if ifc.kernel_ip:
+        out.broadcast = first_byte(ip.dst_be) >= 224 or interface_is_broadcast(ifc, ip.dst_be)
         return DROP_NONE
     if ipv4_source_is_martian(ip.src_be):
         return DROP_IP_SOURCE

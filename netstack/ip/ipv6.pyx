@@ -72,6 +72,11 @@ cdef DropReason check_addresses(interface_t *ifc, ipv6_t *ip, packet_in_t *out) 
         if address_is_multicast6(&ip.dst):
             out.broadcast = 1
         return DROP_NONE
+    if ifc.kernel_ip:
+        address_set_zone(&ip.src, ifc.index + 1)
+        address_set_zone(&ip.dst, ifc.index + 1)
+        out.broadcast = address_is_multicast6(&ip.dst)
+        return DROP_NONE
     if address_is_multicast6(&ip.src) or (ip.src.hi == 0 and not address_is_unspecified6(&ip.src)):
         return DROP_IP_SOURCE            # a group, ::1, or IPv4 in disguise
     if address_is_link_local(&ip.src):

@@ -1,7 +1,7 @@
 """Links: what moves the frames of a stack. Names load on first use; importing the package stays cheap.
 
 `Wire` joins two stacks of one process, `channel_pair` two processes over shared memory, `Tap` and `Tun`
-reach the kernel, `QueueLink` is filled and emptied by hand.
+reach the kernel, `KernelIp` lets it do all of IP, `QueueLink` is filled and emptied by hand.
 `FaultInjector`, `PcapWriter` and `Tracer` wrap any link.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from netstack.link.channel import ChannelLink, channel_pair
     from netstack.link.fault_injector import FaultInjector
+    from netstack.link.kernel_ip import KernelIp
     from netstack.link.link import Link
     from netstack.link.pcap_writer import PcapWriter
     from netstack.link.queue import QueueLink
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ChannelLink": "channel",
     "FaultInjector": "fault_injector",
+    "KernelIp": "kernel_ip",
     "Link": "link",
     "PcapWriter": "pcap_writer",
     "QueueLink": "queue",
@@ -37,6 +39,7 @@ _MODULES = {
 __all__ = [
     "ChannelLink",
     "FaultInjector",
+    "KernelIp",
     "Link",
     "PcapWriter",
     "QueueLink",

@@ -7,7 +7,7 @@ The memory behind a received frame may belong to another process and may change 
 and read payload bytes once (checksum-and-copy).
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from netstack.clock cimport NEVER          # a deadline that does not come
 
@@ -18,6 +18,8 @@ cdef enum:
 cdef enum:                       # capabilities
     LINK_CHECKSUM_TRUSTED = 1    # the link vouches for checksums: they may be left unverified
     LINK_NO_CHECKSUM = 2         # checksums need not be written either (an explicit choice, never the default)
+    LINK_KERNEL_IP = 4           # IP below the stack is the kernel's: it has judged what arrives, and own addresses, those
+                                 # of the loopback too, are reached through it
 
 cdef enum:                       # how a driver sleeps on a link: the kind of the sleep word
     BELL_LEADER = 1              # the leader, or any plain sleeper
@@ -30,6 +32,13 @@ cdef struct frame_t:
     const uint8_t *body
     uint32_t head_length         # bytes
     uint32_t body_length         # bytes
+
+
+cdef struct port_keeper_t:
+    # Who shares the ports of our addresses: asked before a socket gets one, told when the last user of it has gone.
+    uint32_t *users[2]           # by port, kept by `demux`: sockets, connections, TIME-WAIT records; [0] TCP, [1] UDP
+    int (*claim)(port_keeper_t *self, int udp, uint16_t port, bint reuse) noexcept nogil      # 0 or -errno
+    void (*release)(port_keeper_t *self, int udp, uint16_t port) noexcept nogil
 
 
 cdef struct link_t:
@@ -62,6 +71,10 @@ cdef struct link_t:
     # to do then, under the stack's lock: the link is dead when what the process had sent is taken.
     int (*peer_fd)(link_t *self) noexcept nogil
     void (*peer_died)(link_t *self) noexcept nogil
+    # --- links whose addresses others use too; NULL: none are. route: the source address towards dst, both 16 bytes with
+    # IPv4 mapped; 0 or -errno.
+    port_keeper_t *ports
+    int (*route)(link_t *self, const uint8_t *dst, uint8_t *src) noexcept nogil
 
 
 cdef void link_init(link_t *link) noexcept nogil

@@ -82,6 +82,8 @@ cdef class Link:
         Largest IP packet in bytes.
     media : str
         ``"ip"`` or ``"ethernet"``.
+    kernel_ip : bool
+        IP below is the kernel's, its loopback included.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -94,6 +96,10 @@ cdef class Link:
     @property
     def media(self):
         return "ethernet" if self.link.media == MEDIA_ETHERNET else "ip"
+
+    @property
+    def kernel_ip(self):
+        return bool(self.link.capabilities & LINK_KERNEL_IP)
 
     def close(self):
         """Give back what the link holds. Closing twice is allowed."""

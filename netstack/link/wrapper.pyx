@@ -93,6 +93,11 @@ cdef void pass_peer_died(link_t *self) noexcept nogil:
     inner.peer_died(inner)
 
 
+cdef int pass_route(link_t *self, const uint8_t *dst, uint8_t *src) noexcept nogil:
+    cdef link_t *inner = below(self)
+    return inner.route(inner, dst, src)
+
+
 cdef void wrapper_init(link_t *outer, wrapper_t *state, link_t *inner) noexcept nogil:
     """Make ``outer`` look like ``inner`` and pass everything on."""
     state.inner = inner
@@ -116,6 +121,9 @@ cdef void wrapper_init(link_t *outer, wrapper_t *state, link_t *inner) noexcept 
     outer.peer_cpu = pass_peer_cpu
     outer.peer_fd = pass_peer_fd
     outer.peer_died = pass_peer_died
+    outer.ports = inner.ports
+    if inner.route != NULL:
+        outer.route = pass_route
 
 
 cdef class Wrapper(Link):

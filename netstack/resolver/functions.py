@@ -63,19 +63,24 @@ class Resolver:
         Servers and search domains that the network told the host.
     source_address : callable, optional
         The address that packets to a literal address leave from, None where there is no way; without it none has one.
+    loopback : bool
+        The host shares the kernel's loopback.
     """
 
     def __init__(self, addresses: Callable[[], list[str]], dns: bool | str = True, *,
                  config: ResolverConfig | None = None, make_socket: Callable[[int, int], Any] | None = None,
                  interface_index: Callable[[str], int] | None = None, learnt: Learnt | None = None,
-                 source_address: Callable[[str], str | None] = lambda _: None) -> None:
+                 source_address: Callable[[str], str | None] = lambda _: None,
+                 loopback: bool = False) -> None:
         self._addresses = addresses
         self.dns = dns
         self._config = config or ResolverConfig()
         self._hosts = HostsFile(self._config.hosts)
         self._source_address = source_address
         self._interface_index = interface_index or self._no_interface
-        self.stub = Stub(self._config, make_socket, learnt=learnt) if make_socket is not None else None
+        self.stub: Stub | None = None
+        if make_socket is not None:
+            self.stub = Stub(self._config, make_socket, learnt=learnt, loopback=loopback)
 
     @staticmethod
     def _no_interface(name: str) -> int:

@@ -34,10 +34,10 @@ def _number(text: str, most: int) -> int:
     return min(int(text[:20]), most) if text.isascii() and text.isdigit() else 0
 
 
-def parse_resolv_conf(text: str, own_name: str = "") -> Settings:
+def parse_resolv_conf(text: str, own_name: str = "", loopback: bool = False) -> Settings:
     """Read the text of the file; lines that nobody understands are passed over.
 
-    Servers on a loopback address are left out: they are on the kernel's loopback, which no host of ours shares.
+    Servers on a loopback address are left out unless *loopback* says that the host shares the kernel's.
     """
     servers: list[tuple[str, int]] = []
     search = [own_name.partition(".")[2]] if "." in own_name else []
@@ -48,7 +48,7 @@ def parse_resolv_conf(text: str, own_name: str = "") -> Settings:
             continue
         if word == "nameserver" and len(servers) < SERVERS_MOST:
             try:
-                if not ipaddress.ip_address(rest[0]).is_loopback:
+                if loopback or not ipaddress.ip_address(rest[0]).is_loopback:
                     servers.append((rest[0], 53))
             except ValueError:
                 continue
@@ -82,10 +82,14 @@ class SettingsSource:
         The machine's file.
     learnt : callable, optional
         Servers and search domains that the network told the host: they take the place of the machine's.
+    loopback : bool
+        The host shares the kernel's loopback, and servers there.
     """
 
-    def __init__(self, config: ResolverConfig, path: str = PATH, learnt: Learnt | None = None) -> None:
+    def __init__(self, config: ResolverConfig, path: str = PATH, learnt: Learnt | None = None,
+                 loopback: bool = False) -> None:
         self._config = config
+        self._loopback = loopback
         self._learnt = learnt
         self._path = path
         self._lock = threading.Lock()
@@ -130,5 +134,6 @@ class SettingsSource:
                     text = file.read()
             except OSError:
                 stamp = None
-            self._settings, self._seen = self._merge(parse_resolv_conf(text, _kernel.gethostname())), stamp
+            machine = parse_resolv_conf(text, _kernel.gethostname(), self._loopback)
+            self._settings, self._seen = self._merge(machine), stamp
             return self._settings

@@ -78,11 +78,14 @@ class Stub:
         Seconds that never go back.
     learnt : callable, optional
         Servers and search domains that the network told the host.
+    loopback : bool
+        The host shares the kernel's loopback.
     """
 
     def __init__(self, config: ResolverConfig, make_socket: Callable[[int, int], Any],
-                 clock: Callable[[], float] = time.monotonic, learnt: Learnt | None = None) -> None:
-        self.settings = SettingsSource(config, learnt=learnt)
+                 clock: Callable[[], float] = time.monotonic, learnt: Learnt | None = None,
+                 loopback: bool = False) -> None:
+        self.settings = SettingsSource(config, learnt=learnt, loopback=loopback)
         self.cache: Cache[Reply] = Cache(config.cache, clock)
         self._edns = config.edns
         self._make_socket = make_socket

@@ -119,6 +119,7 @@ cdef void free_sock(stack_t *stack, sock_t *sock) noexcept nogil:
 
 cdef void stack_destroy(stack_t *stack) noexcept nogil:
     cdef uint32_t i
+    stack.demux.keeper = NULL                          # it is a link's, which may be gone
     while stack.sock_count:
         free_sock(stack, stack.socks[stack.sock_count - 1])
     free(stack.socks)
@@ -184,6 +185,8 @@ cdef interface_t *stack_add_interface(stack_t *stack, link_t *link) noexcept nog
     ifc.change_route = change_route
     ifc.random = stack.tcp.random
     ifc.secret = stack.tcp.secret
+    if link.ports != NULL:
+        stack.demux.keeper = link.ports
     stack.interfaces[stack.interface_count] = ifc
     stack.interface_count += 1
     return ifc
@@ -347,7 +350,7 @@ cdef int stack_route(const stack_t *stack, const address_t *dst, address_t *next
     cdef int i
     if stack_is_local(stack, dst):
         next_hop[0] = dst[0]
-        return stack.interface_count - 1               # the loopback is last
+        return 0 if stack.interfaces[0].kernel_ip else stack.interface_count - 1       # the loopback is last
     if address_is_link_local(dst) or address_is_multicast6(dst):
         next_hop[0] = dst[0]                           # one of our links, the first where a group names none
         i = <int> address_zone(dst) - 1 if address_is_link_local(dst) else 0
@@ -366,6 +369,8 @@ cdef bint stack_source(const stack_t *stack, int interface, const address_t *dst
     if stack_is_local(stack, dst):
         out[0] = dst[0]
         return True
+    if ifc.link.route != NULL:
+        return ifc.link.route(ifc.link, <const uint8_t *> dst, <uint8_t *> out) == 0
     if not address_is_v4(dst):
         if source_address(ifc, dst, stack.tcp.now_ns, out):
             return True

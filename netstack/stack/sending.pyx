@@ -349,7 +349,7 @@ cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *da
         return -EAGAIN
     if r == -EINVAL or r == -ENOMEM:
         return r
-    if (way.broadcast or (way.group and ep.multicast_loop)) and not way.ifc.loopback and (
+    if ((way.broadcast and not way.ifc.kernel_ip) or (way.group and ep.multicast_loop)) and not way.ifc.loopback and (
             v4 or ipv6_listens(way.ifc, &to.address)):
         # Whoever listens here hears it too (RFC 1112 section 6.1); a full loopback loses it.
         way.mtu = stack.interfaces[stack.interface_count - 1].mtu

@@ -13,7 +13,7 @@ from netstack.address cimport (
     address_set_zone, address_t, address_v4, address_zone,
 )
 from netstack.demux cimport (
-    as_tw, demux_bind, demux_find, demux_hash, demux_insert, demux_overlap, demux_port_in_use, demux_port_taken, demux_tw_remove,
+    as_tw, demux_bind, demux_claim, demux_find, demux_hash, demux_insert, demux_overlap, demux_port_in_use, demux_port_taken, demux_tw_remove,
     demux_unbind, is_tw,
 )
 from netstack.ip.interface cimport CLAIM_FULL, CLAIM_OK, interface_is_broadcast
@@ -159,9 +159,17 @@ cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) no
     """A port nobody is bound to, at random over the whole range (RFC 6056 section 3.3.1); 0: all taken."""
     cdef uint32_t first = stack.tcp.config.port_first, n = stack.tcp.config.port_last - first + 1
     cdef uint32_t offset = random_below(&stack.tcp, n), i
+    cdef uint16_t port
+    cdef int r
     for i in range(n):
-        if not demux_port_taken(&stack.demux, sock, local, <uint16_t> (first + (offset + i) % n)):
-            return <uint16_t> (first + (offset + i) % n)
+        port = <uint16_t> (first + (offset + i) % n)
+        if demux_port_taken(&stack.demux, sock, local, port):
+            continue
+        r = demux_claim(&stack.demux, sock, port)
+        if r == 0:
+            return port
+        if r != -EADDRINUSE:                           # no descriptor is left for any
+            return 0
     return 0
 
 
@@ -192,6 +200,10 @@ cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexce
     elif demux_port_taken(&stack.demux, sock, &e.address, e.port) or (
             sock.kind == SOCK_TCP and demux_port_in_use(&stack.demux, sock, &e.address, e.port)):
         return -EADDRINUSE
+    else:
+        r = demux_claim(&stack.demux, sock, e.port)
+        if r < 0:
+            return r
     set_local(sock, &e.address, e.port)
     demux_bind(&stack.demux, sock)
     return 0
@@ -416,6 +428,7 @@ cdef bint choose_port(stack_t *stack, tcb_t *tcb) noexcept nogil:
     """An unpredictable port: random tries first, then every port from a random one on (RFC 6056)."""
     cdef uint32_t first = stack.tcp.config.port_first, n = stack.tcp.config.port_last - first + 1
     cdef uint32_t offset = random_below(&stack.tcp, n), i
+    cdef int r
     for i in range(n + PORT_TRIES):
         if i < PORT_TRIES:
             tcb.lport = <uint16_t> (first + random_below(&stack.tcp, n))
@@ -424,7 +437,11 @@ cdef bint choose_port(stack_t *stack, tcb_t *tcb) noexcept nogil:
         tcb.hash = demux_hash(&stack.tcp, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
         if demux_find(&stack.demux, tcb.hash, &tcb.local, &tcb.remote, tcb.lport, tcb.rport) == NULL and \
                 not demux_port_taken(&stack.demux, &tcb.sock, &tcb.local, tcb.lport):
-            return True
+            r = demux_claim(&stack.demux, &tcb.sock, tcb.lport)
+            if r == 0:
+                return True
+            if r != -EADDRINUSE:
+                return False
     return False
 
 
