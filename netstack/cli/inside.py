@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import threading
+from typing import Any
 
 VARIABLE = "NETSTACK_RUN"        # settings for the Python programs below, JSON
 
@@ -25,15 +26,18 @@ def begin() -> None:
     if settings.pop("first", False) is False:
         pcap, stats, trace = (name and f"{name}.{os.getpid()}" for name in (pcap, stats, trace))
     os.environ[VARIABLE] = json.dumps(settings)
-    patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace, settings.get("dns"), mode))
+    patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace, settings.get("dns"), mode,
+                   settings.get("emulation")))
 
 
 class _Chooser:
     """Gives the host of this process, made on first use; a forked child gets its own."""
 
     def __init__(self, address: str | None, mtu: int | None, pcap: str | None, stats: str | None,
-                 trace: str | None = None, dns: list[str] | None = None, mode: str = "library") -> None:
+                 trace: str | None = None, dns: list[str] | None = None, mode: str = "library",
+                 emulation: dict[str, Any] | None = None) -> None:
         self._dns = dns
+        self._emulation = emulation
         self._mode = mode
         self._wanted = (address, pcap)
         self._mtu = mtu
@@ -66,12 +70,18 @@ class _Chooser:
         from netstack.host import attach
 
         address, pcap = self._wanted
-        wrap = None
-        if pcap:
-            from netstack.link import PcapWriter
 
-            def wrap(link):
-                return PcapWriter(link, pcap)
+        def wrap(link):
+            if self._emulation:
+                from netstack.link.emulation import Emulation
+
+                link = Emulation(**self._emulation).around(link)
+            if pcap:
+                from netstack.link import PcapWriter
+
+                link = PcapWriter(link, pcap)          # what the stack itself sends and hears
+            return link
+
         resolver = ResolverConfig(servers=tuple(self._dns)) if self._dns else None
         host = attach(address=address, mode=self._mode, mtu=self._mtu, wrap=wrap, resolver=resolver)
         if self._stats:

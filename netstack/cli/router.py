@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from netstack.cli.bad_link import bad_link
 from netstack.errors import NetstackError
 
 
@@ -49,8 +50,8 @@ def wait_for_signal() -> int:
     "--uplink",
     "uplinks",
     multiple=True,
-    metavar="tap:NAME[,address=A/N][,gateway=A]",
-    help="Way to the outside. Repeatable.",
+    metavar="tap:NAME[,address=A/N][,gateway=A][,delay=TIME]...",
+    help="Way to the outside; with delay, jitter, rate, loss, queue, seed a bad one. Repeatable.",
 )
 @click.option(
     "--backend",
@@ -83,7 +84,8 @@ def wait_for_signal() -> int:
     help="Most stacks at a time.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
-def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, quiet):
+@bad_link("between each stack and the router")
+def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, quiet, emulation):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
@@ -108,6 +110,7 @@ def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_atta
             mtu=mtu,
             ring_capacity=None if ring_capacity is None else size_bytes(ring_capacity),
             max_attachments=max_attachments,
+            emulation=emulation,
         )
     except (NetstackError, OSError, ValueError) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error

@@ -9,13 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from netstack.cli.bad_link import bad_link
 from netstack.cli.inside import VARIABLE
 from netstack.errors import NoRouterError
 from netstack.router.client import ControlClient
 from netstack.router.paths import NAME_VARIABLE, router_name
+
+if TYPE_CHECKING:
+    from netstack.link.emulation import Emulation
 
 # Signals that mean the program, when it is a child of ours: a terminal sends the first two to both by itself.
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -52,14 +57,15 @@ def _failure(text: str, code: int) -> click.ClickException:
 
 def environment(router: dict[str, str], address: str | None, mtu: int | None,
                 pcap: str | None, stats: str | None, trace: str | None = None,
-                dns: tuple[str, ...] = (), mode: str = "library") -> dict[str, str]:
+                dns: tuple[str, ...] = (), emulation: Emulation | None = None, mode: str = "library") -> dict[str, str]:
     """The program's environment: every Python below it finds its router (``router``) and the startup
     module."""
     pcap = os.path.abspath(pcap) if pcap else None
     stats = os.path.abspath(stats) if stats else None
     trace = os.path.abspath(trace) if trace else None
     settings = {"first": True, "address": address, "mtu": mtu, "pcap": pcap, "stats": stats, "trace": trace,
-                "dns": dns or None, "mode": mode if mode != "library" else None}
+                "dns": dns or None, "mode": mode if mode != "library" else None,
+                "emulation": {**emulation.settings, "seed": emulation.seed} if emulation else None}
     out = dict(os.environ)
     out[VARIABLE] = json.dumps({k: v for k, v in settings.items() if v is not None})
     out.update(router)
@@ -96,6 +102,15 @@ def run_beside(command: list[str], env: dict[str, str]) -> int:
     return child.wait()
 
 
+def end(code: int) -> NoReturn:
+    """End as the program did, for whoever waits for us."""
+    if code < 0:
+        with contextlib.suppress(OSError):                 # SIGKILL has no handler
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
 def run_hybrid(command: list[str], name: str | None, options: tuple) -> None:
     """Become the program, which has the kernel's IP below it. Without the right to do so, say so here."""
     from netstack.errors import NetstackError
@@ -129,8 +144,9 @@ def run_hybrid(command: list[str], name: str | None, options: tuple) -> None:
 @click.option("--dns", multiple=True, metavar="SERVER", callback=name_servers,
               help="Ask this name server, through the program's own stack. Repeatable. Default: those of "
                    "/etc/resolv.conf that its network reaches.")
+@bad_link("below the stack")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(name, mode, address, mtu, pcap, stats, trace, dns, program) -> None:
+def command(name, mode, address, mtu, pcap, stats, trace, dns, program, emulation) -> None:
     """Run PROGRAM with a TCP/IP stack of its own.
 
     PROGRAM is a Python script, -m MODULE, -c CODE, or any program that is written in Python. It needs no
@@ -143,7 +159,7 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, program) -> None:
     """
     command = command_line(program)
     if mode == "hybrid":
-        run_hybrid(command, name, (address, mtu, pcap, stats, trace, dns))
+        run_hybrid(command, name, (address, mtu, pcap, stats, trace, dns, emulation))
     name = router_name(name)
     try:
         with ControlClient(name) as control:
@@ -151,7 +167,7 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, program) -> None:
     except NoRouterError:
         pass
     else:
-        env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats, trace, dns)
+        env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats, trace, dns, emulation)
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(command[0], command, env)
@@ -161,10 +177,6 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, program) -> None:
     with Router() as router:
         print(f"netstack run: no router named {name!r} is running: this program has a private one",
               file=sys.stderr, flush=True)
-        code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats, trace, dns))
-    if code < 0:
-        # End as the program did, for whoever waits for us.
-        with contextlib.suppress(OSError):                 # SIGKILL has no handler
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    sys.exit(code)
+        code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats, trace, dns,
+                                               emulation))
+    end(code)

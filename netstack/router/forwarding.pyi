@@ -1,5 +1,6 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from rings.spsc_ring import ConsumerRing, ProducerRing
 
@@ -18,7 +19,17 @@ class Forwarder:
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def close(self) -> None: ...
-    def run_once(self) -> int: ...
+    def run_once(self, now_ns: int | None = None) -> int: ...
+    def emulate(
+        self,
+        ident: int,
+        *,
+        seed: int = 0,
+        output: Mapping[str, Any] | None = None,
+        input: Mapping[str, Any] | None = None,
+        **both: Any,
+    ) -> None: ...
+    def emulated(self, ident: int) -> dict[str, dict[str, int]] | None: ...
     def fileno(self) -> int: ...
     def add_stack(
         self,

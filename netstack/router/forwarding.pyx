@@ -11,12 +11,16 @@ import os
 
 from netstack.address cimport address_equal, address_format, address_is_v4, address_parse, address_t, address_v4
 from netstack.errors import ConfigError
+from netstack.link.fault_injector cimport configure, line_stats
+from netstack.link.impairment cimport line_init
+from netstack.link.link cimport MEDIA_IP
+from netstack.router.emulation cimport wire_clear, wire_free, wire_new
 from netstack.router.port import Drop
 from netstack.router.port cimport (
-    DROP_COUNT, DROP_DETACHED, MAX_PORT_ADDRESSES, PORT_ACTIVE, port_clear_queue, port_counters_t, PORT_FAILED,
-    PORT_STACK, port_t, PORT_TAP,
+    DROP_COUNT, DROP_DETACHED, DROP_OLD_EPOCH, MAX_PORT_ADDRESSES, PORT_ACTIVE, port_clear_queue, port_counters_t, PORT_FAILED,
+    PORT_STACK, port_t, PORT_TAP, wire_t,
 )
-from netstack.router.rounds cimport close_descriptors, one_round, run
+from netstack.router.rounds cimport close_descriptors, one_round, round_at, run
 from netstack.router.state cimport (
     MAX_NETWORKS, enter, forwarder_t, leave, network_t, pthread_mutex_t, pthread_t,
 )
@@ -109,6 +113,11 @@ cdef void add_counters(port_counters_t *total, const port_counters_t *c) noexcep
         t[i] += s[i]
 
 
+cdef uint64_t waiting(const port_t *port) noexcept nogil:
+    """Packets for the port that are neither out nor dropped."""
+    return port.queue_packets + (port.wire.out.count if port.wire != NULL else 0)
+
+
 cdef str failure_name(port_t *port):
     if port.kind == PORT_STACK and memory_lost(&port.watch):
         return "truncated"
@@ -182,6 +191,7 @@ cdef class Forwarder:
             self.stop()
         for i in range(f.n_active):
             port_clear_queue(f.active[i], DROP_DETACHED)
+            wire_free(f.active[i].wire)
             if f.active[i].uplink != NULL:
                 tap_free(<tap_t *> f.active[i].uplink)
                 free(f.active[i].uplink)
@@ -228,11 +238,12 @@ cdef class Forwarder:
         self.stop()
         close_descriptors(self.f)
 
-    def run_once(self):
-        """One round in the calling thread (without `start`); returns how many packets it took."""
+    def run_once(self, now_ns=None):
+        """One round in the calling thread (without `start`), at a time of any clock; returns how many packets it took."""
         cdef int n
+        cdef int64_t now = -1 if now_ns is None else now_ns
         with nogil:
-            n = one_round(self.f)
+            n = one_round(self.f) if now < 0 else round_at(self.f, now)
         return n
 
     def fileno(self):
@@ -416,10 +427,15 @@ cdef class Forwarder:
                 f.default_uplink = NULL
             if port.muted_until_ns:
                 f.n_muted -= 1
-            port_clear_queue(port, DROP_DETACHED)
-            if port.uplink != NULL:
+            if port.uplink != NULL:                    # what waits for a neighbour
                 port.counters.drops_out[<int> DROP_DETACHED] += port.queue_packets
                 tap_free(<tap_t *> port.uplink)
+            port_clear_queue(port, DROP_DETACHED)
+            if port.wire != NULL:
+                wire_clear(port, DROP_DETACHED)
+                wire_free(port.wire)
+                port.wire = NULL
+                f.wires -= 1
             add_counters(&f.retired, &port.counters)
             leave(f)
         values = dict(zip(counter_names(), counter_values(&port.counters, 0)))
@@ -443,6 +459,62 @@ cdef class Forwarder:
                 found.append((f.active[i].id, failure_name(f.active[i])))
         leave(f)
         return found
+
+    def emulate(self, uint64_t ident, *, uint64_t seed=0, output=None, input=None, **both):
+        """Put a bad link between a port and the router, or change the one there is.
+
+        Parameters
+        ----------
+        ident : int
+            The port.
+        seed : int
+            Same seed, same packets at the same times: same fate. It counts when the link is made.
+        output, input : mapping, optional
+            Impairments towards the stack or uplink, and from it: ``delay``, ``jitter``, ``rate``, ``loss`` and ``queue``
+            as `netstack.link.FaultInjector` knows them.
+        **both
+            Impairments of both directions.
+        """
+        cdef port_t *port = self.port(ident)
+        cdef wire_t *fresh = NULL
+        unknown = {*both, *(output or {}), *(input or {})} - {"delay", "jitter", "rate", "loss", "queue"}
+        if unknown:
+            raise TypeError(f"no impairment {', '.join(sorted(unknown))}: there are delay, jitter, rate, loss, queue")
+        fresh = wire_new()
+        line_init(&fresh.out, 2 * seed)
+        line_init(&fresh.back, 2 * seed + 1)
+        fresh.out.media = fresh.back.media = MEDIA_IP
+        try:                                       # in the clear first: what is wrong raises here
+            configure(&fresh.out, {**both, **(output or {})})
+            configure(&fresh.back, {**both, **(input or {})})
+        except BaseException:
+            wire_free(fresh)
+            raise
+        with nogil:
+            enter(self.f)
+        try:
+            if port.wire == NULL:
+                port.wire, fresh = fresh, NULL
+                self.f.wires += 1
+            else:
+                configure(&port.wire.out, {**both, **(output or {})})
+                configure(&port.wire.back, {**both, **(input or {})})
+        finally:
+            leave(self.f)
+            wire_free(fresh)
+            doorbell_kick(self.f.wake_fd)
+
+    def emulated(self, uint64_t ident):
+        """What became of the packets on a port's emulated link, as `netstack.link.FaultInjector.stats`; None without one."""
+        cdef port_t *port = self.port(ident)
+        if port.wire == NULL:
+            return None
+        with nogil:
+            enter(self.f)
+        try:
+            return {"output": line_stats(&port.wire.out), "input": line_stats(&port.wire.back)}
+        finally:
+            leave(self.f)
 
     # ---- addresses
 
@@ -575,6 +647,8 @@ cdef class Forwarder:
         with nogil:
             enter(self.f)
             port.epoch += 1
+            if port.wire != NULL:
+                wire_clear(port, DROP_OLD_EPOCH)
             leave(self.f)
 
     # ---- counting
@@ -591,12 +665,12 @@ cdef class Forwarder:
             enter(self.f)
             if port != NULL:
                 total = port.counters
-                queued = port.queue_packets
+                queued = waiting(port)
             else:
                 total = self.f.retired
                 for i in range(self.f.n_active):
                     add_counters(&total, &self.f.active[i].counters)
-                    queued += self.f.active[i].queue_packets
+                    queued += waiting(self.f.active[i])
             leave(self.f)
         return counter_values(&total, queued)
 
@@ -631,7 +705,7 @@ cdef class Forwarder:
             unbalanced(&total, 0, "retired", broken)
             for i in range(self.f.n_active):
                 c = &self.f.active[i].counters
-                unbalanced(c, self.f.active[i].queue_packets, f"port {self.f.active[i].id}", broken)
+                unbalanced(c, waiting(self.f.active[i]), f"port {self.f.active[i].id}", broken)
                 add_counters(&total, c)
             if total.forwarded + total.generated != total.to_packets:
                 broken.append(f"router: forwarded {total.forwarded} + generated {total.generated} != "

@@ -2,7 +2,7 @@
 
 Conservation, for every port and at any moment:
     in_packets  = forwarded + consumed + sum(drops_in)
-    to_packets  = out_packets + sum(drops_out) + queued
+    to_packets  = out_packets + sum(drops_out) + queued      (on an emulated link: and under way)
 and for the router: sum(forwarded) + generated = sum(to_packets).
 """
 
@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from netstack.address cimport address_t
+from netstack.link.impairment cimport line_t
 from netstack.router.table cimport entry_t
 from rings.mapping cimport memory_watch_t
 from rings.spsc_ring cimport RING_FRAME, RING_OK, ring_claim, ring_commit, ring_consumer_t, ring_producer_t
@@ -36,6 +37,7 @@ cpdef enum Drop:
     DROP_NEIGHBOR            # no answer to ARP, or too many wait for one
     DROP_LINK                # the uplink device refused or lost it
     DROP_NO_MEMORY
+    DROP_EMULATED            # lost on an emulated link, or its queue was full
     DROP_COUNT               # how many there are
 
 
@@ -67,8 +69,8 @@ cdef struct port_counters_t:
     uint64_t spurious        # of those, with nothing to do
     uint64_t header_errors   # records that an error of memory destroyed, never counted as packets
     uint64_t neighbor_conflicts  # claims to the address of a neighbour of an uplink with another hardware address
-    uint64_t drops_in[20]    # by Drop
-    uint64_t drops_out[20]
+    uint64_t drops_in[21]    # by Drop
+    uint64_t drops_out[21]
 
 
 cdef struct packet_t:
@@ -92,6 +94,12 @@ cdef struct queued_t:
 cdef struct bucket_t:        # token bucket
     int64_t credit_ns
     int64_t last_ns
+
+
+cdef struct wire_t:          # an emulated link between port and router
+    line_t out               # towards the stack or uplink
+    line_t back
+    uint8_t *scratch
 
 
 cdef struct port_t:
@@ -134,6 +142,7 @@ cdef struct port_t:
     int64_t muted_until_ns
     bucket_t icmp_bucket
     bucket_t rst_bucket
+    wire_t *wire             # NULL: none
     port_counters_t counters
 
 

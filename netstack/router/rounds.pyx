@@ -8,6 +8,7 @@ neither reads nor writes (security R10); one that rings without sending is not l
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close, read
 
+from netstack.router.emulation cimport wire_deadline
 from netstack.router.port cimport PORT_ACTIVE, port_fail, port_ring, PORT_STACK, port_t, PORT_TAP
 from netstack.router.routing cimport visit
 from netstack.router.state cimport enter, forwarder_t, leave
@@ -30,6 +31,16 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLIN
         EPOLLET
         EPOLL_CTL_MOD
+
+cdef extern from "<poll.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    struct pollfd:
+        int fd
+        short events
+    int ppoll(pollfd *, unsigned long, const timespec *, const void *)
+    enum: POLLIN
 
 cdef extern from "rings/cache_line.h" nogil:
     void cpu_relax()
@@ -59,12 +70,16 @@ cdef void fail_truncated(forwarder_t *f) noexcept nogil:
 
 
 cdef int one_round(forwarder_t *f) noexcept nogil:
+    return round_at(f, doorbell_now_ns())
+
+
+cdef int round_at(forwarder_t *f, int64_t now_ns) noexcept nogil:
     """Visit every port once. Control can come in between two visits."""
     cdef int n, total = 0
     cdef uint32_t i = 0, busy = 0
     enter(f)
     f.rounds += 1
-    f.now_ns = doorbell_now_ns()
+    f.now_ns = now_ns
     while i < f.n_active:
         n = visit(f, f.active[i])
         total += n
@@ -133,6 +148,8 @@ cdef int64_t prepare_sleep(forwarder_t *f) noexcept nogil:
         port = f.active[i]
         if port.state != PORT_ACTIVE:
             continue
+        if port.wire != NULL and wire_deadline(port) < until:
+            until = wire_deadline(port)
         if port.kind == PORT_TAP:
             if (<tap_t *> port.uplink).next_deadline_ns < until:
                 until = (<tap_t *> port.uplink).next_deadline_ns
@@ -175,6 +192,19 @@ cdef void take_events(forwarder_t *f, epoll_event *events, int n) noexcept nogil
                 mute(f, port)
 
 
+cdef int sleep_finely(int epoll_fd, int64_t wait_ns, epoll_event *events) noexcept nogil:
+    """`epoll_wait` counts milliseconds, too coarse for packets under way."""
+    cdef pollfd one
+    cdef timespec limit
+    one.fd = epoll_fd
+    one.events = POLLIN
+    limit.tv_sec = wait_ns // 1000000000
+    limit.tv_nsec = wait_ns % 1000000000
+    if ppoll(&one, 1, &limit, NULL) <= 0:
+        return 0
+    return epoll_wait(epoll_fd, events, EVENTS, 0)
+
+
 cdef void *run(void *argument) noexcept nogil:
     """The data thread: rounds while there is work, a little spinning if a core is free for it, sleep."""
     cdef forwarder_t *f = <forwarder_t *> argument
@@ -203,7 +233,10 @@ cdef void *run(void *argument) noexcept nogil:
         if wait_ns == 0:
             continue
         f.sleeps += 1
-        n = epoll_wait(f.epoll_fd, events, EVENTS, <int> ((wait_ns + 999999) // 1000000))
+        if f.wires:
+            n = sleep_finely(f.epoll_fd, wait_ns, events)
+        else:
+            n = epoll_wait(f.epoll_fd, events, EVENTS, <int> ((wait_ns + 999999) // 1000000))
         enter(f)
         f.now_ns = doorbell_now_ns()
         take_events(f, events, n)

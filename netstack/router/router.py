@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import itertools
 import logging
 import os
 import secrets
@@ -16,8 +17,11 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
 
 from netstack.errors import ConfigError, LinkError, RouterError
+from netstack.link.emulation import Emulation
 from netstack.router import protocol
 from netstack.router.control import FAR_AWAY, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
@@ -103,6 +107,9 @@ class Router:
         Bytes kept in private memory for one stack whose ring is full, before its packets are dropped.
     spin_us : int
         How long the data thread looks at the rings before it sleeps, when a core is free for that.
+    emulation : mapping or Emulation, optional
+        A bad link between each stack and the router, ``{"delay": "5ms", "loss": 0.01}``: see
+        `netstack.link.emulation.Emulation`. Stacks get dice of their own, in the order in which they attach.
     allowed_uids : iterable of int
         Further users whose stacks may attach; needs ``backend="memfd"``.
 
@@ -133,6 +140,7 @@ class Router:
         max_attachments: int = 1024,
         queue_limit: int = 1 << 20,
         spin_us: int = 50,
+        emulation: Mapping[str, Any] | Emulation | None = None,
         allowed_uids=(),
     ):
         if backend not in ("posix", "memfd"):
@@ -150,6 +158,8 @@ class Router:
 
             ring_capacity = default_capacity()
         configs = [UplinkConfig.parse(text) for text in uplinks]
+        self._emulation = Emulation.of(emulation)
+        self._seeds = itertools.count(self._emulation.seed or 0) if self._emulation else None
         self.name = name if name is not None else "private-" + secrets.token_hex(6)
         self.backend = backend
         self.mtu = mtu
@@ -183,6 +193,9 @@ class Router:
         self._control.start()
         _living.add(self)
         log.info("router %s: pool %s, control socket %s", self.name, self._pool.network, self.path)
+        for what, bad in (("each stack", self._emulation), *((f"uplink {c.name}", c.emulation) for c in configs)):
+            if bad is not None:
+                log.info("router %s: a bad link to %s: %s, seed %d", self.name, what, bad.settings, bad.seed)
 
     # ---- what programs use
 
@@ -435,6 +448,8 @@ class Router:
             bells_are_sockets=bool(attached.bells),
             keep=channel,
         )
+        if self._emulation is not None and self._seeds is not None:
+            self._forwarder.emulate(attached.port, seed=next(self._seeds), **self._emulation.settings)
         token = request.token or secrets.token_bytes(TOKEN_BYTES)
         for address in request.addresses or (None,):
             lease, previous = self._pool.lease(attached, attached.connection.uid, address, token)

@@ -8,9 +8,12 @@ or a Drop, counted at the port it came from.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from netstack.address cimport address_equal, address_from_v4, address_is_v4, address_t
+from netstack.link.impairment cimport held_t
+from netstack.router.emulation cimport wire_arrived_back, wire_arrived_out, wire_push_back, wire_push_out
 from netstack.router.port cimport (
     bucket_take, DROP_CHECKSUM, DROP_DEAD_ADDRESS, DROP_DESTINATION, DROP_HELD, DROP_LENGTH, DROP_MALFORMED,
     DROP_NO_ROUTE, DROP_OLD_EPOCH, DROP_OPTIONS, DROP_PROTOCOL, DROP_SPOOFED, DROP_TOO_BIG, DROP_TTL,
@@ -48,6 +51,13 @@ cdef int64_t RST_DEPTH_NS = 100000000
 # ---- judging and forwarding one packet
 
 cdef void hand(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+    if port.wire != NULL:
+        wire_push_out(port, p, f.now_ns)
+    else:
+        deliver(f, port, p)
+
+
+cdef void deliver(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
     if port.kind == PORT_TAP:
         tap_hand(port, p, f.now_ns)
         return
@@ -285,6 +295,39 @@ cdef inline void route(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
 
 # ---- visiting ports
 
+cdef inline void take(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+    """A packet came out of a stack or an uplink."""
+    if port.wire != NULL and p.header_length:
+        wire_push_back(port, p, f.now_ns)
+    else:
+        route(f, port, p)
+
+
+cdef int visit_wire(forwarder_t *f, port_t *port) noexcept nogil:
+    """At most one batch each way of what has come to the end of an emulated link."""
+    cdef packet_t p
+    cdef held_t *held
+    cdef int n = 0, m = 0
+    while n < BATCH:
+        held = wire_arrived_back(port, &p, f.now_ns)
+        if held == NULL:
+            break
+        n += 1
+        route(f, port, &p)
+        free(held)
+    while m < BATCH:
+        held = wire_arrived_out(port, &p, f.now_ns)
+        if held == NULL:
+            break
+        m += 1
+        port.counters.to_packets -= 1            # counted when it entered the link
+        deliver(f, port, &p)
+        free(held)
+    if n + m:
+        flush_dirty(f)
+    return n + m
+
+
 cdef void flush_dirty(forwarder_t *f) noexcept nogil:
     cdef port_t *port = f.dirty
     f.dirty = NULL
@@ -327,7 +370,7 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
         budget -= p.head_length + p.body_length
         if r.kind != RING_FRAME:
             p.header_length = 0              # nothing a stack may send: counted as malformed
-        route(f, port, &p)
+        take(f, port, &p)
     if n:
         ring_release(port.rx)
         port.storm = 0
@@ -380,7 +423,7 @@ cdef int visit_tap(forwarder_t *f, port_t *port) noexcept nogil:
             p.head = p.header
             p.body = p.header + p.head_length
             p.body_length = total - p.head_length
-            route(f, port, &p)
+            take(f, port, &p)
         elif tap_arp_target(tap, length, &target_be):
             address_from_v4(&target, target_be)
             tap_arp(port, length, target_be == tap.address_be or table_find(&f.table, &target) != NULL, f.now_ns)
@@ -393,6 +436,9 @@ cdef int visit_tap(forwarder_t *f, port_t *port) noexcept nogil:
 
 
 cdef int visit(forwarder_t *f, port_t *port) noexcept nogil:
+    cdef int n = 0
     if port.state != PORT_ACTIVE:
         return 0
-    return visit_tap(f, port) if port.kind == PORT_TAP else visit_stack(f, port)
+    if port.wire != NULL:
+        n = visit_wire(f, port)
+    return n + (visit_tap(f, port) if port.kind == PORT_TAP else visit_stack(f, port))

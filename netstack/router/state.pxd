@@ -45,6 +45,7 @@ cdef struct forwarder_t:
     port_t **active              # dense, visited round robin
     uint32_t n_active
     uint32_t n_muted
+    uint32_t wires               # ports with an emulated link
     port_t *dirty
     port_t *default_uplink
     table_t table

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netstack.errors import ConfigError
+from netstack.link.emulation import NAMES, Emulation
 from netstack.router.pool import pack_address
 
 KINDS = ("tap",)
@@ -28,16 +29,20 @@ class UplinkConfig:
         pool.
     gateway : ipaddress.IPv4Address or None
         Where packets for addresses outside that network go; None: every address is asked for by ARP.
+    emulation : Emulation or None
+        A bad link, in front of the device.
     """
 
     kind: str
     name: str
     address: ipaddress.IPv4Interface | None = None
     gateway: ipaddress.IPv4Address | None = None
+    emulation: Emulation | None = None
 
     @classmethod
     def parse(cls, text) -> UplinkConfig:
-        """Read ``tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]``.
+        """Read ``tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]``, and the settings of a bad link: ``,delay=5ms`` and
+        the others of `netstack.link.emulation.Emulation`.
 
         Raises
         ------
@@ -52,6 +57,7 @@ class UplinkConfig:
         if not colon or not name or kind not in KINDS:
             raise ConfigError(f"uplink {text!r}: {example}")
         values: dict[str, Any] = {}
+        bad: dict[str, Any] = {}
         for option in options:
             key, equals, value = option.partition("=")
             try:
@@ -59,6 +65,8 @@ class UplinkConfig:
                     values[key] = ipaddress.IPv4Interface(value)
                 elif key == "gateway" and equals:
                     values[key] = ipaddress.IPv4Address(value)
+                elif key in (*NAMES, "seed") and equals:
+                    bad[key] = int(value) if key in ("queue", "seed") else value
                 else:
                     raise ConfigError(f"uplink {text!r}: unknown option {key!r}; {example}")
             except ValueError as error:
@@ -71,6 +79,10 @@ class UplinkConfig:
             )
         if "gateway" in values and values["gateway"] not in values["address"].network:
             raise ConfigError(f"uplink {text!r}: the gateway is not in {values['address'].network}")
+        try:
+            values["emulation"] = Emulation.of(bad)
+        except ConfigError as error:
+            raise ConfigError(f"uplink {text!r}: {error}") from None
         return cls(kind=kind, name=name, **values)
 
 
@@ -111,3 +123,5 @@ class TapUplink:
             tap.fileno(), self.mac, self.address, mtu=tap.mtu, default=self.default, keep=tap, **options
         )
         forwarder.bind_local(self.address)
+        if self.config.emulation is not None:
+            forwarder.emulate(self.port, seed=self.config.emulation.seed, **self.config.emulation.settings)

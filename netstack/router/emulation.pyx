@@ -1,0 +1,108 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""A bad link between a port and the router: the seeded model of ``link/impairment``, one line in each direction.
+
+A packet towards a stack is judged and forwarded first and then under way; one from a stack is under way first and judged when
+it arrives, by what the table says then. Packets under way lie in private memory, bounded like any queue: beyond that they
+are lost as at a full queue of a real link. The router stays a router: a port without a wire pays one comparison.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from netstack.link.impairment cimport (
+    held_bytes, held_t, line_free, line_init, line_next_due, line_peek, line_pop, line_push, line_t,
+)
+from netstack.router.port cimport DROP_EMULATED, packet_t, port_t, wire_t
+
+cdef enum:
+    UNDER_WAY = 16 << 20         # bytes in one direction
+    HEAD_ROOM = 65536 + 128      # of a packet's head in one piece
+    HEADER_COPY = 128
+
+
+cdef wire_t *wire_new() except NULL:
+    cdef wire_t *wire = <wire_t *> calloc(1, sizeof(wire_t))
+    if wire != NULL:
+        wire.scratch = <unsigned char *> malloc(HEAD_ROOM)
+        line_init(&wire.out, 0)
+        line_init(&wire.back, 1)
+    if wire == NULL or wire.scratch == NULL:
+        free(wire)
+        raise MemoryError
+    return wire
+
+
+cdef void wire_free(wire_t *wire) noexcept nogil:
+    if wire == NULL:
+        return
+    line_free(&wire.out)
+    line_free(&wire.back)
+    free(wire.scratch)
+    free(wire)
+
+
+cdef inline uint64_t losses(const line_t *line) noexcept nogil:
+    return line.lost + line.queue_dropped + line.no_memory
+
+
+cdef uint64_t push(wire_t *wire, line_t *line, const packet_t *p, int64_t now_ns) noexcept nogil:
+    """How many packets the line lost of this one: 0 or 1."""
+    cdef uint64_t before = losses(line)
+    cdef uint32_t rest = p.head_length - p.header_length
+    if line.held + p.head_length + p.body_length > UNDER_WAY or p.head_length > HEAD_ROOM:
+        return 1
+    if rest:
+        memcpy(wire.scratch, p.header, p.header_length)
+        memcpy(wire.scratch + p.header_length, p.head + p.header_length, rest)
+        line_push(line, wire.scratch, p.head_length, p.body, p.body_length, now_ns)
+    else:
+        line_push(line, p.header, p.head_length, p.body, p.body_length, now_ns)
+    return losses(line) - before
+
+
+cdef void wire_push_out(port_t *port, const packet_t *p, int64_t now_ns) noexcept nogil:
+    port.counters.to_packets += 1
+    port.counters.drops_out[<int> DROP_EMULATED] += push(port.wire, &port.wire.out, p, now_ns)
+
+
+cdef void wire_push_back(port_t *port, const packet_t *p, int64_t now_ns) noexcept nogil:
+    """What arrives is counted as input when it does; what does not, now."""
+    if push(port.wire, &port.wire.back, p, now_ns):
+        port.counters.in_packets += 1
+        port.counters.in_bytes += p.head_length + p.body_length
+        port.counters.drops_in[<int> DROP_EMULATED] += 1
+
+
+cdef held_t *arrived(line_t *line, packet_t *p, int64_t now_ns) noexcept nogil:
+    cdef held_t *held = line_peek(line, now_ns)
+    if held == NULL:
+        return NULL
+    line_pop(line)
+    p.header = held_bytes(held)
+    p.head = p.header
+    p.head_length = held.head_length
+    p.header_length = p.head_length if p.head_length < HEADER_COPY else HEADER_COPY
+    p.body = p.header + held.head_length
+    p.body_length = held.length - held.head_length
+    return held
+
+
+cdef held_t *wire_arrived_out(port_t *port, packet_t *p, int64_t now_ns) noexcept nogil:
+    return arrived(&port.wire.out, p, now_ns)
+
+
+cdef held_t *wire_arrived_back(port_t *port, packet_t *p, int64_t now_ns) noexcept nogil:
+    return arrived(&port.wire.back, p, now_ns)
+
+
+cdef int64_t wire_deadline(const port_t *port) noexcept nogil:
+    cdef int64_t out = line_next_due(&port.wire.out), back = line_next_due(&port.wire.back)
+    return out if out < back else back
+
+
+cdef void wire_clear(port_t *port, int reason) noexcept nogil:
+    cdef line_t *line = &port.wire.out
+    while line.count:
+        port.counters.drops_out[reason] += 1
+        free(line_pop(line))
