@@ -111,6 +111,35 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def per_worker(path: str | None, number: int) -> str | None:
+    return path and f"{path}.{number}"
+
+
+def run_on_cores(command: list[str], name: str, workers: int | None, address: str | None, options: tuple) -> int:
+    """A worker on each core, behind the router of that name or a private one. Files of worker N end in ``.N``."""
+    from netstack.cli.workers import addresses, cores, run_workers
+
+    where = cores(workers)
+    wanted = addresses(address, len(where))
+    mtu, *files, dns, emulation = options
+
+    def environments(router: dict[str, str]) -> list[dict[str, str]]:
+        return [environment(router, each, mtu, *(per_worker(path, n) for path in files), dns, emulation)
+                for n, each in enumerate(wanted)]
+
+    try:
+        with ControlClient(name) as control:
+            control.ping()
+    except NoRouterError:
+        from netstack.router import Router
+
+        with Router() as router:
+            print(f"netstack run: no router named {name!r} is running: these workers have a private one",
+                  file=sys.stderr, flush=True)
+            return run_workers(command, environments(router.environment()), where)
+    return run_workers(command, environments({NAME_VARIABLE: name}), where)
+
+
 def run_hybrid(command: list[str], name: str | None, options: tuple) -> None:
     """Become the program, which has the kernel's IP below it. Without the right to do so, say so here."""
     from netstack.errors import NetstackError
@@ -144,9 +173,13 @@ def run_hybrid(command: list[str], name: str | None, options: tuple) -> None:
 @click.option("--dns", multiple=True, metavar="SERVER", callback=name_servers,
               help="Ask this name server, through the program's own stack. Repeatable. Default: those of "
                    "/etc/resolv.conf that its network reaches.")
+@click.option("--addressing", type=click.Choice(["process", "core"]), default="process", show_default=True,
+              help="process: one program, whose processes have an address each. core: a worker pinned on each core, "
+                   "with a stack and an address of its own; --address is the first one's, the others follow it.")
+@click.option("--workers", type=int, metavar="N", help="How many, with --addressing core. Default: one for each core.")
 @bad_link("below the stack")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(name, mode, address, mtu, pcap, stats, trace, dns, program, emulation) -> None:
+def command(name, mode, address, mtu, pcap, stats, trace, dns, addressing, workers, program, emulation) -> None:
     """Run PROGRAM with a TCP/IP stack of its own.
 
     PROGRAM is a Python script, -m MODULE, -c CODE, or any program that is written in Python. It needs no
@@ -158,6 +191,12 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, program, emulatio
     netstack run --address 10.77.0.9 -- app.py --verbose
     """
     command = command_line(program)
+    if addressing == "core":
+        if mode != "library":
+            raise click.UsageError("--addressing core needs a router, which is below a library stack only")
+        end(run_on_cores(command, router_name(name), workers, address, (mtu, pcap, stats, trace, dns, emulation)))
+    if workers is not None:
+        raise click.UsageError("--workers needs --addressing core")
     if mode == "hybrid":
         run_hybrid(command, name, (address, mtu, pcap, stats, trace, dns, emulation))
     name = router_name(name)
