@@ -9,16 +9,13 @@ import sys
 
 import pytest
 
-import netstack
 from netstack.cli.complaints import EXTENDED_ERROR
 from netstack.cli.ping import Pinger, Statistics
 from tests.cli.conftest import NETSTACK, SERVER, netstack_command
 from tests.support import ROOT
 
 LIMIT = 60
-# Where datagrams know IPv6: a skipped root test is a failure under CI.
-IPV6 = [("fd09::2/64", target) for target in ("fd09::1", "[fd09::1]", "fe80::1%if1")
-        if hasattr(netstack.Stack, "tentative")]
+IPV6 = [("fd09::2/64", target) for target in ("fd09::1", "[fd09::1]", "fe80::1%if1")]
 
 
 def test_answers_and_statistics(servers):
