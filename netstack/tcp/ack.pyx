@@ -123,9 +123,11 @@ cdef void acknowledge_overtaken(tcb_t *tcb, segment_t *seg) noexcept nogil:
 
 
 cdef void update_window(tcb_t *tcb, const segment_t *seg, ack_t *a) noexcept nogil:
-    """SND.WND by the rule of SND.WL1 and SND.WL2."""
+    """SND.WND by the rule of SND.WL1 and SND.WL2. With an acknowledgement of more, as Linux, whatever its sequence number: the
+    window counts from SND.UNA, and the old one would reach further than the peer ever offered."""
     cdef uint32_t window
-    if not seq_lt(tcb.snd_wl1, seg.seq) and not (tcb.snd_wl1 == seg.seq and seq_le(tcb.snd_wl2, seg.ack)):
+    if seg.ack == tcb.snd_una and not seq_lt(tcb.snd_wl1, seg.seq) and not (
+            tcb.snd_wl1 == seg.seq and seq_le(tcb.snd_wl2, seg.ack)):
         return
     window = seg.wnd << tcb.snd_wscale
     tcb.snd_wl1 = seg.seq

@@ -180,6 +180,8 @@ class Connection:
         self.texts = 0                         # segments with data heard since we last spoke
         self.rcv_edge = 0                      # one past what we ever offered
         self.fins: set[int] = set()            # where FINs said that the stream ends
+        self.furthest = 0                      # one past the last byte heard, wherever it lay
+        self.ends_twice = False                # there are bytes behind a FIN: which the end took shows in nothing
         self.peer_fin: int | None = None       # the one that we acknowledged
         self.acked = 0                         # our last acknowledgement number
         self.owed_since: int | None = None     # since when data in order, up to owed_to, waits for our acknowledgement
@@ -192,6 +194,7 @@ class Connection:
         self.tsecr: int | None = None
         self.heard_stamps: set[int] = set()
         self.newest_stamp: int | None = None
+        self.stamps_went = 0                   # by how much it moved, in all
         # congestion notification
         self.ecn_asked = self.ecn_answered = 0     # flags of SYNs and SYN,ACKs, of either side, all that passed
         self.ecn_everywhere = False                # our SYN was ECT: all we send may be (RFC 8257 section 3.5)
@@ -253,13 +256,15 @@ class Connection:
             newest = self.newest_stamp
             fresh = newest is None or (seg[11] - newest) & MASK < HALF
             if fresh:
+                # Beyond half the circle "newer" depends on which of them the end took.
+                self.stamps_went += 0 if newest is None else (seg[11] - newest) & MASK
                 self.newest_stamp = seg[11]
         if not flags & ACK:
             return
         ack = self.mine(seg[5])
         # whether the end must have taken it, whatever it made of the segments before
-        certain = fresh and (seg[11] >= 0 or not self.stamps) and seq <= self.acked <= end and \
-            self.una <= ack <= self.nxt
+        certain = fresh and self.stamps_went < HALF and (seg[11] >= 0 or not self.stamps) and \
+            seq <= self.acked <= end and self.una <= ack <= self.nxt
         self.hear_ack(seg, ack, certain)
         if ack <= self.nxt and (seg[7] or flags & FIN):
             # with an acknowledgement that is too old it may have been refused (RFC 5961 section 5.2)
@@ -323,7 +328,12 @@ class Connection:
             self.repeats.append((start, end))
 
     def hear_text(self, seg: Segment, seq: int, end: int, certain: bool, fresh: bool) -> None:
-        if seg[3] & FIN:                       # takes a number; whether it is the end shows when it is acknowledged
+        # A FIN takes a number; whether it is the end shows when that is acknowledged. One that was acknowledged before,
+        # as the SYN or a byte, is no FIN's.
+        if end > seq and any(seq <= fin < end for fin in self.fins) or seg[3] & FIN and end < self.furthest:
+            self.ends_twice = True
+        self.furthest = max(self.furthest, end)
+        if seg[3] & FIN and end >= max(self.acked, 1):
             self.fins.add(end)
             end += 1
         if self.peer_fin is not None:
@@ -521,7 +531,7 @@ class Connection:
             self.complain(seg, "ack", f"acknowledges {ack}, before {self.acked} (3.4)")
             return
         self.acked = ack
-        if self.peer_fin is None and ack - 1 in self.fins:
+        if self.peer_fin is None and ack - 1 in self.fins and not self.ends_twice:
             self.peer_fin = ack - 1
             self.state = {ESTABLISHED: CLOSE_WAIT, SYN_RCVD: CLOSE_WAIT, FIN_WAIT_1: CLOSING,
                           FIN_WAIT_2: TIME_WAIT}.get(self.state, self.state)
@@ -587,6 +597,9 @@ class Connection:
         if flags & ACK and asked is not None and asked[4] != self.irs and seg[5] == (asked[4] + 1) & MASK and \
                 self.state != SYN_SENT:
             self.judge.successor(asked, seg)
+            return
+        if flags & ACK and asked not in (None, self.peer_syn) and self.state == CLOSED and seg[4] == self.iss:
+            self.judge.successor(asked, seg)   # in the same instant, so that even our number is the same
             return
         if self.over and not flags & ACK and self.iss is not None:
             self.judge.successor(seg)

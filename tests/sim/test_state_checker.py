@@ -43,6 +43,15 @@ def test_states_follow_the_segments(traces):
     assert seen[2] in ("FIN_WAIT_1", "CLOSE_WAIT") and seen[-1] in ("TIME_WAIT", "CLOSED")
 
 
+def test_a_fin_with_the_number_of_the_syn_ends_nothing(traces):
+    """It may come late from an older connection; the stack does not count it, so neither may the judge."""
+    trace = list(traces[0])
+    at = next(i for i, s in enumerate(trace) if not s.out and s.flags & ACK and not s.flags & SYN)
+    syn = next(s for s in trace if not s.out and s.flags & SYN)
+    trace.insert(at, trace[at]._replace(seq=syn.seq, flags=FIN | ACK, payload=b""))
+    assert rules(trace) == set()
+
+
 def data_sent(trace):
     return [i for i, s in enumerate(trace) if s.out and s.payload]
 

@@ -129,6 +129,17 @@ def test_an_older_segment_does_not_change_the_window():
     assert s.sock.info()["snd_wnd"] == 3000
 
 
+def test_an_older_segment_that_acknowledges_more_brings_its_window():
+    """The window counts from SND.UNA: kept as it was, it would reach beyond all that was offered. Linux's rule."""
+    s = passive(window=5000, mss=1000)
+    s.data(b"abc", window=2000)
+    assert s.lengths() == [0]
+    s.sock.send(bytes(10_000))
+    assert s.lengths() == [1000, 1000]
+    s.flow.send("A", seq=1, ack=2001, window=0)
+    assert s.lengths() == [0] and s.sock.info()["snd_wnd"] == 0
+
+
 def test_the_sender_makes_no_silly_segments():
     """Section 3.8.6.2.1: a full segment, or all there is, or half the largest window."""
     s = passive(window=4000, mss=1000)
