@@ -201,6 +201,10 @@ class Connection:
         self.heard_ce = 0                          # packets
         self.heard_ece = False                     # since we last said CWR
         self.alarms = 0                            # duplicates heard since; three, SACK, or sending again are a loss
+        # Those before the last CWR, until all that it covered is acknowledged: of several losses in a window each may be
+        # found, and told, by itself.
+        self.old_alarms = 0
+        self.cwr_covers = 0
         self.reflects = 2                          # segments that may tell how a SYN,ACK came (RFC 9768 3.2.2.1)
 
     @property
@@ -292,6 +296,8 @@ class Connection:
             return
         if ack > self.una_heard:
             self.una_heard = ack
+            if ack >= self.cwr_covers:
+                self.old_alarms = 0
         elif ack < self.nxt and not seg[7]:
             self.alarms += 1
         if seg[13]:
@@ -470,9 +476,10 @@ class Connection:
             if flags & CWR:
                 if not (fresh and seg[7]):
                     self.complain(seg, "ecn", "CWR on what is not new data (RFC 3168 section 6.1.2)")
-                elif not self.heard_ece and self.alarms < 3:
+                elif not self.heard_ece and self.alarms < 3 and self.old_alarms < 3:
                     self.complain(seg, "ecn", "CWR after neither ECE nor a loss (RFC 3168 section 6.1.2)")
-                self.heard_ece, self.alarms = False, 0
+                self.heard_ece, self.old_alarms, self.alarms = False, self.alarms, 0
+                self.cwr_covers = self.nxt
         elif self.ecn_answered & (CWR | AE) and not self.ecn_answered & ECE and self.heard_ce < 8:
             count = ((flags >> 6) - ACE_START) & 7
             if count > self.heard_ce and (self.reflects <= 0 or flags >> 6 not in (2, 3, 4, 6)):
