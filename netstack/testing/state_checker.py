@@ -201,8 +201,8 @@ class Connection:
         self.heard_ce = 0                          # packets
         self.heard_ece = False                     # since we last said CWR
         self.alarms = 0                            # duplicates heard since; three, SACK, or sending again are a loss
-        # Those before the last CWR, until all that it covered is acknowledged: of several losses in a window each may be
-        # found, and told, by itself.
+        # Those before the last CWR, until all that it covered is acknowledged: of several losses in a window each
+        # may be found, and told, by itself.
         self.old_alarms = 0
         self.cwr_covers = 0
         self.reflects = 2                          # segments that may tell how a SYN,ACK came (RFC 9768 3.2.2.1)
