@@ -76,7 +76,7 @@ class Lookup:
                     raise what
                 self.error = what
             else:
-                self._entries = what if final else self._entries + what
+                self._entries = what
 
     def first(self) -> list[Entry]:
         """Wait for addresses to begin with. IPv4 waits for IPv6 a moment (RFC 8305 section 3)."""

@@ -285,7 +285,7 @@ class Resolver:
         return self.getaddrinfo_in_parts(host, port, family, type, proto, flags, None)
 
     def getaddrinfo_in_parts(self, host, port, family, type, proto, flags, on_part):
-        """As `getaddrinfo`; ``on_part`` is told the entries of each family as soon as a name server gave them."""
+        """As `getaddrinfo`; ``on_part`` is told all entries so far, in order, whenever a name server gave some."""
         text = None if host is None else self._text(host)
         family, type, proto, flags = int(family), int(type), int(proto), int(flags)
         sys.audit("socket.getaddrinfo", host, port, family, type, proto)
@@ -316,8 +316,13 @@ class Resolver:
         if text is None:
             names = self._wildcard(family, flags)
             return entries(names.found, "")
-        tell = None if on_part is None else lambda part: on_part(entries(self._sorted(part), ""))
-        names = self._lookup(text, family, flags, tell)
+        known: list[Found] = []
+
+        def tell(part: list[Found]) -> None:
+            known.extend(part)
+            on_part(entries(self._sorted(known), ""))
+
+        names = self._lookup(text, family, flags, None if on_part is None else tell)
         return entries(self._sorted(names.found), names.canonical if flags & _kernel.AI_CANONNAME else "")
 
     def _one(self, name, family: int) -> Found:

@@ -213,7 +213,8 @@ def test_dnsmasq_gives_an_address_that_works(netns, tmp_path):
         assert (tmp_path / "leases").read_text() == "", "the lease was given back"
         judge(capture)
         kinds = [kind for kind, in tshark(capture, "dhcp", "dhcp.option.dhcp")]
-        assert kinds[:4] == ["1", "2", "3", "5"] and kinds[-1] == "7"
+        told = list(dict.fromkeys(kinds))              # what a slow server is asked again counts once
+        assert told == ["1", "2", "3", "5", "7"] and kinds[-1] == "7"
     finally:
         server.terminate()
         server.wait()

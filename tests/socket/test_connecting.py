@@ -122,7 +122,7 @@ class Slow:
                     raise socket.gaierror(socket.EAI_AGAIN, "nobody answers")
                 return found
             found += part
-            on_part(part)
+            on_part(list(found))
 
     def give(self, *parts):
         self.parts += parts
