@@ -334,7 +334,8 @@ def test_a_loop_that_is_dropped_unclosed_leaves_the_host_usable(host):
     client = host.create_connection(listener.getsockname(), timeout=LIMIT)
 
     async def main():
-        server, _ = await asyncio.get_running_loop().sock_accept(listener)
+        server, peer = await asyncio.get_running_loop().sock_accept(listener)
+        assert peer == client.getsockname()
         server.close()
 
     run_on(host, main())

@@ -207,6 +207,13 @@ def test_g4_a_redirect_to_the_attacker_leaves_the_way_as_it_was(code):
 # ---- G5 ---------------------------------------------------------------------------
 
 
+def sender(version, k=None):
+    """The k-th of many hosts; without k always the same."""
+    if k is None:
+        return PEER if version == 4 else PEER6
+    return f"10.0.0.{2 + k % 250}" if version == 4 else f"fd00::2:{k >> 16:x}:{k & 0xFFFF:x}"
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_g5_datagrams_to_closed_ports_are_answered_at_a_limited_rate(version):
     """100,000 a second from one host, and from as many as there are: no more than a burst and 1000 a second."""
@@ -215,10 +222,7 @@ def test_g5_datagrams_to_closed_ports_are_answered_at_a_limited_rate(version):
         stack, _ = server()
         n, answers, start = scale(100_000, 10_000), 0, stack.now_ns
         for k in range(n):
-            if version == 4:
-                src = f"10.0.0.{2 + k % 250}" if many else PEER
-            else:
-                src = f"fd00::2:{k >> 16:x}:{k & 0xFFFF:x}" if many else PEER6
+            src = sender(version, k if many else None)
             stack.input(build_udp(src, us, 9, 54 + k % 60000, b"x"), start + k * 10_000)
             answers += len(sent(stack))
         c = stack.counters()
@@ -236,10 +240,7 @@ def test_g5_segments_to_closed_ports_are_answered_at_a_limited_rate(version, fla
         stack, _ = server()
         n, answers, start = scale(100_000, 10_000), 0, stack.now_ns
         for k in range(n):
-            if version == 4:
-                src = f"10.0.0.{2 + k % 250}" if many else PEER
-            else:
-                src = f"fd00::2:{k >> 16:x}:{k & 0xFFFF:x}" if many else PEER6
+            src = sender(version, k if many else None)
             stack.input(build_tcp(src, us, 1000 + k % 60000, 81, flags, ack=k), start + k * 10_000)
             answers += len(sent(stack))
         assert answers == stack.counters()["tcp_resets_out"] and stack.counters()["drop_tcp_no_port"] == n
