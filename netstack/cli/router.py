@@ -83,9 +83,15 @@ def wait_for_signal() -> int:
     show_default=True,
     help="Most stacks at a time.",
 )
+@click.option(
+    "--fair/--no-fair",
+    default=True,
+    help="Where --rate makes packets wait: a queue for each stack that sends, or one for all (default: fair).",
+)
+@click.option("--codel", is_flag=True, help="Let no packet wait there for long (RFC 8289).")
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
 @bad_link("between each stack and the router")
-def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, quiet, emulation):
+def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel, quiet, emulation):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
@@ -111,6 +117,8 @@ def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_atta
             ring_capacity=None if ring_capacity is None else size_bytes(ring_capacity),
             max_attachments=max_attachments,
             emulation=emulation,
+            fair=fair,
+            codel=codel,
         )
     except (NetstackError, OSError, ValueError) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error

@@ -4,6 +4,9 @@
 A packet towards a stack is judged and forwarded first and then under way; one from a stack is under way first and judged when
 it arrives, by what the table says then. Packets under way lie in private memory, bounded like any queue: beyond that they
 are lost as at a full queue of a real link. The router stays a router: a port without a wire pays one comparison.
+
+Where a rate makes packets for the port wait, they wait by source (``fair``), one at a time in front of the transmitter: it
+is told when it became free, not when somebody looked, so that late rounds cost no capacity.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -13,6 +16,7 @@ from libc.string cimport memcpy
 from netstack.link.impairment cimport (
     held_bytes, held_t, line_free, line_init, line_next_due, line_peek, line_pop, line_push, line_t,
 )
+from netstack.router.fair cimport fair_free, fair_new, fair_pop, fair_push, fair_t, waiting_bytes, waiting_t
 from netstack.router.port cimport DROP_EMULATED, packet_t, port_t, wire_t
 
 cdef enum:
@@ -21,14 +25,16 @@ cdef enum:
     HEADER_COPY = 128
 
 
-cdef wire_t *wire_new() except NULL:
+cdef wire_t *wire_new(bint fair, bint codel, uint32_t quantum) except NULL:
     cdef wire_t *wire = <wire_t *> calloc(1, sizeof(wire_t))
     if wire != NULL:
         wire.scratch = <unsigned char *> malloc(HEAD_ROOM)
         line_init(&wire.out, 0)
         line_init(&wire.back, 1)
-    if wire == NULL or wire.scratch == NULL:
-        free(wire)
+        if fair:
+            wire.fair = fair_new(quantum, codel)
+    if wire == NULL or wire.scratch == NULL or (fair and wire.fair == NULL):
+        wire_free(wire)
         raise MemoryError
     return wire
 
@@ -38,6 +44,7 @@ cdef void wire_free(wire_t *wire) noexcept nogil:
         return
     line_free(&wire.out)
     line_free(&wire.back)
+    fair_free(<fair_t *> wire.fair)
     free(wire.scratch)
     free(wire)
 
@@ -61,9 +68,55 @@ cdef uint64_t push(wire_t *wire, line_t *line, const packet_t *p, int64_t now_ns
     return losses(line) - before
 
 
+cdef inline void refused(port_t *port, uint64_t n) noexcept nogil:
+    """So many packets had no room in front of the transmitter."""
+    port.wire.out.pushed += n
+    port.wire.out.queue_dropped += n
+    port.counters.drops_out[<int> DROP_EMULATED] += n
+
+
+cdef void transmit(port_t *port, int64_t now_ns) noexcept nogil:
+    """Let go what waits, each packet at the moment at which the one before it had left."""
+    cdef line_t *line = &port.wire.out
+    cdef fair_t *fair = <fair_t *> port.wire.fair
+    cdef waiting_t *w
+    cdef uint64_t before
+    cdef int64_t when
+    while fair.packets and (line.busy_until_ns <= now_ns or line.rate == 0):
+        before = fair.codel_dropped
+        when = line.busy_until_ns
+        w = fair_pop(fair, when if when > 0 else now_ns)
+        refused(port, fair.codel_dropped - before)
+        if w == NULL:
+            break
+        before = losses(line)
+        line_push(line, waiting_bytes(w), w.head_length, waiting_bytes(w) + w.head_length, w.body_length,
+                  when if when > w.since_ns else w.since_ns)
+        port.counters.drops_out[<int> DROP_EMULATED] += losses(line) - before
+        free(w)
+
+
+cdef void wait(port_t *port, const packet_t *p, int64_t now_ns) noexcept nogil:
+    """Into the queue of its source. The packet in the transmitter counts as one of those for which there is room."""
+    cdef line_t *line = &port.wire.out
+    cdef fair_t *fair = <fair_t *> port.wire.fair
+    cdef bint full = fair.bytes + line.held + p.head_length + p.body_length > UNDER_WAY or (
+        line.queue_packets != 0 and fair.packets + 1 >= line.queue_packets)
+    cdef uint64_t before = fair.crowded_out
+    cdef int status = fair_push(fair, p.source, p, now_ns, full)
+    refused(port, fair.crowded_out - before - status)
+
+
 cdef void wire_push_out(port_t *port, const packet_t *p, int64_t now_ns) noexcept nogil:
+    cdef wire_t *wire = port.wire
+    cdef fair_t *fair = <fair_t *> wire.fair
     port.counters.to_packets += 1
-    port.counters.drops_out[<int> DROP_EMULATED] += push(port.wire, &port.wire.out, p, now_ns)
+    if fair != NULL and (fair.packets or wire.out.rate):
+        transmit(port, now_ns)
+        if fair.packets or wire.out.busy_until_ns > now_ns:
+            wait(port, p, now_ns)
+            return
+    port.counters.drops_out[<int> DROP_EMULATED] += push(wire, &wire.out, p, now_ns)
 
 
 cdef void wire_push_back(port_t *port, const packet_t *p, int64_t now_ns) noexcept nogil:
@@ -89,6 +142,8 @@ cdef held_t *arrived(line_t *line, packet_t *p, int64_t now_ns) noexcept nogil:
 
 
 cdef held_t *wire_arrived_out(port_t *port, packet_t *p, int64_t now_ns) noexcept nogil:
+    if port.wire.fair != NULL:
+        transmit(port, now_ns)
     return arrived(&port.wire.out, p, now_ns)
 
 
@@ -98,11 +153,23 @@ cdef held_t *wire_arrived_back(port_t *port, packet_t *p, int64_t now_ns) noexce
 
 cdef int64_t wire_deadline(const port_t *port) noexcept nogil:
     cdef int64_t out = line_next_due(&port.wire.out), back = line_next_due(&port.wire.back)
+    cdef const fair_t *fair = <const fair_t *> port.wire.fair
+    if fair != NULL and fair.packets and port.wire.out.busy_until_ns < out:
+        out = port.wire.out.busy_until_ns
     return out if out < back else back
+
+
+cdef uint64_t wire_waiting(const port_t *port) noexcept nogil:
+    cdef const fair_t *fair = <const fair_t *> port.wire.fair
+    return port.wire.out.count + (fair.packets if fair != NULL else 0)
 
 
 cdef void wire_clear(port_t *port, int reason) noexcept nogil:
     cdef line_t *line = &port.wire.out
+    cdef fair_t *fair = <fair_t *> port.wire.fair
+    while fair != NULL and fair.packets:
+        port.counters.drops_out[reason] += 1
+        free(fair_pop(fair, 0))
     while line.count:
         port.counters.drops_out[reason] += 1
         free(line_pop(line))

@@ -13,8 +13,9 @@ from netstack.address cimport address_equal, address_format, address_is_v4, addr
 from netstack.errors import ConfigError
 from netstack.link.fault_injector cimport configure, line_stats
 from netstack.link.impairment cimport line_init
-from netstack.link.link cimport MEDIA_IP
-from netstack.router.emulation cimport wire_clear, wire_free, wire_new
+from netstack.link.link cimport MEDIA_IP, NEVER
+from netstack.router.emulation cimport wire_clear, wire_deadline, wire_free, wire_new, wire_waiting
+from netstack.router.fair cimport fair_t
 from netstack.router.port import Drop
 from netstack.router.port cimport (
     DROP_COUNT, DROP_DETACHED, DROP_OLD_EPOCH, MAX_PORT_ADDRESSES, PORT_ACTIVE, port_clear_queue, port_counters_t, PORT_FAILED,
@@ -115,7 +116,7 @@ cdef void add_counters(port_counters_t *total, const port_counters_t *c) noexcep
 
 cdef uint64_t waiting(const port_t *port) noexcept nogil:
     """Packets for the port that are neither out nor dropped."""
-    return port.queue_packets + (port.wire.out.count if port.wire != NULL else 0)
+    return port.queue_packets + (wire_waiting(port) if port.wire != NULL else 0)
 
 
 cdef str failure_name(port_t *port):
@@ -139,10 +140,15 @@ cdef class Forwarder:
         Bytes that wait in private memory for one attachment whose ring is full.
     spin_us : int
         How long to look at the rings before sleeping, if a core is free; 0 never.
+    fair : bool
+        Where the rate of an emulated link makes packets wait, each attachment and uplink they come from has a queue of
+        its own there, served in turn by bytes.
+    codel : bool
+        And packets do not wait there for long (RFC 8289): marked if their transport knows ECN, else dropped.
     """
 
     def __cinit__(self, networks=(), router_address=None, *, uint32_t max_ports=1024, uint64_t queue_limit=1 << 20,
-                  int64_t spin_us=50):
+                  int64_t spin_us=50, bint fair=True, bint codel=False):
         cdef bytes secret = os.urandom(16)
         cdef forwarder_t *f
         cdef epoll_event event
@@ -158,6 +164,8 @@ cdef class Forwarder:
         pthread_mutex_init(&f.main, NULL)
         f.max_ports = max_ports
         f.queue_limit = queue_limit
+        f.fair = fair
+        f.codel = codel
         f.cpus = len(os.sched_getaffinity(0))
         f.next_generation = 1
         doorbell_spin_init(&f.spin, spin_us * 1000 if f.cpus > 1 else 0)
@@ -480,7 +488,7 @@ cdef class Forwarder:
         unknown = {*both, *(output or {}), *(input or {})} - {"delay", "jitter", "rate", "loss", "queue"}
         if unknown:
             raise TypeError(f"no impairment {', '.join(sorted(unknown))}: there are delay, jitter, rate, loss, queue")
-        fresh = wire_new()
+        fresh = wire_new(self.f.fair, self.f.codel, port.mtu)
         line_init(&fresh.out, 2 * seed)
         line_init(&fresh.back, 2 * seed + 1)
         fresh.out.media = fresh.back.media = MEDIA_IP
@@ -505,16 +513,40 @@ cdef class Forwarder:
             doorbell_kick(self.f.wake_fd)
 
     def emulated(self, uint64_t ident):
-        """What became of the packets on a port's emulated link, as `netstack.link.FaultInjector.stats`; None without one."""
+        """What became of the packets on a port's emulated link, as `netstack.link.FaultInjector.stats`; None without one.
+
+        With fair queues the output also says ``crowded_out`` (of who had most in a full queue), ``codel_dropped`` (both
+        are part of ``queue_dropped``) and ``codel_marked``.
+        """
         cdef port_t *port = self.port(ident)
+        cdef fair_t *fair
         if port.wire == NULL:
             return None
         with nogil:
             enter(self.f)
         try:
-            return {"output": line_stats(&port.wire.out), "input": line_stats(&port.wire.back)}
+            out = {"output": line_stats(&port.wire.out), "input": line_stats(&port.wire.back)}
+            fair = <fair_t *> port.wire.fair
+            if fair != NULL:
+                out["output"]["pushed"] += fair.packets
+                out["output"]["held"] += fair.packets
+                out["output"] |= {"crowded_out": fair.crowded_out, "codel_dropped": fair.codel_dropped,
+                                  "codel_marked": fair.codel_marked}
+            return out
         finally:
             leave(self.f)
+
+    def next_deadline(self):
+        """When a packet on an emulated link comes to its end or its turn (a time of the clock of `run_once`), or None."""
+        cdef int64_t first = NEVER
+        cdef uint32_t i
+        with nogil:
+            enter(self.f)
+            for i in range(self.f.n_active):
+                if self.f.active[i].wire != NULL and wire_deadline(self.f.active[i]) < first:
+                    first = wire_deadline(self.f.active[i])
+            leave(self.f)
+        return None if first == NEVER else first
 
     # ---- addresses
 

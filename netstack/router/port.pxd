@@ -81,6 +81,7 @@ cdef struct packet_t:
     const uint8_t *head      # its bytes from header_length on are still to be copied
     const uint8_t *body
     uint32_t body_length
+    uint32_t source          # slot of the port it came from, plus 1; 0: the router's own
 
 
 cdef struct queued_t:
@@ -100,6 +101,7 @@ cdef struct wire_t:          # an emulated link between port and router
     line_t out               # towards the stack or uplink
     line_t back
     uint8_t *scratch
+    void *fair               # fair_t: who waits for the rate of `out`; NULL: one queue for all
 
 
 cdef struct port_t:

@@ -110,6 +110,11 @@ class Router:
     emulation : mapping or Emulation, optional
         A bad link between each stack and the router, ``{"delay": "5ms", "loss": 0.01}``: see
         `netstack.link.emulation.Emulation`. Stacks get dice of their own, in the order in which they attach.
+    fair : bool
+        Where a rate makes packets wait, at a stack or an uplink, each stack they come from has a queue of its own
+        there, served in turn by bytes: no stack gets more than its part, however many connections it has.
+    codel : bool
+        And no packet waits there for long (RFC 8289).
     allowed_uids : iterable of int
         Further users whose stacks may attach; needs ``backend="memfd"``.
 
@@ -141,6 +146,8 @@ class Router:
         queue_limit: int = 1 << 20,
         spin_us: int = 50,
         emulation: Mapping[str, Any] | Emulation | None = None,
+        fair: bool = True,
+        codel: bool = False,
         allowed_uids=(),
     ):
         if backend not in ("posix", "memfd"):
@@ -149,6 +156,8 @@ class Router:
             )
         if allowed_uids and backend != "memfd":
             raise ConfigError("stacks of other users get sealed memory only: say backend='memfd'")
+        if codel and not fair:
+            raise ConfigError("codel looks after fair queues: not without fair")
         if not 576 <= mtu <= 65535:
             raise ConfigError(f"mtu {mtu}: 576 to 65535 bytes")
         if not 1 <= max_attachments <= 65000:
@@ -178,6 +187,8 @@ class Router:
             max_ports=max_attachments + len(configs),
             queue_limit=queue_limit,
             spin_us=spin_us,
+            fair=fair,
+            codel=codel,
         )
         self._uplinks = [
             TapUplink(config, self._pool.router_address, default=config is configs[0]) for config in configs

@@ -78,6 +78,7 @@ cdef void answer(forwarder_t *f, port_t *to, uint8_t *packet, uint32_t length) n
     p.head = packet
     p.body = NULL
     p.body_length = 0
+    p.source = 0
     to.counters.generated += 1
     hand(f, to, &p)
 
@@ -107,6 +108,7 @@ cdef int for_the_router(forwarder_t *f, port_t *src, packet_t *p, uint8_t protoc
     """A packet to an address of the router itself: it answers echo, and refuses the rest politely."""
     if echo_to_reply(p.header, p.header_length):
         src.counters.generated += 1
+        p.source = 0
         hand(f, src, p)
         return CONSUMED
     if protocol == PROTOCOL_TCP:
@@ -281,6 +283,7 @@ cdef inline void route(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     cdef uint8_t version = p.header[0] >> 4 if p.header_length else 0
     src.counters.in_packets += 1
     src.counters.in_bytes += p.head_length + p.body_length
+    p.source = src.slot + 1
     if version == 4:
         verdict = route_ipv4(f, src, p)
     elif version == 6:

@@ -46,6 +46,8 @@ cdef struct forwarder_t:
     uint32_t n_active
     uint32_t n_muted
     uint32_t wires               # ports with an emulated link
+    bint fair                    # where a rate makes packets wait, each source has a queue of its own
+    bint codel                   # and they do not wait there for long
     port_t *dirty
     port_t *default_uplink
     table_t table
