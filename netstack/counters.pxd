@@ -64,6 +64,7 @@ cpdef enum DropReason:
     DROP_ND_IGNORED            # router advertisements and redirects where they are not accepted
     DROP_ND_ON_CHANNEL         # neighbour discovery on a medium that has none
     DROP_MLD_INVALID           # multicast listener discovery that fails a check of RFC 3810
+    DROP_UDPLITE_COVERAGE      # a checksum coverage that cannot be, or less than the socket asks for (RFC 3828)
     DROP_REASONS               # how many there are
 
 
@@ -90,6 +91,8 @@ cdef struct counters_t:
     uint64_t arp_refused          # changes of a neighbour in use that nobody confirmed
     uint64_t udp_in
     uint64_t udp_out
+    uint64_t udplite_in
+    uint64_t udplite_out
     uint64_t tcp_segments_in
     uint64_t tcp_segments_out
     uint64_t tcp_payload_in       # bytes delivered in order

@@ -17,6 +17,7 @@ cdef dict counters_as_dict(const counters_t *c):
         "address_conflicts": c.address_conflicts, "arp_refused": c.arp_refused,
         "icmp_in": c.icmp_in, "icmp_out": c.icmp_out,
         "udp_in": c.udp_in, "udp_out": c.udp_out,
+        "udplite_in": c.udplite_in, "udplite_out": c.udplite_out,
         "tcp_segments_in": c.tcp_segments_in, "tcp_segments_out": c.tcp_segments_out,
         "tcp_payload_in": c.tcp_payload_in, "tcp_payload_out": c.tcp_payload_out,
         "tcp_retransmits": c.tcp_retransmits, "tcp_timeouts": c.tcp_timeouts,

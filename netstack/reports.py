@@ -159,9 +159,9 @@ class SocketInfo:
     id : int
         Its number in the stack; 0: a TIME-WAIT record, which is no socket any more.
     kind : str
-        ``"tcp"``, ``"udp"``, ``"ping"`` or ``"raw"``.
+        ``"tcp"``, ``"udp"``, ``"ping"``, ``"raw"`` or ``"udplite"``.
     state : str
-        Of TCP by its RFC name; else ``"UDP"``, ``"PING"`` or ``"RAW"``.
+        Of TCP by its RFC name; else ``"UDP"``, ``"PING"``, ``"RAW"`` or ``"UDPLITE"``.
     local, lport, remote, rport :
         Addresses as text, ports as numbers; unspecified and 0 where there is none.
     family : int
@@ -289,7 +289,7 @@ NEIGHBOR = struct.Struct("=II16s6sBBIII")
 NEIGHBOR_STATES = {1: "INCOMPLETE", 2: "REACHABLE", 3: "STALE", 4: "PROBE", 5: "FAILED", 6: "DELAY"}
 _NEVER = (1 << 32) - 1
 REPORT = struct.Struct("=IIHHBBBBBBBB3I16s16s16s9I20s280s")
-KINDS = {1: "tcp", 2: "udp", 3: "ping", 4: "raw"}
+KINDS = {1: "tcp", 2: "udp", 3: "ping", 4: "raw", 5: "udplite"}
 TIMERS = ("", "on", "keepalive", "timewait", "persist")
 
 

@@ -7,6 +7,7 @@ cdef enum:                       # sock_t.kind
     SOCK_UDP = 2                 # udp_endpoint_t
     SOCK_PING = 3                # udp_endpoint_t that sends and receives ICMP echo
     SOCK_RAW = 4                 # udp_endpoint_t of IP packets; its port is its protocol
+    SOCK_UDPLITE = 5             # udp_endpoint_t whose checksum covers a part (RFC 3828); its ports are its own
 
 cdef enum:                       # events and poll masks: the numbers of poll(2)
     EVENT_IN = 0x001
@@ -44,6 +45,11 @@ cdef struct sock_t:
 cdef struct event_list_t:
     sock_t *first
     sock_t *last
+
+
+cdef inline bint kind_is_udp(uint8_t kind) noexcept nogil:
+    """UDP or UDP-Lite: a header of 8 bytes, ports, broadcasts."""
+    return kind == SOCK_UDP or kind == SOCK_UDPLITE
 
 
 cdef inline void sock_event(event_list_t *events, sock_t *sock, uint32_t mask) noexcept nogil:

@@ -26,7 +26,8 @@ from netstack.wire.icmp cimport (
     ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, icmp_t, parse_icmp, write_icmp,
 )
 from netstack.wire.ipv4 cimport (
-    IPV4_HEADER, IPV4_OFFSET_MASK, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, ipv4_source_is_martian, write_ipv4,
+    IPV4_HEADER, IPV4_OFFSET_MASK, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE,
+    ipv4_source_is_martian, write_ipv4,
 )
 
 cdef enum:
@@ -277,7 +278,7 @@ cdef DropReason read_quoted(icmp_message_t *out, uint32_t at, int echo_request) 
     cdef const uint8_t *p = out.payload + at
     out.quoted = p
     out.quoted_length = out.payload_length - at
-    if out.embedded_protocol == PROTOCOL_TCP or out.embedded_protocol == PROTOCOL_UDP:
+    if out.embedded_protocol in (PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE):
         out.embedded_sport = load_be16(p)
         out.embedded_dport = load_be16(p + 2)
         if out.embedded_protocol == PROTOCOL_TCP:

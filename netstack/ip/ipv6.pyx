@@ -32,6 +32,7 @@ cdef enum:
     PROBLEM_CHAIN = 4            # code 3, first fragment has incomplete header chain (RFC 7112 section 5)
     TRANSPORT_TCP = 6
     TRANSPORT_UDP = 17
+    TRANSPORT_UDPLITE = 136
 
 
 # ---- addresses -------------------------------------------------------------
@@ -214,7 +215,7 @@ cdef uint32_t transport_header(const uint8_t *p, uint32_t held, uint32_t at, uin
     """Bytes of a transport's header, those known here."""
     if protocol == TRANSPORT_TCP:
         return 20 if at + 20 > held else (<uint32_t> p[at + 12] >> 4) * 4
-    return 8 if protocol == TRANSPORT_UDP or protocol == PROTOCOL_ICMPV6 else 0
+    return 8 if protocol in (TRANSPORT_UDP, TRANSPORT_UDPLITE, PROTOCOL_ICMPV6) else 0
 
 
 cdef DropReason ipv6_input(interface_t *ifc, const frame_t *frame, uint32_t n, uint32_t available,

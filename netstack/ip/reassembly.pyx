@@ -24,7 +24,7 @@ from netstack.ip.interface cimport HEADER_COPY, frame_copy, packet_copy
 from netstack.siphash cimport siphash
 from netstack.wire.byte_order cimport store_be16, store_native16
 from netstack.wire.checksum cimport checksum_finish, checksum_partial
-from netstack.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+from netstack.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6
 
 cdef enum:
@@ -279,7 +279,7 @@ cdef bint is_tiny(uint8_t protocol, uint32_t offset, const uint8_t *data, uint32
         return protocol == PROTOCOL_TCP and offset < 20
     if protocol == PROTOCOL_TCP:
         return length < 20 or length < <uint32_t> (data[12] >> 4) * 4
-    return (protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP or protocol == PROTOCOL_ICMPV6) and length < 8
+    return length < 8 and protocol in (PROTOCOL_UDP, PROTOCOL_UDPLITE, PROTOCOL_ICMP, PROTOCOL_ICMPV6)
 
 
 cdef uint8_t ecn_of(uint8_t seen) noexcept nogil:

@@ -18,6 +18,7 @@ cdef enum:
     PROTOCOL_ICMP = 1
     PROTOCOL_TCP = 6
     PROTOCOL_UDP = 17
+    PROTOCOL_UDPLITE = 136
 
 # The fields of a record, for ``numpy.dtype`` (host byte order, no padding).
 FIELDS = [
@@ -47,7 +48,7 @@ cdef void read_transport(trace_record_t *r, const uint8_t *p, uint32_t available
         r.window = <uint16_t> get_u16(p + 14)
         header = (p[12] >> 4) * 4
         r.payload = <uint16_t> (length - header if length >= header else 0)
-    elif r.protocol == PROTOCOL_UDP and available >= 8:
+    elif (r.protocol == PROTOCOL_UDP or r.protocol == PROTOCOL_UDPLITE) and available >= 8:
         r.sport = <uint16_t> get_u16(p)
         r.dport = <uint16_t> get_u16(p + 2)
         r.payload = <uint16_t> (length - 8)

@@ -67,7 +67,7 @@ from netstack.wire.checksum cimport checksum_combine, checksum_partial, checksum
 from netstack.wire.flow cimport flow_label
 from netstack.wire.icmp cimport ICMP_TIME_EXCEEDED
 from netstack.wire.icmp6 cimport ICMP6_BAD_NEXT_HEADER, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED
-from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, write_ipv4
+from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE, write_ipv4
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
 from netstack.wire.tcp cimport NO_ACCECN, NO_FASTOPEN, parse_tcp, tcp_header_t
 
@@ -604,7 +604,7 @@ cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) no
             stack_rezone(stack, &packet.dst)
         if packet.protocol == PROTOCOL_TCP:
             reason = tcp_input(stack, &packet)
-        elif packet.protocol == PROTOCOL_UDP:
+        elif packet.protocol == PROTOCOL_UDP or packet.protocol == PROTOCOL_UDPLITE:
             reason = udp_input(stack, &packet)
         elif packet.protocol == (PROTOCOL_ICMP if address_is_v4(&packet.dst) else PROTOCOL_ICMPV6):
             reason = icmp_arrives(stack, &packet)

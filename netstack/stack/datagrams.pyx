@@ -4,9 +4,9 @@ from libc.errno cimport EHOSTUNREACH, EPROTO
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_set_zone
+from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_v4, address_set_zone, address_t
 from netstack.counters cimport (
-    DROP_LINK_MALFORMED, DROP_NONE, DROP_UDP_CHECKSUM, DROP_UDP_LENGTH, DROP_UDP_NO_PORT, DropReason,
+    DROP_LINK_MALFORMED, DROP_NONE, DROP_UDP_CHECKSUM, DROP_UDP_LENGTH, DROP_UDP_NO_PORT, DROP_UDPLITE_COVERAGE, DropReason,
 )
 from netstack.demux cimport as_tcb, demux_datagram, demux_find, demux_hash
 from netstack.ip.icmp cimport (
@@ -16,7 +16,9 @@ from netstack.ip.icmp6 cimport icmp6_input, icmp6_send_error
 from netstack.ip.interface cimport interface_t, packet_in_t, packet_payload
 from netstack.ip.ipv6 cimport ipv6_transport
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED
-from netstack.sock cimport EVENT_ERR, EVENT_IN, EVENT_OUT, SF_V6ONLY, SOCK_PING, SOCK_TCP, SOCK_UDP, sock_event
+from netstack.sock cimport (
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_V6ONLY, SOCK_PING, SOCK_TCP, SOCK_UDP, SOCK_UDPLITE, sock_event,
+)
 from netstack.stack.core cimport stack_t
 from netstack.stack.endpoint_errors cimport endpoint_icmp_error
 from netstack.stack.multicast cimport multicast_wanted
@@ -26,31 +28,38 @@ from netstack.tcp.mtu cimport mtu_reported
 from netstack.tcp.recovery cimport recovery_resend
 from netstack.tcp.seq cimport seq_ge, seq_lt
 from netstack.tcp.tcb cimport ESTABLISHED, SYN_SENT, tcb_t
-from netstack.udp.endpoint cimport arrival_t, udp_deliver, udp_endpoint_t
+from netstack.udp.endpoint cimport EM_RECEIVE_COVERAGE, arrival_t, udp_deliver, udp_endpoint_t
 from netstack.wire.byte_order cimport load_be16, load_be32, load_native32
 from netstack.wire.checksum cimport checksum_fold, checksum_partial
 from netstack.wire.icmp cimport ICMP_CODE_FRAGMENTATION, ICMP_PARAMETER_PROBLEM, ICMP_UNREACHABLE
-from netstack.wire.ipv4 cimport PROTOCOL_TCP, PROTOCOL_UDP
+from netstack.wire.ipv4 cimport PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE
 from netstack.wire.icmp6 cimport ICMP6_PORT, ICMP6_UNREACHABLE
 from netstack.wire.ipv6 cimport PROTOCOL_ICMPV6, ipv6_t, parse_ipv6
-from netstack.wire.udp cimport parse_udp, udp_partial, udp_t
+from netstack.wire.udp cimport parse_udp, parse_udplite, udp_partial, udp_t
 
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
+    """A datagram of UDP or of UDP-Lite."""
     cdef udp_t h
+    cdef bint lite = packet.protocol == PROTOCOL_UDPLITE
+    cdef uint8_t kind = SOCK_UDPLITE if lite else SOCK_UDP
     cdef const uint8_t *payload
     cdef uint32_t length, i
     cdef udp_endpoint_t *ep
     cdef int64_t partial
     cdef arrival_t how
     cdef DropReason reason
-    stack.tcp.counters.udp_in += 1
+    stack.tcp.counters.udp_in += not lite
+    stack.tcp.counters.udplite_in += lite
     if packet.length < packet.header_length + 8:
         return DROP_UDP_LENGTH
     if packet.header_bytes < packet.header_length + 8 or not packet_payload(packet, 8, &payload, &length):
         return DROP_LINK_MALFORMED
-    reason = parse_udp(packet.header + packet.header_length, packet.length - packet.header_length, &h)
+    if lite:
+        reason = parse_udplite(packet.header + packet.header_length, packet.length - packet.header_length, &h)
+    else:
+        reason = parse_udp(packet.header + packet.header_length, packet.length - packet.header_length, &h)
     if reason != DROP_NONE:
         return reason
     if not h.has_checksum and not address_is_v4(&packet.dst):
@@ -63,21 +72,30 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
         # Every socket bound to the port gets a copy (RFC 1122 section 4.1.3.3 lets it).
         reason = DROP_UDP_NO_PORT
         for i in range(stack.sock_count):
-            if stack.socks[i].kind == SOCK_UDP:
+            if stack.socks[i].kind == kind:
                 ep = <udp_endpoint_t *> stack.socks[i]
                 if ep.lport == h.dport and hears_group(ep, packet, h.sport):
-                    reason = udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial, &how)
+                    reason = deliver(stack, ep, &packet.src, &h, payload, partial, &how)
         return reason
-    ep = demux_datagram(&stack.demux, SOCK_UDP, &packet.dst, h.dport, &packet.src, h.sport)
+    ep = demux_datagram(&stack.demux, kind, &packet.dst, h.dport, &packet.src, h.sport)
     if ep == NULL:
-        if partial >= 0 and checksum_fold(<uint64_t> partial + checksum_partial(payload, h.length - 8)) != 0xffff:
+        if partial >= 0 and checksum_fold(<uint64_t> partial + checksum_partial(payload, h.coverage - 8)) != 0xffff:
             return DROP_UDP_CHECKSUM                   # no answer to what may not have been meant for us
         if address_is_v4(&packet.dst):
             icmp_send_unreachable(packet, 3, stack.tcp.now_ns)
         else:
             icmp6_send_error(packet, ICMP6_UNREACHABLE, ICMP6_PORT, 0, stack.tcp.now_ns)
         return DROP_UDP_NO_PORT
-    return udp_deliver(ep, &stack.tcp.events, &packet.src, h.sport, payload, h.length - 8, partial, &how)
+    return deliver(stack, ep, &packet.src, &h, payload, partial, &how)
+
+
+cdef DropReason deliver(stack_t *stack, udp_endpoint_t *ep, const address_t *src, const udp_t *h, const uint8_t *payload,
+                        int64_t partial, const arrival_t *how) noexcept nogil:
+    """As udplite(7): a datagram that is covered in part has at least the coverage that the socket asks for, if it does."""
+    if ep.modes & EM_RECEIVE_COVERAGE and h.coverage < h.length and (
+            ep.receive_coverage == 0 or h.coverage < ep.receive_coverage):
+        return DROP_UDPLITE_COVERAGE
+    return udp_deliver(ep, &stack.tcp.events, src, h.sport, payload, h.length - 8, h.coverage - 8, partial, how)
 
 
 cdef bint hears_group(const udp_endpoint_t *ep, const packet_in_t *packet, uint16_t sport) noexcept nogil:
@@ -112,7 +130,7 @@ cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil
         if ep == NULL:
             return DROP_UDP_NO_PORT
         arrival_of(packet, &how)
-        return udp_deliver(ep, &stack.tcp.events, &packet.src, 0, m.payload - 8, m.payload_length + 8, -1, &how)
+        return udp_deliver(ep, &stack.tcp.events, &packet.src, 0, m.payload - 8, m.payload_length + 8, 0, -1, &how)
     if m.is_error:
         icmp_error(stack, &m)
     return DROP_NONE
@@ -224,8 +242,9 @@ cdef void neighbor_failed(stack_t *stack, const icmp_message_t *m) noexcept nogi
             connection_abort(<tcb_t *> p, EHOSTUNREACH, False)
         else:
             (<tcb_t *> p).soft_error = EHOSTUNREACH
-    elif m.embedded_protocol == PROTOCOL_UDP:
-        ep = demux_datagram(&stack.demux, SOCK_UDP, &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
+    elif m.embedded_protocol == PROTOCOL_UDP or m.embedded_protocol == PROTOCOL_UDPLITE:
+        ep = demux_datagram(&stack.demux, SOCK_UDP if m.embedded_protocol == PROTOCOL_UDP else SOCK_UDPLITE,
+                            &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
         if ep != NULL and ep.connected:
             ep.sock.error = EHOSTUNREACH
             sock_event(&stack.tcp.events, &ep.sock, EVENT_IN | EVENT_OUT | EVENT_ERR)

@@ -12,7 +12,9 @@ from netstack.address cimport address_equal, address_is_any, address_is_v4, addr
 from netstack.clock cimport NS_PER_S
 from netstack.demux cimport demux_datagram, demux_first
 from netstack.ip.icmp cimport ICMP_HARD, icmp_unreachable_errno
-from netstack.sock cimport EVENT_ERR, EVENT_IN, EVENT_OUT, SF_V6, SOCK_PING, SOCK_RAW, SOCK_UDP, sock_event, sock_t
+from netstack.sock cimport (
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_V6, SOCK_PING, SOCK_RAW, SOCK_UDP, SOCK_UDPLITE, kind_is_udp, sock_event, sock_t,
+)
 from netstack.tcp.mtu cimport MTU_FLOOR_V4, MTU_FLOOR_V6, path_mtu_learn
 from netstack.udp.endpoint cimport (
     EM_HEADER_INCLUDED, ORIGIN_ICMP, ORIGIN_ICMP6, PMTU_DONT, PMTU_INTERFACE, PMTU_OMIT, WANT_ERRORS, WANT_ERRORS6, arrival_t,
@@ -21,7 +23,7 @@ from netstack.udp.endpoint cimport (
 from netstack.wire.icmp cimport (
     ICMP_CODE_FRAGMENTATION, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
 )
-from netstack.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+from netstack.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_UDP, PROTOCOL_UDPLITE
 from netstack.wire.ipv6 cimport PROTOCOL_ICMPV6
 
 cdef enum:
@@ -94,8 +96,8 @@ cdef void tell(stack_t *stack, udp_endpoint_t *ep, const icmp_message_t *m) noex
         how.dst = m.embedded_src
         how.offender = m.offender
         to.address = m.embedded_dst
-        to.port = m.embedded_dport if ep.sock.kind == SOCK_UDP else 0
-        if ep.sock.kind == SOCK_UDP:
+        to.port = m.embedded_dport if kind_is_udp(ep.sock.kind) else 0
+        if kind_is_udp(ep.sock.kind):
             quoted += 8
             length -= 8
         elif ep.modes & EM_HEADER_INCLUDED:
@@ -112,8 +114,9 @@ cdef bint endpoint_icmp_error(stack_t *stack, const icmp_message_t *m) noexcept 
     cdef udp_endpoint_t *ep = NULL
     cdef sock_t *sock
     cdef bint found = False
-    if m.embedded_protocol == PROTOCOL_UDP:
-        ep = demux_datagram(&stack.demux, SOCK_UDP, &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
+    if m.embedded_protocol == PROTOCOL_UDP or m.embedded_protocol == PROTOCOL_UDPLITE:
+        ep = demux_datagram(&stack.demux, SOCK_UDP if m.embedded_protocol == PROTOCOL_UDP else SOCK_UDPLITE,
+                            &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
     elif m.embedded_protocol == PROTOCOL_ICMP or m.embedded_protocol == PROTOCOL_ICMPV6:
         ep = demux_datagram(&stack.demux, SOCK_PING, &m.embedded_src, m.embedded_sport, &m.embedded_dst, 0)
     if ep != NULL:

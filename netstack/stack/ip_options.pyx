@@ -6,19 +6,21 @@ from libc.string cimport memcpy, memset
 
 from netstack.address cimport address_t
 from netstack.ip.shared cimport ip_config_t
-from netstack.sock cimport SF_V6, SOCK_RAW
+from netstack.sock cimport SF_V6, SOCK_RAW, SOCK_UDPLITE
 from netstack.stack.core cimport stack_route
 from netstack.stack.multicast cimport multicast_option_get, multicast_option_set
 from netstack.tcp.mtu cimport path_mtu_recall
 from netstack.udp.endpoint cimport (
-    EM_CHECKSUM, EM_HEADER_INCLUDED, PMTU_OMIT, PMTU_PROBE, WANT_DESTINATION, WANT_ERRORS, WANT_ERRORS6, WANT_HOPLIMIT,
+    EM_CHECKSUM, EM_HEADER_INCLUDED, EM_RECEIVE_COVERAGE, PMTU_OMIT, PMTU_PROBE, WANT_DESTINATION, WANT_ERRORS, WANT_ERRORS6, WANT_HOPLIMIT,
     WANT_PKTINFO, WANT_PKTINFO6, WANT_TCLASS, WANT_TOS, WANT_TTL,
 )
+from netstack.wire.udp cimport UDP_HEADER
 
 cdef enum:
     SOL_IP = 0
     SOL_IPV6 = 41
     SOL_ICMPV6 = 58
+    SOL_UDPLITE = 136
     SOL_RAW = 255
     IP_TOS = 1
     IP_TTL = 2
@@ -38,6 +40,8 @@ cdef enum:
     IPV6_RECVHOPLIMIT = 51
     IPV6_RECVTCLASS = 66
     ICMP_FILTER = 1
+    UDPLITE_SEND_CSCOV = 10
+    UDPLITE_RECV_CSCOV = 11
     ICMP6_FILTER = 1
     IPPROTO_ICMP = 1
     IPPROTO_ICMPV6 = 58
@@ -77,6 +81,8 @@ cdef int ip_option_set(stack_t *stack, udp_endpoint_t *ep, int level, int name, 
         return r
     if level == SOL_RAW or level == SOL_ICMPV6:
         return set_filter(ep, level, name, value, n)
+    if level == SOL_UDPLITE:
+        return set_coverage(ep, name, value, n)
     if n >= 4:
         memcpy(&v, value, 4)
     elif n >= 1:
@@ -137,6 +143,26 @@ cdef int set_filter(udp_endpoint_t *ep, int level, int name, const uint8_t *valu
     return -ENOPROTOOPT
 
 
+cdef int set_coverage(udp_endpoint_t *ep, int name, const uint8_t *value, uint32_t n) noexcept nogil:
+    """How much of a datagram the checksum covers (udplite(7)); the header always is."""
+    cdef int32_t v
+    if n < 4:
+        return -EINVAL
+    memcpy(&v, value, 4)
+    if ep.sock.kind != SOCK_UDPLITE or name not in (UDPLITE_SEND_CSCOV, UDPLITE_RECV_CSCOV):
+        return -ENOPROTOOPT
+    if v and v < UDP_HEADER:
+        v = UDP_HEADER
+    if v > 0xffff:
+        v = 0xffff
+    if name == UDPLITE_SEND_CSCOV:
+        ep.send_coverage = <uint16_t> v
+    else:
+        ep.receive_coverage = <uint16_t> v
+        ep.modes |= EM_RECEIVE_COVERAGE
+    return 0
+
+
 cdef int give(uint8_t *value, uint32_t *size, const void *p, uint32_t n) noexcept nogil:
     if size[0] > n:
         size[0] = n
@@ -181,6 +207,10 @@ cdef int ip_option_get(stack_t *stack, udp_endpoint_t *ep, int level, int name, 
         return give(value, size, ep.filter, 4)
     elif level == SOL_ICMPV6 and name == ICMP6_FILTER and ep.sock.kind == SOCK_RAW and ep.protocol == IPPROTO_ICMPV6:
         return give(value, size, ep.filter, sizeof(ep.filter))
+    elif level == SOL_UDPLITE and ep.sock.kind == SOCK_UDPLITE and name == UDPLITE_SEND_CSCOV:
+        v = ep.send_coverage
+    elif level == SOL_UDPLITE and ep.sock.kind == SOCK_UDPLITE and name == UDPLITE_RECV_CSCOV:
+        v = ep.receive_coverage
     else:
         return -ENOPROTOOPT
     return give(value, size, &v, 4)

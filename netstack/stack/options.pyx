@@ -6,7 +6,8 @@ from libc.string cimport memcpy, memset, strlen
 
 from netstack.clock cimport NS_PER_S
 from netstack.sock cimport (
-    EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_RAW, SOCK_TCP, sock_event,
+    EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_RAW, SOCK_TCP,
+    SOCK_UDPLITE, sock_event,
 )
 from netstack.stack.ip_options cimport ip_option_get, ip_option_set, ip_sysctl_get, ip_sysctl_set, is_ip_sysctl
 from netstack.stack.options6 cimport (
@@ -412,7 +413,7 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
             v = 1 if tcb != NULL and tcb.state == LISTEN else 0
         elif name == SO_PROTOCOL:
             v = 6 if tcb != NULL else ep.protocol if sock.kind == SOCK_RAW else (
-                17 if sock.kind != SOCK_PING else (58 if sock.flags & SF_V6 else 1))
+                136 if sock.kind == SOCK_UDPLITE else 17 if sock.kind != SOCK_PING else (58 if sock.flags & SF_V6 else 1))
         elif name == SO_DOMAIN:
             v = 10 if sock.flags & SF_V6 else 2
         elif name == SO_MAX_PACING_RATE:

@@ -17,7 +17,7 @@ from netstack.ip.interface cimport (
 from netstack.ip.ipv6 cimport ipv6_listens
 from netstack.ip.output cimport ip_send, outgoing_t
 from netstack.ip.shared cimport ip_next_id
-from netstack.sock cimport SF_BROADCAST, SF_V6, SOCK_PING, SOCK_RAW, SOCK_UDP
+from netstack.sock cimport SF_BROADCAST, SF_V6, SOCK_PING, SOCK_RAW, SOCK_UDP, SOCK_UDPLITE, kind_is_udp
 from netstack.stack.core cimport (
     stack_flow_label, stack_hop_limit, stack_is_local, stack_route, stack_settle, stack_source,
 )
@@ -29,10 +29,11 @@ from netstack.udp.endpoint cimport (
 )
 from netstack.wire.byte_order cimport load_be16, load_native32, store_be16, store_native16, store_native32
 from netstack.wire.checksum cimport (
-    checksum_and_copy, checksum_finish, checksum_partial, checksum_pseudo,
+    checksum_and_copy, checksum_finish, checksum_partial, checksum_pseudo, copy_bytes,
 )
-from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_UDP, write_ipv4
+from netstack.wire.ipv4 cimport IPV4_HEADER, PROTOCOL_ICMP, PROTOCOL_UDP, PROTOCOL_UDPLITE, write_ipv4
 from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6, write_ipv6
+from netstack.wire.udp cimport UDP_HEADER, write_udp_as
 
 cdef enum:
     PACKET_MAX = 65535
@@ -147,15 +148,20 @@ cdef uint32_t pseudo_sum(const way_t *way, const address_t *dst, uint8_t protoco
     return checksum_pseudo(&way.source, dst, protocol, length)
 
 
+cdef inline uint8_t protocol_of(const udp_endpoint_t *ep) noexcept nogil:
+    return PROTOCOL_UDPLITE if ep.sock.kind == SOCK_UDPLITE else PROTOCOL_UDP
+
+
+cdef inline uint32_t covered(const udp_endpoint_t *ep, uint32_t n) noexcept nogil:
+    """How many of a payload's n bytes the checksum covers (RFC 3828 section 3.1)."""
+    cdef uint32_t coverage = ep.send_coverage
+    return coverage - UDP_HEADER if UDP_HEADER <= coverage < UDP_HEADER + n and ep.sock.kind == SOCK_UDPLITE else n
+
+
 cdef void fill_udp(uint8_t *p, const way_t *way, const udp_endpoint_t *ep, const endpoint_t *to, uint32_t n,
                    uint32_t payload_sum) noexcept nogil:
-    cdef uint16_t check
-    store_be16(p, ep.lport)
-    store_be16(p + 2, to.port)
-    store_be16(p + 4, <uint16_t> (8 + n))
-    store_native16(p + 6, 0)
-    check = checksum_finish(<uint64_t> pseudo_sum(way, &to.address, PROTOCOL_UDP, 8 + n) + checksum_partial(p, 8) + payload_sum)
-    store_native16(p + 6, check if check != 0 else 0xffff)
+    write_udp_as(p, pseudo_sum(way, &to.address, protocol_of(ep), UDP_HEADER + n), ep.lport, to.port,
+                 <uint16_t> (UDP_HEADER + covered(ep, n)), payload_sum)
 
 
 cdef void fill_echo(uint8_t *p, const way_t *way, const udp_endpoint_t *ep, const endpoint_t *to, const uint8_t *data,
@@ -173,16 +179,19 @@ cdef void fill_echo(uint8_t *p, const way_t *way, const udp_endpoint_t *ep, cons
 
 cdef int write_whole(stack_t *stack, udp_endpoint_t *ep, const way_t *way, const endpoint_t *to, const uint8_t *data,
                      uint32_t n, interface_t *ifc) noexcept nogil:
-    """A UDP datagram or an echo in one packet: summed while it is copied."""
+    """A UDP datagram or an echo in one packet: summed while it is copied, as far as the sum goes."""
     cdef packet_out_t out
     cdef bint v4 = address_is_v4(&to.address), ping = ep.sock.kind == SOCK_PING
-    cdef uint32_t head = IPV4_HEADER if v4 else IPV6_HEADER, body = n - 8 if ping else n, total
+    cdef uint32_t head = IPV4_HEADER if v4 else IPV6_HEADER, body = n - 8 if ping else n, total, sum_of
     cdef bint df = ep.pmtu_discovery in (PMTU_WANT, PMTU_DO, PMTU_PROBE)
-    cdef uint8_t protocol = PROTOCOL_UDP if not ping else (PROTOCOL_ICMP if v4 else PROTOCOL_ICMPV6)
+    cdef uint8_t protocol = protocol_of(ep) if not ping else (PROTOCOL_ICMP if v4 else PROTOCOL_ICMPV6)
     cdef int r = interface_claim(ifc, &way.next_hop, head + 8, body, stack.tcp.now_ns, &out)
     if r != CLAIM_OK:
         return r
-    total = checksum_and_copy(out.body, data + 8 if ping else data, body)
+    sum_of = body if ping else covered(ep, n)
+    total = checksum_and_copy(out.body, data + 8 if ping else data, sum_of)
+    if sum_of < body:
+        copy_bytes(out.body + sum_of, data + sum_of, body - sum_of)
     if ping:
         fill_echo(out.ip + head, way, ep, to, data, n, total)
     else:
@@ -210,10 +219,10 @@ cdef int write_cut(stack_t *stack, udp_endpoint_t *ep, const way_t *way, const e
         d.body_length = n - 8
         fill_echo(head, way, ep, to, data, n, checksum_partial(d.body, d.body_length))
     else:
-        d.protocol = PROTOCOL_UDP
+        d.protocol = protocol_of(ep)
         d.body = data
         d.body_length = n
-        fill_udp(head, way, ep, to, n, checksum_partial(data, n))
+        fill_udp(head, way, ep, to, n, checksum_partial(data, covered(ep, n)))
     d.head = head
     d.head_length = 8
     return send_out(stack, way, to, &d, False, ifc)
@@ -319,8 +328,8 @@ cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *da
     if r < 0:
         return r
     v4 = address_is_v4(&to.address)
-    total = (IPV4_HEADER if v4 else IPV6_HEADER) + (8 if ep.sock.kind == SOCK_UDP else 0)
-    if v4 and ep.sock.kind != SOCK_UDP and ep.sock.flags & SF_V6:
+    total = (IPV4_HEADER if v4 else IPV6_HEADER) + (UDP_HEADER if kind_is_udp(ep.sock.kind) else 0)
+    if v4 and not kind_is_udp(ep.sock.kind) and ep.sock.flags & SF_V6:
         return -EINVAL
     if ep.sock.kind == SOCK_RAW and includes_header(ep, to):
         if n < IPV4_HEADER:
@@ -329,7 +338,7 @@ cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *da
     if n > PACKET_MAX - (total if v4 else total - IPV6_HEADER):
         return -EMSGSIZE
     total += <uint32_t> n
-    if to.port == 0 and ep.sock.kind == SOCK_UDP:
+    if to.port == 0 and kind_is_udp(ep.sock.kind):
         return -EINVAL
     if ep.sock.kind == SOCK_PING and (n < 8 or data[0] != (8 if v4 else 128) or data[1] != 0):
         return -EINVAL
@@ -359,6 +368,7 @@ cdef ssize_t datagram_send(stack_t *stack, udp_endpoint_t *ep, const uint8_t *da
         ep.big_dst = to.address
         ep.big_ns = stack.tcp.now_ns
     stack.tcp.counters.udp_out += ep.sock.kind == SOCK_UDP
+    stack.tcp.counters.udplite_out += ep.sock.kind == SOCK_UDPLITE
     stack.tcp.counters.icmp_out += ep.sock.kind == SOCK_PING
     stack_settle(stack)
     if r == CLAIM_UNREACHABLE:

@@ -461,6 +461,8 @@ cdef list datagram_fields():
         ("multicast_source", <char *> &s.multicast_source - base, sizeof(s.multicast_source), False),
         ("wants", <char *> &s.wants - base, sizeof(s.wants), False),
         ("modes", <char *> &s.modes - base, sizeof(s.modes), False),
+        ("send_coverage", <char *> &s.send_coverage - base, sizeof(s.send_coverage), False),
+        ("receive_coverage", <char *> &s.receive_coverage - base, sizeof(s.receive_coverage), False),
         ("check_offset", <char *> &s.check_offset - base, sizeof(s.check_offset), False),
         ("filter", <char *> &s.filter - base, sizeof(s.filter), False),
         ("big_length", <char *> &s.big_length - base, sizeof(s.big_length), False),

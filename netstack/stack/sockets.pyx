@@ -19,7 +19,7 @@ from netstack.demux cimport (
 from netstack.ip.interface cimport CLAIM_FULL, CLAIM_OK, interface_is_broadcast
 from netstack.sock cimport (
     EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_V6, SF_V6ONLY, SOCK_PING, SOCK_RAW,
-    SOCK_TCP, SOCK_UDP,
+    SOCK_TCP, SOCK_UDPLITE, kind_is_udp,
 )
 from netstack.stack.core cimport (
     stack_flow_label, stack_hop_limit, stack_is_local, stack_link_mss, stack_new_tcb, stack_register, stack_route, stack_send_planned, stack_settle,
@@ -50,6 +50,7 @@ from netstack.tcp.tcb cimport (
 from netstack.udp.endpoint cimport (
     PMTU_DONT, arrival_t, endpoint_receive, udp_endpoint_free, udp_endpoint_init, udp_endpoint_t,
 )
+from netstack.wire.ipv4 cimport PROTOCOL_UDPLITE
 from netstack.wire.ipv6 cimport PROTOCOL_ICMPV6
 
 cdef enum:
@@ -76,7 +77,8 @@ cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **
         if tcb == NULL:
             return -ENOMEM
         out[0] = &tcb.sock
-    elif (type == 2 and protocol in (0, 17, 1 if family == 2 else PROTOCOL_ICMPV6)) or (type == 3 and 0 < protocol <= 255):
+    elif (type == 2 and protocol in (0, 17, 1 if family == 2 else PROTOCOL_ICMPV6)) or (type == 3 and 0 < protocol <= 255) or (
+            type == 2 and protocol == PROTOCOL_UDPLITE and stack.demux.keeper == NULL):   # beside the kernel nobody keeps its ports
         ep = <udp_endpoint_t *> calloc(1, sizeof(udp_endpoint_t))
         if ep == NULL:
             return -ENOMEM
@@ -86,6 +88,8 @@ cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **
             ep.pmtu_discovery = PMTU_DONT
         if type == 2 and (protocol == 1 or protocol == PROTOCOL_ICMPV6):
             ep.sock.kind = SOCK_PING
+        if type == 2 and protocol == PROTOCOL_UDPLITE:
+            ep.sock.kind = SOCK_UDPLITE
         if type == 3:
             ep.sock.kind = SOCK_RAW
             ep.protocol = <uint8_t> protocol
@@ -191,7 +195,7 @@ cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexce
     if r < 0:
         return -EINVAL if r == -ENETUNREACH else r     # as Linux: IPv4 at an IPV6_V6ONLY socket
     if not address_is_any(&e.address) and not stack_is_local(stack, &e.address) and \
-            not (sock.kind == SOCK_UDP and is_broadcast(stack, &e.address)):
+            not (kind_is_udp(sock.kind) and is_broadcast(stack, &e.address)):
         return -EADDRNOTAVAIL
     if e.port == 0:
         e.port = free_port(stack, sock, &e.address)

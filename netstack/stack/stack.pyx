@@ -56,7 +56,7 @@ from netstack.wire.domain_names import read_names
 STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING",
           "LAST_ACK", "TIME_WAIT")
 
-KINDS = {2: "UDP", 3: "PING", 4: "RAW"}
+KINDS = {2: "UDP", 3: "PING", 4: "RAW", 5: "UDPLITE"}
 
 cdef enum:
     MSG_TRUNC = 0x20

@@ -16,6 +16,7 @@ cdef enum:
     IGMP = 2
     TCP = 6
     UDP = 17
+    UDPLITE = 136
     ROUTING = 43
     FRAGMENT = 44
     AUTHENTICATION = 51
@@ -192,19 +193,23 @@ cdef int sum_at(uint8_t protocol) noexcept nogil:
     """Where in its header the checksum stands; -1: it has none that is known here."""
     if protocol == TCP:
         return 16
-    if protocol == UDP:
+    if protocol == UDP or protocol == UDPLITE:
         return 6
     return 2 if protocol in (ICMP, IGMP, ICMPV6) else -1
 
 
 cdef uint32_t transport_sum(const uint8_t *p, uint8_t protocol, uint32_t at, uint32_t end) noexcept nogil:
-    """Over the pseudo header, where there is one, and the transport's bytes."""
-    cdef uint32_t total = 0
+    """Over the pseudo header, where there is one, and the transport's bytes, of UDP-Lite as many as are covered."""
+    cdef uint32_t total = 0, size = end - at, covered = 0
+    if protocol == UDPLITE and size >= 6:
+        covered = <uint32_t> p[at + 4] << 8 | p[at + 5]
+    if covered == 0 or covered > size:
+        covered = size
     if p[0] >> 4 == 6:
         total = add_words(p + 8, 32, end - at) + protocol
-    elif protocol == TCP or protocol == UDP:
+    elif protocol == TCP or protocol == UDP or protocol == UDPLITE:
         total = add_words(p + 12, 8, end - at) + protocol
-    return folded(add_words(p + at, end - at, total))
+    return folded(add_words(p + at, covered, total))
 
 
 cdef void mutant_fit(uint8_t *packet, uint32_t n) noexcept nogil:
@@ -238,7 +243,7 @@ cdef void mutant_repair(uint8_t *packet, uint32_t n) noexcept nogil:
     at += <uint32_t> where
     packet[at] = packet[at + 1] = 0
     value = ~<uint16_t> transport_sum(packet, protocol, at - <uint32_t> where, end)
-    if protocol == UDP and value == 0:
+    if (protocol == UDP or protocol == UDPLITE) and value == 0:
         value = 0xffff
     packet[at] = <uint8_t> (value >> 8)
     packet[at + 1] = <uint8_t> value

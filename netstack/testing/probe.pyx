@@ -35,7 +35,7 @@ from netstack.stack.stack cimport Stack
 from netstack.udp.endpoint cimport (
     udp_deliver, udp_endpoint_free, udp_endpoint_init, udp_endpoint_t, udp_receive,
 )
-from netstack.wire.udp cimport UDP_HEADER, parse_udp, udp_partial, udp_t
+from netstack.wire.udp cimport UDP_HEADER, parse_udp, parse_udplite, udp_partial, udp_t
 
 from netstack.counters import DropReason
 
@@ -377,8 +377,8 @@ cdef class UdpProbe:
     def __dealloc__(self):
         udp_endpoint_free(&self.ep)
 
-    def deliver(self, bytes datagram not None, src="10.0.0.2", dst="10.0.0.1"):
-        """A datagram with its header, as the payload of an IP packet: the DropReason."""
+    def deliver(self, bytes datagram not None, src="10.0.0.2", dst="10.0.0.1", *, bint lite=False):
+        """A datagram with its header, as the payload of an IP packet: the DropReason. lite: one of UDP-Lite."""
         cdef address_t s, d
         cdef udp_t udp
         cdef uint8_t header[UDP_HEADER]
@@ -389,13 +389,13 @@ cdef class UdpProbe:
         memcpy(header, <char *> datagram, min(n, UDP_HEADER))
         address_parse(src, &s)
         address_parse(dst, &d)
-        reason = parse_udp(header, <uint32_t> n, &udp)
+        reason = parse_udplite(header, <uint32_t> n, &udp) if lite else parse_udp(header, <uint32_t> n, &udp)
         if reason != DROP_NONE:
             return DropReason(reason)
         payload = <uint8_t *> malloc(udp.length - UDP_HEADER if udp.length > UDP_HEADER else 1)
         memcpy(payload, <const uint8_t *> <char *> datagram + UDP_HEADER, udp.length - UDP_HEADER)
         reason = udp_deliver(&self.ep, &self.events, &s, udp.sport, payload, udp.length - UDP_HEADER,
-                             udp_partial(&udp, &s, &d), NULL)
+                             udp.coverage - UDP_HEADER, udp_partial(&udp, &s, &d), NULL)
         free(payload)
         return DropReason(reason)
 

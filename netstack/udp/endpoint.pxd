@@ -24,6 +24,7 @@ cdef enum:                       # udp_endpoint_t.modes
     EM_CHECKSUM = 0x08           # IPV6_CHECKSUM: the sum lies at check_offset
     EM_V6ONLY = 0x10
     EM_MULTICAST_OWN6 = 0x20     # IPV6_MULTICAST_ALL is off
+    EM_RECEIVE_COVERAGE = 0x40   # UDPLITE_RECV_CSCOV was set: receive_coverage counts
 
 cdef enum:                       # udp_endpoint_t.pmtu_discovery: IP_MTU_DISCOVER
     PMTU_DONT = 0                # no DF; cut to the path's MTU
@@ -98,6 +99,8 @@ cdef struct udp_endpoint_t:
     address_t big_dst
     int64_t big_ns
     uint8_t dont_fragment        # IPV6_DONTFRAG: EMSGSIZE instead of fragments
+    uint16_t send_coverage       # UDPLITE_SEND_CSCOV: bytes that the checksum covers, header included; 0: all
+    uint16_t receive_coverage    # UDPLITE_RECV_CSCOV: the least that a datagram covered in part must have; 0: all
     uint32_t rcvbuf              # limit, bytes, bookkeeping included
     uint32_t sndbuf
     uint32_t queued_bytes
@@ -113,9 +116,11 @@ cdef struct udp_endpoint_t:
 
 cdef void udp_endpoint_init(udp_endpoint_t *ep) noexcept nogil
 cdef void udp_endpoint_free(udp_endpoint_t *ep) noexcept nogil       # the queue; not the struct
-# Sum-and-copy the payload into the queue. partial: pseudo header plus UDP header sum, or -1 when there is none to check.
+# Sum-and-copy the payload into the queue: the first *covered* bytes count. partial: pseudo header plus UDP header sum, or -1
+# when there is none to check.
 cdef DropReason udp_deliver(udp_endpoint_t *ep, event_list_t *events, const address_t *src, uint16_t sport,
-                            const uint8_t *payload, uint32_t length, int64_t partial, const arrival_t *how) noexcept nogil
+                            const uint8_t *payload, uint32_t length, uint32_t covered, int64_t partial,
+                            const arrival_t *how) noexcept nogil
 # Room for a datagram of that length, which the caller fills and puts into the queue; NULL: *reason* says why not.
 cdef datagram_t *endpoint_room(udp_endpoint_t *ep, uint32_t length, DropReason *reason) noexcept nogil
 cdef void endpoint_append(udp_endpoint_t *ep, event_list_t *events, datagram_t *d) noexcept nogil

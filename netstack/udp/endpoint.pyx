@@ -83,17 +83,20 @@ cdef void endpoint_append(udp_endpoint_t *ep, event_list_t *events, datagram_t *
 
 
 cdef DropReason udp_deliver(udp_endpoint_t *ep, event_list_t *events, const address_t *src, uint16_t sport,
-                            const uint8_t *payload, uint32_t length, int64_t partial, const arrival_t *how) noexcept nogil:
-    """Queue one datagram; the sum is over exactly the bytes that are kept."""
+                            const uint8_t *payload, uint32_t length, uint32_t covered, int64_t partial,
+                            const arrival_t *how) noexcept nogil:
+    """Queue one datagram; the sum is over exactly the bytes that are kept, those that are covered."""
     cdef DropReason reason = DROP_NONE
     cdef datagram_t *d = endpoint_room(ep, length, &reason)
     if d == NULL:
         return reason
     if partial < 0:
         copy_bytes(d + 1, payload, length)
-    elif checksum_fold(<uint64_t> partial + checksum_and_copy(d + 1, payload, length)) != 0xffff:
+    elif checksum_fold(<uint64_t> partial + checksum_and_copy(d + 1, payload, covered)) != 0xffff:
         free(d)
         return DROP_UDP_CHECKSUM
+    elif covered < length:
+        copy_bytes(<uint8_t *> (d + 1) + covered, payload + covered, length - covered)
     d.src = src[0]
     d.sport = sport
     if how != NULL:

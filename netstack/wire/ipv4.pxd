@@ -20,6 +20,7 @@ cdef enum:
     PROTOCOL_ICMP = 1
     PROTOCOL_TCP = 6
     PROTOCOL_UDP = 17
+    PROTOCOL_UDPLITE = 136       # RFC 3828
     IPV4_OPTION_END = 0
     IPV4_OPTION_NOP = 1
     IPV4_OPTION_LSRR = 131       # loose source and record route

@@ -27,6 +27,7 @@ from scapy.layers.l2 import ARP, Ether  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
 
 from netstack.testing.packets import checksum  # noqa: E402
+from netstack.wire import udp  # noqa: E402
 
 VICTIM, PEER, OTHER = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 VICTIM6, PEER6, OTHER6 = "fd00::1", "fd00::2", "fd00::3"
@@ -266,6 +267,27 @@ def transports6() -> Frames:
         IPv6(src=PEER6, dst=GROUP6) / UDP(dport=UDP_PORT), IPv6(src=PEER6, dst="ff02::1") / UDP(dport=UDP_PORT),
         IPv6(src=PEER6, dst=VICTIM6, nh=200) / Raw(b"unknown"), IPv6(src=PEER6, dst=OTHER6) / UDP(dport=UDP_PORT),
         IPv6(src="::1", dst=VICTIM6) / UDP(dport=UDP_PORT), IPv6(src=ROUTER6, dst="ff02::1") / UDP(dport=UDP_PORT))]
+
+
+@functools.cache
+def udplite() -> Frames:
+    """UDP-Lite of both versions: covered whole, in part, with the header alone; and errors about it."""
+    def datagram(to: Packet, coverage: int, payload: bytes = bytes(range(40)), dport: int = UDP_PORT) -> Packet:
+        return to / Raw(udp.build_lite(to.src, to.dst, PEER_PORT, dport, payload, coverage))
+
+    four, six = IP(src=PEER, dst=VICTIM, proto=136), IPv6(src=PEER6, dst=VICTIM6, nh=136)
+    packets = [datagram(to, coverage) for to in (four, six) for coverage in (0, 8, 20, 47, 48)]
+    packets += [datagram(four, 0, b""), datagram(four, 9, b"nobody", 1), datagram(six, 9, b"nobody", 1),
+                datagram(IP(src=PEER, dst="255.255.255.255", proto=136), 8),
+                datagram(IPv6(src=PEER6, dst=GROUP6, nh=136), 8)]
+    quoted = bytes(IP(src=VICTIM, dst=PEER, proto=136) / DATAGRAM)
+    quoted6 = bytes(IPv6(src=VICTIM6, dst=PEER6, nh=136) / DATAGRAM)
+    packets += [IP(src=PEER, dst=VICTIM) / ICMP(type=3, code=3) / Raw(quoted),
+                IPv6(src=PEER6, dst=VICTIM6) / v6.ICMPv6DestUnreach(code=4) / Raw(quoted6)]
+    pieces = [*fragment(datagram(four, 12, bytes(200)), 64),
+              *v6.fragment6(IPv6(src=PEER6, dst=VICTIM6) / v6.IPv6ExtHdrFragment(nh=136, id=8) / Raw(
+                  udp.build_lite(PEER6, VICTIM6, PEER_PORT, UDP_PORT, bytes(2000), 12)), 1280)]
+    return [over(p, HEADER4 if p.version == 4 else HEADER6) for p in packets + pieces]
 
 
 def ipv4() -> Frames:

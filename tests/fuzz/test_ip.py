@@ -40,6 +40,7 @@ TARGETS: dict[str, tuple[Any, str, int, dict[str, Any]]] = {
     "nd": (frames.nd, "ethernet", PARSER, {}),
     "mld": (frames.mld, "ethernet", PARSER, {}),
     "fragments6": (frames.fragments6, "ip", PARSER, FRAGMENTS6),
+    "udplite": (frames.udplite, "ip", PARSER, {}),
     "ipv4-ethernet": (lambda: frames.ipv4() + frames.arp(), "ethernet", INPUT, {}),
     "ipv4-ip": (frames.ipv4, "ip", INPUT, {}),
     "ipv6-ethernet": (frames.ipv6, "ethernet", INPUT, {}),
@@ -60,6 +61,8 @@ REACHED = {
     "nd": "drop_nd_invalid drop_nd_unsolicited drop_nd_ignored packets_out nd_conflicts",
     "mld": "drop_mld_invalid drop_nd_ignored packets_out drop_ip_extension",
     "fragments6": PIECES,
+    "udplite": "drop_udplite_coverage drop_udp_length drop_udp_checksum drop_udp_no_port udplite_in udplite_out"
+               " icmp_out icmp_errors_in ip_reassembled",
     "ipv4-ethernet": "drop_ip_checksum drop_ip_total_length drop_ip_source drop_ip_destination drop_udp_no_port"
                      " drop_link_type drop_link_not_ours drop_tcp_no_port drop_ip_protocol tcp_resets_out",
     "ipv4-ip": "drop_ip_version drop_ip_header_length drop_link_malformed drop_multicast udp_in raw_in",
@@ -109,12 +112,16 @@ class Session:
         ping6 = self.stack.socket("dgram", socket.AF_INET6, socket.IPPROTO_ICMPV6)
         raws = [self.stack.socket(socket.SOCK_RAW, family, protocol) for family, protocol in (
             (socket.AF_INET, 1), (socket.AF_INET, 200), (socket.AF_INET6, 200))]
-        return [datagrams, connected, listener, ping, ping6, *raws]
+        lite = option(self.stack.socket("dgram", socket.AF_INET6, socket.IPPROTO_UDPLITE), 136, 11, 12)
+        option(lite, 136, 10, 9)                         # UDPLITE_RECV_CSCOV, UDPLITE_SEND_CSCOV
+        option(lite, 0, 11, 1)
+        lite.bind(("::", UDP_PORT))
+        return [datagrams, connected, listener, ping, ping6, lite, *raws]
 
     def talk(self):
         """The victim's programs read, and send, so that errors and neighbours have something to be about."""
-        datagrams, connected, listener, ping, ping6, *raws = self.sockets
-        for sock in (datagrams, connected, ping, ping6, *raws):
+        datagrams, connected, listener, ping, ping6, lite, *raws = self.sockets
+        for sock in (datagrams, connected, ping, ping6, lite, *raws):
             for flags in (0, 0x2000):                    # MSG_ERRQUEUE
                 for _ in range(300):
                     try:
@@ -127,7 +134,7 @@ class Session:
         large = PEER6 if self.turn % 2 else f"::ffff:{PEER}"
         for sock, data, to in (
                 (datagrams, b"x", (OTHER6, PEER_PORT)), (datagrams, b"x", (f"::ffff:{OTHER}", PEER_PORT)),
-                (datagrams, bytes(1400), (large, PEER_PORT)),
+                (datagrams, bytes(1400), (large, PEER_PORT)), (lite, bytes(100), (large, PEER_PORT)),
                 (ping, b"\x08" + bytes(7), (PEER, 0)), (ping6, b"\x80" + bytes(7), (PEER6, 0))):
             try:
                 sock.sendto(data, to)

@@ -21,6 +21,7 @@ def tshark(capture, display_filter, *fields):
         pytest.skip("needs tshark")
     done = subprocess.run(
         ["tshark", "-r", str(capture), "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE",
+         "-o", "udplite.check_checksum:TRUE", "-o", "udplite.ignore_checksum_coverage:FALSE",
          "-o", "tcp.relative_sequence_numbers:FALSE", "-Y", display_filter, "-T", "fields",
          *(a for f in fields or ("frame.number",) for a in ("-e", f))],
         capture_output=True, text=True, timeout=300)
