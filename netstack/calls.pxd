@@ -23,6 +23,9 @@ from netstack.stack.sockets cimport sock_recv, sock_recvfrom, sock_send, sock_se
 from netstack.tcp.tcb cimport tcb_t
 from netstack.udp.endpoint cimport udp_endpoint_t
 
+cdef enum:
+    LOOKS = 64           # shares a call takes that must not wait
+
 
 cdef ssize_t receive_waiting(owner_t *o, uint8_t *data, size_t n, int flags, endpoint_t *src, int64_t deadline,
                              int64_t slice) noexcept nogil
@@ -47,6 +50,22 @@ cdef inline void look(driver_t *d) noexcept nogil:
             return
     d.lead_count += 1
     driver_pass(d, now, d.short_budget, 0)
+
+
+cdef inline bint look_again(driver_t *d, int *looks) noexcept nogil:
+    """Before a call that must not wait says EAGAIN: one more share, if something still waits on the links.
+
+    A share is counted in frames: what the call is about may stand behind a few small ones.
+    """
+    cdef uint32_t i
+    if looks[0] == LOOKS or d.leader != NULL or d.dead:
+        return False
+    for i in range(d.link_count):
+        if d.links[i].has_input(d.links[i]) and not d.links[i].dead:
+            looks[0] += 1
+            driver_pass(d, park_now_ns(), d.short_budget, 0)
+            return True
+    return False
 
 
 cdef inline void done(owner_t *o) noexcept nogil:

@@ -51,10 +51,12 @@ cdef ssize_t receive_waiting(owner_t *o, uint8_t *data, size_t n, int flags, end
     cdef driver_t *d = o.driver
     cdef waiter_t w
     cdef ssize_t r
-    cdef int waited
+    cdef int waited, looks = 0
     park_lock(&d.lock)
     look(d)
     r = try_receive(o, data, n, flags, src)
+    while r == -EAGAIN and not deadline and look_again(d, &looks):
+        r = try_receive(o, data, n, flags, src)
     while r == -EAGAIN and deadline:
         memset(&w, 0, sizeof(w))
         w.owner = o
@@ -82,11 +84,13 @@ cdef ssize_t send_waiting(owner_t *o, const uint8_t *data, size_t n, int flags, 
     cdef driver_t *d = o.driver
     cdef waiter_t w
     cdef ssize_t r
-    cdef int waited = WAIT_READY
+    cdef int waited = WAIT_READY, looks = 0
     park_lock(&d.lock)
     look(d)
     while True:
         r = try_send(o, data + sent[0], n - sent[0], flags, to)
+        while r == -EAGAIN and not deadline and look_again(d, &looks):
+            r = try_send(o, data + sent[0], n - sent[0], flags, to)
         if r >= 0:
             sent[0] += r
             r = 0

@@ -25,6 +25,7 @@ from netstack.calls cimport (
     done,
     has_loan,
     look,
+    look_again,
     readable,
     receive_waiting,
     send_waiting,
@@ -470,7 +471,7 @@ cdef class Handle:
         cdef sock_t *sock
         cdef endpoint_t e
         cdef int64_t deadline = 0
-        cdef int r, step = 0
+        cdef int r, step = 0, looks = 0
         self.usable()
         new = self.sibling()
         while True:
@@ -479,6 +480,8 @@ cdef class Handle:
             enter(d)
             look(d)
             r = -EBADF if o.sock == NULL or d.dead else sock_accept(d.stack, o.sock, &sock)
+            while r == -EAGAIN and self.timeout_ns == 0 and look_again(d, &looks):
+                r = -EBADF if o.sock == NULL or d.dead else sock_accept(d.stack, o.sock, &sock)
             if r == 0:
                 driver_adopt(d, &new.o, sock)
                 sock_remote(d.stack, sock, &e)
@@ -704,13 +707,15 @@ cdef class Handle:
         cdef bint blocking = self.blocks(flags), waitall = flags & MSG_WAITALL and o.sock != NULL and self.timeout_ns < 0
         cdef ssize_t r
         cdef size_t got = 0
-        cdef int step = 0
+        cdef int step = 0, looks = 0
         self.usable()
         flags &= ~(MSG_DONTWAIT | MSG_WAITALL)
         if n <= KEEP_BYTES:
             enter(d)
             look(d)
             r = try_receive(o, data, n, flags, src)
+            while r == -EAGAIN and not blocking and look_again(d, &looks):
+                r = try_receive(o, data, n, flags, src)
             done(o)
         elif not blocking:
             with nogil:
@@ -750,7 +755,7 @@ cdef class Handle:
         cdef size_t room
         cdef ssize_t r
         cdef int64_t deadline = 0
-        cdef int step = 0
+        cdef int step = 0, looks = 0
         self.usable()
         if n < 0:
             raise ValueError(f"negative buffersize in {operation}")
@@ -768,6 +773,9 @@ cdef class Handle:
                 room = n
             if room <= SMALL:
                 r = try_receive(o, small, min(n, SMALL), flags & ~MSG_DONTWAIT, src)
+                if r == -EAGAIN and not self.blocks(flags) and look_again(d, &looks):
+                    driver_unlock(d)
+                    continue
                 done(o)
                 if r >= 0:
                     return PyBytes_FromStringAndSize(<char *> small, r)
@@ -880,7 +888,7 @@ cdef class Handle:
         cdef uint32_t wants = 0, port = 0
         cdef int64_t deadline = 0
         cdef ssize_t r
-        cdef int step = 0
+        cdef int step = 0, looks = 0
         cdef unsigned char *data = <unsigned char *> PyByteArray_AS_STRING(space)
         self.usable()
         while True:
@@ -890,6 +898,9 @@ cdef class Handle:
                 r = -EBADF
             else:
                 r = sock_recvmsg(d.stack, o.sock, data, size, (flags & ~MSG_DONTWAIT) | MSG_TRUNC, &e, &how, &wants)
+                if r == -EAGAIN and not self.blocks(flags) and look_again(d, &looks):
+                    driver_unlock(d)
+                    continue
                 port = (<const udp_endpoint_t *> o.sock).lport
             done(o)
             if r >= 0:
@@ -918,7 +929,7 @@ cdef class Handle:
         cdef size_t sent = 0
         cdef ssize_t r
         cdef bint blocking = self.blocks(flags)
-        cdef int step = 0
+        cdef int step = 0, looks = 0
         self.usable()
         flags &= ~MSG_DONTWAIT
         if flags & MSG_FASTOPEN and self.type == 1:
@@ -927,6 +938,8 @@ cdef class Handle:
             enter(d)
             look(d)
             r = try_send(o, data, n, flags, to)
+            while r == -EAGAIN and not blocking and look_again(d, &looks):
+                r = try_send(o, data, n, flags, to)
             done(o)
             if r >= 0:
                 sent = r
