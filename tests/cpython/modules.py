@@ -35,6 +35,21 @@ KERNEL = [(reason, re.compile(pattern)) for reason, pattern in (
     ("Windows", r"proactor_events|WindowsUtils"),
 )]
 
+# Tests of IP sockets that do not pass on a stack, and why; the first match counts.
+MISSES = [(reason, re.compile(pattern)) for reason, pattern in (
+    ("a readiness descriptor carries no data, so no second socket is made of its number",
+     r"testCloseException|test_setblocking_invalidfd|test_response_fileno"),
+    ("socket.close(fd) closes the readiness descriptor; the socket is the stack's and stays", r"test_socket_close$"),
+    ("a readiness descriptor never blocks, or a read of it by mistake would: it does not repeat O_NONBLOCK",
+     r"testSetBlocking|NonblockConstantTest"),
+    ("urgent data stays in the stream (RFC 6093), so a readiness descriptor shows no POLLPRI", r"test_handle_expt"),
+    ("os.sendfile is refused and the file is sent by write(), which asyncio does not forbid meanwhile",
+     r"test_sendfile_prevents_bare_write"),
+    ("a program's own subclass of ssl.SSLSocket is the standard library's and works on descriptors",
+     r"test_context_custom_class"),
+    ("the child of a fork cannot use its parent's stack", r"test_Forking"),
+)]
+
 IP_FAMILIES = {"AF_INET", "AF_INET6"}
 
 
@@ -51,3 +66,8 @@ def kind(row: dict) -> str:
     if "AF_UNIX" in families:
         return "kernel:AF_UNIX"
     return "pair" if used.get("socketpair") else "other"
+
+
+def reason(test: str) -> str:
+    """Why a test of IP sockets misses; "" for one that nobody has looked into."""
+    return next((reason for reason, pattern in MISSES if pattern.search(test)), "")

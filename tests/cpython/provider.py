@@ -61,7 +61,11 @@ def install_stack() -> None:
             if family in (-1, socket.AF_INET, socket.AF_INET6):
                 note("refused AF_INET/any")            # it wanted an IP socket: its test counts
             raise
-        note(("stack " if self._handle is not None else "kernel ") + _kind_of(self))
+        if self._handle is None and self.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_UNIX:
+            note("kernel AF_UNIX/carrier" if self.family in (socket.AF_INET, socket.AF_INET6) else
+                 "kernel " + _kind_of(self))           # detach() of a stack's connection: a pair carries its data
+        else:
+            note(("stack " if self._handle is not None else "kernel ") + _kind_of(self))
 
     netstack.socket.socket.__init__ = counted
     netstack.patch(_host)

@@ -23,7 +23,7 @@ import tempfile
 import time
 
 from tests.cpython import child
-from tests.cpython.modules import MODULES, kind
+from tests.cpython.modules import MODULES, kind, reason
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ATTEMPTS = 60                    # a module goes on behind a test that hangs or crashes, this often
@@ -133,6 +133,7 @@ class Module:
         others = [row for row in self.rows.values() if kind(row) != "inet"]
         return {
             "through": len(through), "eligible": len(inet), "missed": missed,
+            "reasons": {test: reason(test) for test in missed},
             "with_packets": sum(row.get("segments", 0) > 0 for row in through),
             "others": dict(collections.Counter(row["status"] for row in others)),
             "others_failed": {row["id"]: f"{kind(row)}: {row['status']}: {row['why']}" for row in others
@@ -154,7 +155,17 @@ def table(modules: dict[str, dict]) -> str:
         lines.append(f"{name:<34} {row['through']:>8} {row['eligible']:>8} {row['with_packets']:>8}   {others}")
         total.update({key: row[key] for key in ("through", "eligible", "with_packets")})
     lines.append(f"{'all':<34} {total['through']:>8} {total['eligible']:>8} {total['with_packets']:>8}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *misses(modules)])
+
+
+def misses(modules: dict[str, dict]) -> list[str]:
+    """The tests that missed, under the reason that `modules.MISSES` has for them."""
+    by_reason: dict[str, list[str]] = {}
+    for row in modules.values():
+        for test, why in row["reasons"].items():
+            by_reason.setdefault(why or f"UNEXPLAINED, {row['missed'][test]}", []).append(test)
+    return [line for why, tests in by_reason.items() for line in ("", f"{len(tests)}: {why}",
+                                                                 *(f"    {test}" for test in sorted(tests)))]
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from tests.cpython.modules import kind
-from tests.cpython.run import on_stack
+from tests.cpython.modules import kind, reason
+from tests.cpython.run import misses, on_stack
 from tests.support import ROOT, run
 
 pytest.importorskip("test.test_urllib2_localnet", reason="this interpreter comes without its tests")
@@ -27,6 +27,14 @@ def test_the_kernel_is_counted_apart(tmp_path):
     run([sys.executable, "-m", "tests.cpython.run", "--kernel", "--json", out, "test_urllib2_localnet"], cwd=ROOT)
     found = json.loads(out.read_text())
     assert found["kernel"] and found["modules"]["test_urllib2_localnet"]["with_packets"] == 0
+
+
+def test_a_miss_has_a_reason_or_stands_out():
+    known, new = "test.test_asyncore.TestAPI_UseIPv4Poll.test_handle_expt", "test.test_socket.NewTest.test_new"
+    assert "urgent" in reason(known) and reason(new) == ""
+    lines = misses({"m": {"missed": {known: "fail: flag not set", new: "error: x"},
+                          "reasons": {known: reason(known), new: reason(new)}}})
+    assert "1: UNEXPLAINED, error: x" in lines and f"    {known}" in lines
 
 
 def test_only_the_stack_s_sockets_count():
