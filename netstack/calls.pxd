@@ -9,13 +9,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from netstack.address cimport endpoint_t
 from netstack.driver cimport (
+    driver_now,
     driver_pass,
     driver_settle,
     driver_show,
     driver_t,
     driver_unlock,
     owner_t,
-    park_now_ns,
 )
 from netstack.sock cimport SOCK_TCP
 from netstack.stack.core cimport stack_set_now
@@ -38,7 +38,7 @@ cdef bint has_loan(const owner_t *o) noexcept nogil          # a waiting thread'
 cdef inline void look(driver_t *d) noexcept nogil:
     """Take a bounded share of what waits on the links, unless somebody leads: that is their business."""
     cdef uint32_t i
-    cdef int64_t now = park_now_ns()
+    cdef int64_t now = driver_now(d)
     stack_set_now(d.stack, now)
     if d.leader != NULL or d.dead:
         return
@@ -63,7 +63,7 @@ cdef inline bint look_again(driver_t *d, int *looks) noexcept nogil:
     for i in range(d.link_count):
         if d.links[i].has_input(d.links[i]) and not d.links[i].dead:
             looks[0] += 1
-            driver_pass(d, park_now_ns(), d.short_budget, 0)
+            driver_pass(d, driver_now(d), d.short_budget, 0)
             return True
     return False
 

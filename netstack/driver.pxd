@@ -135,6 +135,7 @@ cdef struct driver_t:
     uint32_t pollers_asleep
     uint32_t ready_fds           # sockets that gave out a descriptor: somebody may sleep on it
     int64_t next_deadline        # of stack and links
+    int64_t virtual_ns           # the time, of a host on virtual time; 0: the machine's clock is right
     int64_t lead_wake_at         # when the sleeping leader wakes by itself; 0 while it is awake
     int64_t service_wake_at      # the same of the service thread
     uint64_t lead_count          # how often somebody led
@@ -208,6 +209,10 @@ cdef int driver_fileno(driver_t *d, owner_t *o, int kind) noexcept nogil   # the
 cdef int driver_give_fd(driver_t *d, owner_t *o) noexcept nogil            # the socket has none any more
 # How often this process is a child of one that had drivers.
 cdef uint32_t fork_generation
+
+
+cdef inline int64_t driver_now(const driver_t *d) noexcept nogil:
+    return d.virtual_ns if d.virtual_ns else park_now_ns()
 
 
 cdef inline bint loopback_pending(const driver_t *d) noexcept nogil:

@@ -292,9 +292,9 @@ cdef int driver_pass(driver_t *d, int64_t now, int budget, uint32_t who) noexcep
 cdef void driver_settle(driver_t *d) noexcept nogil:
     """What a call sent to the stack itself is processed at once: nobody's doorbell rings for it."""
     if loopback_pending(d):
-        driver_pass(d, park_now_ns(), d.short_budget, 0)
+        driver_pass(d, driver_now(d), d.short_budget, 0)
         while loopback_pending(d):
-            driver_pass(d, park_now_ns(), d.short_budget, 0)
+            driver_pass(d, driver_now(d), d.short_budget, 0)
         return
     collect_events(d)
     watch_deadline(d)
@@ -712,15 +712,19 @@ cdef class Driver:
     report : int
         A listening AF_UNIX SOCK_SEQPACKET descriptor, the driver's from here on, on which the standby thread answers
         ``netstack ss``; -1: none.
+    virtual_ns : int
+        The time, if it is virtual: it stands until `set_time` moves it. Nothing may wait then, and there is no standby
+        thread. 0: the machine's clock.
     """
 
-    def __cinit__(self, Stack stack not None, double spin_us=50.0, bint service=True, int report=-1):
+    def __cinit__(self, Stack stack not None, double spin_us=50.0, bint service=True, int report=-1, int64_t virtual_ns=0):
         cdef driver_t *d = &self.d
         cdef Link link
         memset(d, 0, sizeof(driver_t))
         d.leader_fd = d.service_fd = d.plugin_fd = d.epoll_fd = -1
         reporting_init(&d.reporting, report)
         self.stack = stack
+        d.virtual_ns = virtual_ns
         self.links = list(stack.links)
         outside = self.links[:len(self.links) - 1]
         d.stack = stack.c
@@ -740,7 +744,7 @@ cdef class Driver:
         if spin_us > 0:
             d.spin_ns = d.spin_now_ns = <int64_t> (spin_us * 1000)
             d.one_cpu = len(os.sched_getaffinity(0)) == 1
-        if service and start_service(d):
+        if service and not virtual_ns and start_service(d):
             raise OSError("the service thread could not be started")
         _drivers.add(self)
         if plugin.classes:
@@ -765,12 +769,53 @@ cdef class Driver:
             stop(d)
         reporting_close(&d.reporting)
 
+    @property
+    def virtual(self):
+        """Whether its time is virtual."""
+        return self.d.virtual_ns != 0
+
+    def set_time(self, int64_t now_ns):
+        """Virtual time goes on to that moment.
+
+        Raises
+        ------
+        ValueError
+            It lies in the past, or the time is not virtual.
+        """
+        if not self.d.virtual_ns or now_ns < self.d.virtual_ns:
+            raise ValueError(f"{now_ns} ns: the time is {self.d.virtual_ns} ns")
+        self.d.virtual_ns = now_ns
+
+    def settle(self):
+        """Let the stack do what it can at this moment. False: there was nothing to do."""
+        cdef driver_t *d = &self.d
+        cdef int64_t now = driver_now(d)
+        cdef uint32_t i
+        cdef bint due
+        if d.dead:
+            return False
+        with nogil:
+            park_lock(&d.lock)
+            due = loopback_pending(d) or d.next_deadline <= now
+            for i in range(d.link_count):
+                due = due or d.links[i].has_input(d.links[i])
+            if due:
+                while driver_pass(d, now, d.budget, 0):
+                    pass
+            driver_unlock(d)
+        return bool(due)
+
+    @property
+    def next_deadline(self):
+        """When the stack or a link has something to do by itself, ns of its clock; None: never."""
+        return None if self.d.next_deadline == NEVER else self.d.next_deadline
+
     def add_address(self, text, gateway=None):
         """As `netstack.stack.Stack.add_address`, under the lock."""
         with nogil:
             park_lock(&self.d.lock)
         try:
-            stack_set_now(self.d.stack, park_now_ns())
+            stack_set_now(self.d.stack, driver_now(&self.d))
             self.stack.add_address(text, gateway)
         finally:
             driver_unlock(&self.d)
@@ -857,7 +902,7 @@ cdef class Driver:
             with nogil:
                 park_lock(&d.lock)
                 if not d.dead:
-                    stack_set_now(d.stack, park_now_ns())
+                    stack_set_now(d.stack, driver_now(d))
                     if agreed:
                         plugin_apply(p, &decision)
                     else:
@@ -874,7 +919,7 @@ cdef class Driver:
             return
         with nogil:
             park_lock(&d.lock)
-            stack_set_now(d.stack, park_now_ns())
+            stack_set_now(d.stack, driver_now(d))
             while d.owners != NULL:
                 sock = d.owners.sock
                 sock_lend_taken(d.stack, sock)

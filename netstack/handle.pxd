@@ -23,6 +23,7 @@ cdef class Handle:
     cdef object __weakref__
 
     cdef Handle sibling(self)
+    cdef void without_waiting(self)
     cdef int usable(self) except -1
     cdef int to_endpoint(self, object address, str operation, endpoint_t *out) except -1
     cdef object from_endpoint(self, const endpoint_t *e)

@@ -8,7 +8,7 @@ finds input waiting and nobody leading takes a bounded share of it, so that a pr
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EBADF, EINPROGRESS, EINTR, EINVAL, ENETDOWN
+from libc.errno cimport EAGAIN, EBADF, EINPROGRESS, EINTR, EINVAL, ENETDOWN, EOPNOTSUPP
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -44,6 +44,7 @@ from netstack.driver cimport (
     driver_fileno,
     driver_forked,
     driver_give_fd,
+    driver_now,
     driver_settle,
     driver_show,
     driver_t,
@@ -187,9 +188,10 @@ cdef class Handle:
         self.type = type
         self.proto = proto
         self.o.driver = d
+        self.without_waiting()
         self.usable()
         enter(d)
-        stack_set_now(d.stack, park_now_ns())
+        stack_set_now(d.stack, driver_now(d))
         r = -EBADF if d.dead else sock_open(d.stack, family, type, proto, &sock)
         if r == 0:
             driver_adopt(d, &self.o, sock)
@@ -217,7 +219,14 @@ cdef class Handle:
         new.type = self.type
         new.proto = self.proto
         new.o.driver = self.o.driver
+        new.without_waiting()
         return new
+
+    cdef void without_waiting(self):
+        """On virtual time no call may wait: nothing would move the time meanwhile."""
+        if self.o.driver.virtual_ns:
+            self.timeout_ns = 0
+            self.timeout = 0.0
 
     def join(self):
         """One more object has this socket, beside the first; see `leave`."""
@@ -247,6 +256,9 @@ cdef class Handle:
     def settimeout(self, object value):
         """Seconds, 0 for non-blocking, None for blocking."""
         cdef double seconds
+        if self.o.driver.virtual_ns and value != 0:
+            raise OSError(EOPNOTSUPP, "this host's time is virtual, no call may wait for it: use the event loop of "
+                                      "netstack.testing.VirtualNetwork")
         if value is None:
             self.timeout_ns = -1
             self.timeout = None
@@ -456,7 +468,7 @@ cdef class Handle:
         cdef int r
         self.usable()
         enter(o.driver)
-        stack_set_now(o.driver.stack, park_now_ns())
+        stack_set_now(o.driver.stack, driver_now(o.driver))
         r = -EBADF if o.sock == NULL else sock_listen(o.driver.stack, o.sock, max(backlog, 0))
         done(o)
         if r < 0:
@@ -516,7 +528,7 @@ cdef class Handle:
         cdef sock_t *sock
         if d == NULL or o.sock == NULL or driver_forked(d):
             return
-        if o.sock.kind == SOCK_TCP and (<tcb_t *> o.sock).flags & TF_LINGER:
+        if o.sock.kind == SOCK_TCP and (<tcb_t *> o.sock).flags & TF_LINGER and not d.virtual_ns:
             try:
                 self.linger()
             finally:
@@ -688,7 +700,7 @@ cdef class Handle:
         if level == 6 and option == 13:                # TCP_CONGESTION: a package may offer the algorithm
             find_algorithm(data)
         enter(o.driver)
-        stack_set_now(o.driver.stack, park_now_ns())
+        stack_set_now(o.driver.stack, driver_now(o.driver))
         r = -EBADF
         if o.sock != NULL:
             r = sock_setsockopt(o.driver.stack, o.sock, level, option, <const uint8_t *> PyBytes_AS_STRING(data),

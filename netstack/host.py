@@ -79,6 +79,8 @@ class Host:
         Let ``netstack ss`` of the same user list the sockets; the standby thread answers it.
     lease : object, optional
         Closed behind the link: what a router gave along with it.
+    virtual_ns : int
+        Its time is virtual and begins there, ns; `netstack.testing.VirtualNetwork` moves it on. 0: the machine's clock.
 
     Raises
     ------
@@ -98,7 +100,7 @@ class Host:
                  mtu: int | None = None, *, spin_us: float = 50.0, service: bool = True, drain: float = 60.0,
                  dns: bool | str = True, resolver: ResolverConfig | None = None,
                  seed: bytes | int | None = None, sysctl: Mapping[str, object] | None = None,
-                 acd: bool = False, visible: bool = True, lease=None) -> None:
+                 acd: bool = False, visible: bool = True, lease=None, virtual_ns: int = 0) -> None:
         addresses = (address,) if isinstance(address, str) else tuple(str(a) for a in address)
         by_dhcp = "dhcp" in addresses
         addresses = tuple(a for a in addresses if a != "dhcp")
@@ -127,7 +129,7 @@ class Host:
                                  source_address=lambda destination: self.driver.source_address(destination),
                                  loopback=link is not None and link.kernel_ip)
         report, self._report = open_report() if visible and service else (-1, None)
-        self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report)
+        self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report, virtual_ns=virtual_ns)
         self._lease = lease
         _hosts.add(self)
         self._wait_for_addresses()

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from netstack.doorbells cimport arm, dead_links, disarm, drain, leader_spin, ring
 from netstack.driver cimport (
     driver_leave,
+    driver_now,
     driver_pass,
     driver_state,
     driver_t,
@@ -127,7 +128,7 @@ cdef void poller_look(poller_t *p) noexcept nogil:
     cdef driver_t *d = p.driver
     if d.leader == NULL and not d.dead:
         d.lead_count += 1
-        driver_pass(d, park_now_ns(), d.budget, 0)
+        driver_pass(d, driver_now(d), d.budget, 0)
 
 
 cdef bint poller_sleeps(poller_t *p, int64_t until, int64_t *wake_at) noexcept nogil:

@@ -53,4 +53,4 @@ def test_python_programs(capfd):
     printed = capfd.readouterr().out.splitlines()
     assert printed[:3] == ["b'hello' 10.9.0.1", "b'hello from the stack'", "b'hello again'"]
     assert {"socket", "getaddrinfo", "SSLContext.sslsocket_class", "sendfile"} <= set(printed[3].split())
-    assert printed[4:] == ["True", "None", "b'A CHILD PROCESS\\n'"]
+    assert printed[4:] == ["True", "None", "b'A CHILD PROCESS\\n'", "b'at last' after 12 refusals"]

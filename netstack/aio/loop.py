@@ -56,7 +56,10 @@ class LoopMixin(_Base):
         self._host = host
         self._pollers: dict[Any, Poller] = {}
         self._watches: dict[Handle, Watch] = {}
-        super().__init__(Selector())
+        super().__init__(self._make_selector())
+
+    def _make_selector(self) -> Any:
+        return Selector()
 
     # --- sockets that are watched
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from netstack.testing.scripted_peer import Flow, ScriptedPeer
     from netstack.testing.state_checker import Segment, StateChecker
     from netstack.testing.streams import Stream
+    from netstack.testing.virtual import VirtualLoop, VirtualNetwork
     from netstack.testing.watching import ProtocolViolation, watched
 
 _MODULES = {
@@ -50,6 +51,8 @@ _MODULES = {
     "Stream": "streams",
     "Transfer": "network",
     "VirtualClock": "clock",
+    "VirtualLoop": "virtual",
+    "VirtualNetwork": "virtual",
     "build_icmp": "packets",
     "build_ipv4": "packets",
     "build_ipv6": "packets",
@@ -85,6 +88,8 @@ __all__ = [
     "Stream",
     "Transfer",
     "VirtualClock",
+    "VirtualLoop",
+    "VirtualNetwork",
     "build_icmp",
     "build_ipv4",
     "build_ipv6",
