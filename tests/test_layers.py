@@ -20,7 +20,7 @@ LAYERS = [
     {"congestion"},
     {"demux", "stack"},
     {"driver", "doorbells", "pollers", "readiness", "reporting"},
-    {"handle", "calls", "resolver", "socket", "placing", "exporting", "tls", "aio", "patching", "connecting"},
+    {"handle", "face", "calls", "resolver", "socket", "placing", "exporting", "tls", "aio", "patching", "connecting"},
     {"host", "stacks", "router", "daemon", "migration", "vpn", "dht", "dhcp", "dhcp6", "adapters"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another

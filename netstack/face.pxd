@@ -1,0 +1,35 @@
+"""The half of a socket's handle that does not depend on where the stack is: see face.pyx."""
+
+from libc.stdint cimport int64_t
+
+from netstack.address cimport address_t, endpoint_t
+
+
+cdef class Face:
+    cdef readonly object host    # resolves names; may be None
+    cdef readonly int family
+    cdef readonly int type
+    cdef readonly int proto
+    cdef readonly object timeout # seconds or None
+    cdef int64_t timeout_ns      # -1 blocks, 0 does not
+    cdef int owners              # objects that have it beside the first, by dup()
+    cdef object last_name        # the host name of the last sendto and its address
+    cdef address_t last_address
+    cdef object __weakref__
+
+    cdef int usable(self) except -1
+    cdef int to_endpoint(self, object address, str operation, endpoint_t *out) except -1
+    cdef object from_endpoint(self, const endpoint_t *e)
+    cdef object failure(self, int code, str operation, object remote=*)
+    cdef object not_now(self)
+    cdef int64_t deadline(self)
+    cdef ssize_t receive(self, unsigned char *data, size_t n, int flags, endpoint_t *src) except -1
+    cdef ssize_t transmit(self, const unsigned char *data, size_t n, int flags, const endpoint_t *to, bint everything,
+                          str operation) except -1
+    cdef object receive_bytes(self, Py_ssize_t n, int flags, endpoint_t *src, str operation)
+    cdef object receive_into(self, object buffer, Py_ssize_t n, int flags, endpoint_t *src, str operation)
+    cdef object receive_datagram(self, bytearray space, Py_ssize_t size, Py_ssize_t room, int flags)
+    cdef object send_instructed(self, bytes data, list ancillary, int flags, object address)
+    cdef int parse(self, object address, str name, str operation, endpoint_t *out) except -1
+    cdef int connect_number(self, object address) except -1
+    cdef bint blocks(self, int flags)
