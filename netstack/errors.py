@@ -23,6 +23,10 @@ class NoRouterError(RouterError, ConnectionRefusedError):
     """No router runs under that name."""
 
 
+class NoDaemonError(RouterError, ConnectionRefusedError):
+    """No daemon runs under that name."""
+
+
 class AddressTakenError(RouterError):
     """The address asked for belongs to another attachment."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from netstack.config import ResolverConfig, StackConfig
 from netstack.driver import Driver
 from netstack.errors import AddressConflictError, ConfigError
+from netstack.handle import Handle
 from netstack.resolver import Resolver
 from netstack.socket import socket
 from netstack.stack import Stack
@@ -258,6 +259,15 @@ class Host:
 
     # --- sockets
 
+    @property
+    def reaches_out(self) -> bool:
+        """Whether it has a way to anybody but itself."""
+        return self.link is not None
+
+    def open_handle(self, family: int, type: int, proto: int) -> Handle:
+        """What the face of a new socket of this host stands on."""
+        return Handle.open(self.driver, family, type, proto, self)
+
     def socket(self, family: int = _kernel.AF_INET, type: int = _kernel.SOCK_STREAM,
                proto: int = 0) -> socket:
         """A new socket of this host; see `netstack.socket.socket`."""
@@ -401,7 +411,7 @@ class Host:
         return f"<netstack.Host {', '.join(self.addresses) or 'without address'} ({state})>"
 
 
-MODES = ("library", "hybrid")
+MODES = ("library", "hybrid", "daemon")
 
 
 def attach(name: str | None = None, address: str | Iterable[str] | None = None, *, mode: str = "library",
@@ -411,12 +421,13 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
     Parameters
     ----------
     name : str, optional
-        Which router, when several run; ``$NETSTACK_ROUTER`` or ``default`` without it.
+        Which router, when several run; ``$NETSTACK_ROUTER`` or ``default`` without it. Which daemon, with that mode.
     address : str or iterable of str, optional
         Addresses wanted; one that the router chooses, or all that the kernel has, by default.
-    mode : "library" or "hybrid"
+    mode : "library", "hybrid" or "daemon"
         What is in this process: all of TCP/IP, behind a router; or TCP and UDP, with IP left to the kernel
-        (`netstack.link.KernelIp`, which needs CAP_NET_RAW).
+        (`netstack.link.KernelIp`, which needs CAP_NET_RAW); or sockets alone, whose stack is in a daemon, with its
+        addresses (`netstack.daemon`).
     mtu : int, optional
         Largest packet in bytes; the router's, or that of the kernel's devices, by default.
     wrap : callable, optional
@@ -426,8 +437,8 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
 
     Raises
     ------
-    NoRouterError
-        No router runs under that name.
+    NoRouterError, NoDaemonError
+        No router, or daemon, runs under that name.
     AddressTakenError, PoolEmptyError
         There is no such address to be had.
     LinkError
@@ -440,6 +451,12 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
     """
     if mode not in MODES:
         raise ConfigError(f"mode {mode!r}: say one of {', '.join(MODES)}")
+    if mode == "daemon":
+        from netstack.daemon.host import DaemonHost
+
+        if address is not None or mtu is not None or wrap is not None:
+            raise ConfigError("address, mtu and wrap are settings of the daemon, not of its clients")
+        return DaemonHost(name, **options)
     if mode == "hybrid":
         if name is not None:
             raise ConfigError(f"name {name!r}: a hybrid stack has the kernel's IP below it, no router")

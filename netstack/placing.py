@@ -91,7 +91,7 @@ class Placement:
 
 def reaches(host: Any, address: str) -> bool:
     """Whether a host has a way to an address: no packet is sent. Without a link it reaches itself only."""
-    if host.link is None:
+    if not host.reaches_out:
         return False
     family = _kernel.AF_INET6 if ":" in address else _kernel.AF_INET
     try:

@@ -108,7 +108,7 @@ class socket(_Base):
                 self._options = []
                 return
             host = placement.first()
-        handle = Handle.open(host.driver, family, type & ~_TYPE_FLAGS, proto, host)
+        handle = host.open_handle(family, type & ~_TYPE_FLAGS, proto)
         timeout = _kernel.getdefaulttimeout()
         if type & _kernel.SOCK_NONBLOCK:
             timeout = 0.0
@@ -134,7 +134,7 @@ class socket(_Base):
         self._placement = None
         if host is None:
             return
-        handle = Handle.open(host.driver, self.family, self.type, self.proto, host)
+        handle = host.open_handle(self.family, self.type, self.proto)
         try:
             handle.settimeout(_Base.gettimeout(self))
             for option in self._options:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import socket as kernel
+import tempfile
+
+import pytest
 
 import netstack
+from netstack.daemon.server import Server
 from netstack.link import channel_pair
 
 
@@ -67,4 +71,32 @@ class OneHost:
         self.host.close()
 
 
-NETWORKS = {n.name: n for n in (Kernel, TwoHosts, OneHost)}
+class Daemon:
+    """Two clients of one daemon, over its stack's loopback."""
+
+    name = "daemon"
+    server_address = "127.0.0.1"
+    client_address = "127.0.0.1"
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NETSTACK_RUNTIME_DIR", self.folder.name)
+            self.daemon = Server(netstack.Host(address="10.0.0.1/24", drain=5), "test").start()
+            self.client = netstack.attach("test", mode="daemon")
+            self.server = netstack.attach("test", mode="daemon")
+
+    def server_socket(self, type=kernel.SOCK_STREAM):
+        return self.server.socket(kernel.AF_INET, type)
+
+    def client_socket(self, type=kernel.SOCK_STREAM):
+        return self.client.socket(kernel.AF_INET, type)
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+        self.daemon.stop()
+        self.folder.cleanup()
+
+
+NETWORKS = {n.name: n for n in (Kernel, TwoHosts, OneHost, Daemon)}
