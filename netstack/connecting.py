@@ -17,6 +17,7 @@ import threading
 import time
 from typing import Any
 
+from netstack.placing import across_hosts
 from netstack.resolver.sorting import interleaved
 
 ATTEMPT_DELAY_S = 0.250          # RFC 8305 section 8, "Connection Attempt Delay"
@@ -195,16 +196,17 @@ class Race:
             s.settimeout(whole)
             return s
         s.close()
-        self.errors.append(OSError(code, f"{os.strerror(code)}: connect -> {entry[4][0]}:{entry[4][1]}"))
+        error = OSError(code, f"{os.strerror(code)}: connect -> {entry[4][0]}:{entry[4][1]}")
+        self.errors.append(across_hosts(error, self._host, entry[4]))
         return None
 
     def _expire(self) -> None:
         now = time.monotonic()
-        for fd, (s, _, _, until) in list(self._running.items()):
+        for fd, (s, entry, _, until) in list(self._running.items()):
             if until is not None and now >= until:
                 del self._running[fd]
                 s.close()
-                self.errors.append(TimeoutError("timed out"))
+                self.errors.append(across_hosts(TimeoutError("timed out"), self._host, entry[4]))
 
     def run(self, source: Lookup | Known) -> Any:
         """The socket that connected first; None when none did."""

@@ -9,7 +9,6 @@ import ipaddress
 import os
 import socket as _kernel
 import time
-import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from netstack.config import ResolverConfig, StackConfig
 from netstack.driver import Driver
 from netstack.errors import AddressConflictError, ConfigError
 from netstack.handle import Handle
+from netstack.placing import hosts_here
 from netstack.resolver import Resolver
 from netstack.socket import socket
 from netstack.stack import Stack
@@ -33,7 +33,6 @@ _Socket = socket   # in annotations of Host, whose method has the name
 
 _GLOBAL_DEFAULT = object()
 TRIAL_MOST_S = 10.0      # that IPv6 addresses are waited for: two seconds, more where others are in the way
-_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
 
 
 class Host:
@@ -132,7 +131,7 @@ class Host:
         report, self._report = open_report() if visible and service else (-1, None)
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report, virtual_ns=virtual_ns)
         self._lease = lease
-        _hosts.add(self)
+        hosts_here.add(self)
         self._wait_for_addresses()
         self._dhcp: Client | None = None
         self._dhcp6: Client6 | None = None
@@ -488,7 +487,7 @@ def _attach_to_kernel(address: str | Iterable[str] | None, mtu: int | None, wrap
 @atexit.register
 def _close_all() -> None:
     """The end of the program: as under a kernel, what was sent still arrives."""
-    for host in list(_hosts):
+    for host in list(hosts_here):
         try:
             host.close()
         except Exception:  # noqa: BLE001, S110 - the others must still be closed, and nobody is left to tell

@@ -6,12 +6,17 @@ placed by the first address that it hears: the one it binds to, connects to or s
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket as _kernel
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 Route = Literal["all", "auto"]
+hosts_here: weakref.WeakSet[Any] = weakref.WeakSet()     # of this process
+_OUT_OF_REACH = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EADDRNOTAVAIL}
 _DISCARD_PORT = 9                # where the question "can this host reach it" would be sent, if it were
 
 
@@ -100,3 +105,48 @@ def reaches(host: Any, address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def other_host(host: Any, address: Any) -> Any:
+    """The host of this process on whose network ``address`` is, if it is not on that of ``host``; None: none is."""
+    if len(hosts_here) < 2 or not isinstance(address, tuple) or not address:
+        return None
+    try:
+        ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
+    except ValueError:
+        return None
+    if ip.is_loopback or ip.is_unspecified or _on_its_network(host, ip):
+        return None
+    others = (other for other in hosts_here if other is not host and not other.closed)
+    return next((other for other in others if _on_its_network(other, ip)), None)
+
+
+def across_hosts(error: OSError, host: Any, address: Any) -> OSError:
+    """The error of a call about ``address`` on a socket of ``host``; it says so if `other_host` has the address: the
+    socket is most likely the wrong host's."""
+    late = error.errno is None and isinstance(error, TimeoutError)
+    other = other_host(host, address) if late or error.errno in _OUT_OF_REACH else None
+    if other is None:
+        return error
+    text = f"{address[0]} is on the network of another host of this process, {other!r}; this socket is one of {host!r}"
+    if not late:
+        return OSError(error.errno, f"{error.strerror}; {text}")
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    return error
+
+
+def check_reach(host: Any, address: Any) -> None:
+    """A host without a link reaches itself only: say so at once if another one of this process is meant.
+
+    Raises
+    ------
+    OSError
+        ENETUNREACH.
+    """
+    if getattr(host, "link", host) is None and other_host(host, address) is not None:
+        raise across_hosts(OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)), host, address)
+
+
+def _on_its_network(host: Any, ip: Any) -> bool:
+    return any(ip in ipaddress.ip_interface(own).network for own in getattr(host, "addresses", ()))

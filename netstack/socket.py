@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from netstack.errors import NetstackError
 from netstack.handle import Handle, describe, handle_behind, readiness_fds
-from netstack.placing import Placement
+from netstack.placing import Placement, across_hosts, check_reach
 
 if TYPE_CHECKING:
     from netstack.reports import TcpInfo
@@ -214,7 +214,10 @@ class socket(_Base):
         if self._handle is None:
             return _Base.bind(self, address)
         sys.audit("socket.bind", self, address)
-        return self._handle.bind(address)
+        try:
+            return self._handle.bind(address)
+        except OSError as error:
+            raise across_hosts(error, self._handle.host, address) from None
 
     def connect(self, address) -> None:
         """Connect to ``address``; errors are those of the standard library."""
@@ -222,7 +225,11 @@ class socket(_Base):
         if self._handle is None:
             return _Base.connect(self, address)
         sys.audit("socket.connect", self, address)
-        return self._handle.connect(address)
+        check_reach(self._handle.host, address)
+        try:
+            return self._handle.connect(address)
+        except OSError as error:
+            raise across_hosts(error, self._handle.host, address) from None
 
     def connect_ex(self, address) -> int:
         """As `connect`, but return the errno number."""
@@ -230,6 +237,10 @@ class socket(_Base):
         if self._handle is None:
             return _Base.connect_ex(self, address)
         sys.audit("socket.connect", self, address)
+        try:
+            check_reach(self._handle.host, address)
+        except OSError as error:
+            return error.errno or 0
         return self._handle.connect_ex(address)
 
     def sendto(self, data, *args) -> int:
@@ -238,7 +249,10 @@ class socket(_Base):
         if self._handle is None:
             return _Base.sendto(self, data, *args)
         sys.audit("socket.sendto", self, args[-1] if args else None)
-        return self._handle.sendto(data, *args)
+        try:
+            return self._handle.sendto(data, *args)
+        except OSError as error:
+            raise across_hosts(error, self._handle.host, args[-1]) from None
 
     def sendmsg(self, buffers, ancdata=(), flags: int = 0, address=None) -> int:
         """Gather ``buffers`` into one datagram or into the stream."""

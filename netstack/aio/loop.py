@@ -22,6 +22,7 @@ from netstack.aio.selector import Selector
 from netstack.aio.transports import DatagramTransport, StreamTransport
 from netstack.aio.watching import Watch
 from netstack.handle import EVENT_IN, EVENT_OUT, Handle
+from netstack.placing import across_hosts
 
 _ERROR_OR_HANG_UP = 0x008 | 0x010          # EVENT_ERR, EVENT_HUP
 _DONTWAIT = _kernel.MSG_DONTWAIT
@@ -293,7 +294,8 @@ class LoopMixin(_Base):
         if code == errno.EINPROGRESS:
             return await self.sock_connect(sock, address)
         if code:
-            raise OSError(code, f"{os.strerror(code)}: connect -> {address[0]}:{address[1]}")
+            error = OSError(code, f"{os.strerror(code)}: connect -> {address[0]}:{address[1]}")
+            raise across_hosts(error, handle.host, address)
         return None
 
     async def sock_accept(self, sock):
