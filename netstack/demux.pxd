@@ -93,6 +93,8 @@ cdef bint demux_port_in_use(const demux_t *d, const sock_t *sock, const address_
 # May the socket have that port, of which nobody of ours thinks otherwise? It is claimed then, and has to be bound at
 # once. 0 or -errno.
 cdef int demux_claim(demux_t *d, const sock_t *sock, uint16_t port) noexcept nogil
+# Who keeps the ports may also say which one to try for who wants any: the i-th, > 0; -errno: no more. 0: nobody says.
+cdef int demux_pick(demux_t *d, const sock_t *sock, uint32_t random, uint32_t i) noexcept nogil
 cdef void demux_bind(demux_t *d, sock_t *sock) noexcept nogil                # its port and address are set
 cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil
 # The first of the chain in which sockets of that kind and port stand; bind_next leads on, also to others.

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from netstack.address cimport address_equal, address_is_any, address_is_v4
+from netstack.link.link cimport KEEPER_REUSEADDR, KEEPER_REUSEPORT
 from netstack.sock cimport SF_BOUND, SF_REUSEADDR, SF_REUSEPORT, SF_V6ONLY, SOCK_PING, SOCK_TCP, SOCK_UDP
 from netstack.tcp.connection cimport receive_window_field
 from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags
@@ -26,7 +27,14 @@ cdef int demux_claim(demux_t *d, const sock_t *sock, uint16_t port) noexcept nog
     cdef int udp = sock.kind == SOCK_UDP
     if d.keeper == NULL or (not udp and sock.kind != SOCK_TCP) or d.keeper.users[udp][port]:
         return 0
-    return d.keeper.claim(d.keeper, udp, port, (sock.flags & SF_REUSEADDR) != 0)
+    return d.keeper.claim(d.keeper, udp, port, (KEEPER_REUSEADDR if sock.flags & SF_REUSEADDR else 0)
+                          | (KEEPER_REUSEPORT if sock.flags & SF_REUSEPORT else 0))
+
+
+cdef int demux_pick(demux_t *d, const sock_t *sock, uint32_t random, uint32_t i) noexcept nogil:
+    if d.keeper == NULL or d.keeper.pick == NULL or (sock.kind != SOCK_TCP and sock.kind != SOCK_UDP):
+        return 0
+    return d.keeper.pick(d.keeper, sock.kind == SOCK_UDP, random, i)
 
 
 cdef inline void port_used(demux_t *d, uint8_t kind, uint16_t port) noexcept nogil:

@@ -89,9 +89,17 @@ def wait_for_signal() -> int:
     help="Where --rate makes packets wait: a queue for each stack that sends, or one for all (default: fair).",
 )
 @click.option("--codel", is_flag=True, help="Let no packet wait there for long (RFC 8289).")
+@click.option(
+    "--addressing",
+    type=click.Choice(["process", "interface"]),
+    default="process",
+    show_default=True,
+    help="process: an address for each stack. interface: one for all that ask for none, which claim their ports.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
 @bad_link("between each stack and the router")
-def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel, quiet, emulation):
+def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel, addressing, quiet,
+            emulation):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
@@ -119,6 +127,7 @@ def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_atta
             emulation=emulation,
             fair=fair,
             codel=codel,
+            addressing=addressing,
         )
     except (NetstackError, OSError, ValueError) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error

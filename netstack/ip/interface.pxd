@@ -37,6 +37,7 @@ cdef struct interface_t:
     uint8_t media
     uint8_t loopback
     uint8_t kernel_ip            # the kernel has judged addresses, and forwards to itself (LINK_KERNEL_IP)
+    uint8_t shared               # others have our addresses too (LINK_SHARED_ADDRESS)
     uint8_t mac[6]
     uint8_t address_count
     uint8_t prefix_lengths[INTERFACE_ADDRESSES]   # of the 16-byte form: IPv4 /24 is 120

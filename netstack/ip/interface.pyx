@@ -23,7 +23,7 @@ from netstack.ip.neighbor cimport (
 )
 from netstack.ip.nud cimport NUD_FULL, NUD_NO_ROOM, NUD_UNREACHABLE, NUD_WAIT, nud_advance, nud_resolve
 from netstack.ip.route cimport address_in_prefix
-from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, LINK_KERNEL_IP, MEDIA_ETHERNET
+from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, LINK_KERNEL_IP, LINK_SHARED_ADDRESS, MEDIA_ETHERNET
 from netstack.wire.arp cimport ARP_LENGTH
 from netstack.wire.byte_order cimport host_to_be32, load_be32
 from netstack.wire.checksum cimport checksum_and_copy, checksum_combine
@@ -44,6 +44,7 @@ cdef void interface_init(interface_t *ifc, link_t *link, uint32_t index, counter
     ifc.mtu = link.mtu
     ifc.media = link.media
     ifc.kernel_ip = link.capabilities & LINK_KERNEL_IP != 0
+    ifc.shared = link.capabilities & LINK_SHARED_ADDRESS != 0
     ifc.link_header = ETHERNET_HEADER if link.media == MEDIA_ETHERNET else 0
     ifc.flushed = 1
     ifc.ask_arp = arp_ask
@@ -190,7 +191,7 @@ cdef DropReason check_addresses(interface_t *ifc, const ipv4_t *ip, packet_in_t 
     if ipv4_source_is_martian(ip.src_be):
         return DROP_IP_SOURCE
     for i in range(ifc.address_count):
-        if ip.src_be == ifc.v4[i] or ip.src_be == ifc.v4_broadcast[i]:
+        if (ip.src_be == ifc.v4[i] and not ifc.shared) or ip.src_be == ifc.v4_broadcast[i]:
             return DROP_IP_SOURCE
         if ip.dst_be == ifc.v4[i] and ip.dst_be != 0:      # 0 stands for IPv6 addresses
             ours = True

@@ -84,7 +84,7 @@ cdef DropReason check_addresses(interface_t *ifc, ipv6_t *ip, packet_in_t *out) 
         if not local_zeros(&ip.src):
             return DROP_IP_SOURCE
         address_set_zone(&ip.src, ifc.index + 1)
-    if interface_index_of(ifc, &ip.src) >= 0:
+    if interface_index_of(ifc, &ip.src) >= 0 and not ifc.shared:
         return DROP_IP_SOURCE
     if address_is_multicast6(&ip.dst):
         out.broadcast = 1

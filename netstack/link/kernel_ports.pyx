@@ -15,6 +15,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport close
 
+from netstack.link.link cimport KEEPER_REUSEADDR
+
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct sockaddr:
         pass
@@ -179,14 +181,14 @@ cdef int hold(kernel_ports_t *p, int udp, uint16_t port, bint reuse) noexcept no
     return fd
 
 
-cdef int ports_claim(port_keeper_t *keeper, int udp, uint16_t port, bint reuse) noexcept nogil:
+cdef int ports_claim(port_keeper_t *keeper, int udp, uint16_t port, int flags) noexcept nogil:
     cdef kernel_ports_t *p = <kernel_ports_t *> keeper
     cdef int fd, r
     if port == 0:
         return -EINVAL
     if p.held[udp][port]:
         return 0
-    fd = hold(p, udp, port, reuse)
+    fd = hold(p, udp, port, flags & KEEPER_REUSEADDR != 0)
     if fd < 0:
         return fd
     p.held[udp][port] = fd + 1

@@ -20,6 +20,11 @@ cdef enum:                       # capabilities
     LINK_NO_CHECKSUM = 2         # checksums need not be written either (an explicit choice, never the default)
     LINK_KERNEL_IP = 4           # IP below the stack is the kernel's: it has judged what arrives, and own addresses, those
                                  # of the loopback too, are reached through it
+    LINK_SHARED_ADDRESS = 8      # others have its addresses too: they are reached through it, and packets from them arrive
+
+cdef enum:                       # how a port may be shared, to a keeper of ports
+    KEEPER_REUSEADDR = 1
+    KEEPER_REUSEPORT = 2
 
 cdef enum:                       # how a driver sleeps on a link: the kind of the sleep word
     BELL_LEADER = 1              # the leader, or any plain sleeper
@@ -37,8 +42,11 @@ cdef struct frame_t:
 cdef struct port_keeper_t:
     # Who shares the ports of our addresses: asked before a socket gets one, told when the last user of it has gone.
     uint32_t *users[2]           # by port, kept by `demux`: sockets, connections, TIME-WAIT records; [0] TCP, [1] UDP
-    int (*claim)(port_keeper_t *self, int udp, uint16_t port, bint reuse) noexcept nogil      # 0 or -errno
+    int (*claim)(port_keeper_t *self, int udp, uint16_t port, int flags) noexcept nogil       # KEEPER_*; 0 or -errno
     void (*release)(port_keeper_t *self, int udp, uint16_t port) noexcept nogil
+    # The i-th port to try for who wants any, from a random place on, the same in one search; -errno: no more. NULL: ports
+    # come from the whole range.
+    int (*pick)(port_keeper_t *self, int udp, uint32_t random, uint32_t i) noexcept nogil
 
 
 cdef struct link_t:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from netstack.errors import AddressTakenError, NoRouterError, PoolEmptyError, RouterError
 from netstack.router import protocol
 from netstack.router.paths import router_name, socket_path
 from netstack.router.pool import format_address, pack_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability, Type
+
+if TYPE_CHECKING:
+    from netstack.router.ports import SharedPorts
 
 TIMEOUT_S = 10.0  # for an answer of the router
 
@@ -109,13 +113,15 @@ class ControlClient:
         """Counters of one attachment, or of the router (0), by name."""
         from netstack.router.forwarding import counter_names
 
-        body, _ = self.request(Type.COUNTERS, protocol.COUNTERS.pack(ident))
-        _, n = protocol.COUNTERS_REPLY_HEAD.unpack_from(body)
-        at = protocol.COUNTERS_REPLY_HEAD.size
-        values = [
-            int.from_bytes(body[at + 8 * i : at + 8 * i + 8], "little")
-            for i in range(min(n, protocol.MAX_COUNTERS))
-        ]
+        values: list[int] = []
+        while True:
+            body, _ = self.request(Type.COUNTERS, protocol.COUNTERS.pack(ident, len(values)))
+            _, n = protocol.COUNTERS_REPLY_HEAD.unpack_from(body)
+            at = protocol.COUNTERS_REPLY_HEAD.size
+            more = min(n - len(values), protocol.MAX_COUNTERS)
+            if more <= 0:
+                break
+            values += [int.from_bytes(body[at + 8 * i : at + 8 * i + 8], "little") for i in range(more)]
         return dict(zip(counter_names(), values, strict=False))
 
     def ping(self) -> None:
@@ -155,6 +161,8 @@ class Attachment:
         The router's number for this attachment.
     name : str
         The router's name.
+    ports : netstack.router.ports.SharedPorts or None
+        Where the address is shared with other stacks: what this one has of its ports.
     """
 
     def __init__(self, control: ControlClient, reply: AttachReply, fds: list[int]):
@@ -182,6 +190,12 @@ class Attachment:
         self.epoch = reply.epoch
         self.id = reply.id
         self.name = control.name
+        self.ports: SharedPorts | None = None
+        if reply.capabilities & Capability.SHARED:
+            from netstack.router.ports import SharedPorts
+
+            self.ports = SharedPorts(control.socket.fileno(), self.link, control.name)
+            channel.ports = self.ports  # as long as the link, whose stack calls it
         # Sockets as doorbells (memfd) hang up by themselves; eventfds have to be rung.
         bells = channel.own_fds[1:3] if backend == "posix" else ()
         self._watcher = Watcher(control.socket.fileno(), self.link, bells)
@@ -206,6 +220,8 @@ class Attachment:
         if control is None:
             return
         self._watcher.stop()
+        if self.ports is not None:
+            self.ports.close()
         if self._pid == os.getpid():
             self.link.close()
             try:
@@ -242,7 +258,7 @@ def attach(
     name : str, optional
         The router; ``$NETSTACK_ROUTER`` or ``default`` without it.
     address : str, or iterable of str, optional
-        Addresses wanted, at most 8; without any the router chooses one.
+        Addresses wanted, at most 8; without any the router chooses one, or gives the one that its stacks share.
     token : bytes, optional
         Of an earlier attachment: brings its addresses back, also from one that still lives.
     mtu : int, optional
@@ -273,9 +289,8 @@ def attach(
         raise ValueError(f"{len(wanted)} addresses: an attachment has at most {protocol.MAX_ADDRESSES}")
     if token is not None and len(token) != 16:
         raise ValueError(f"a token has 16 bytes, not {len(token)}")
-    request = AttachRequest(
-        wanted, token or b"", int(Capability.HOLD) if hold else 0, mtu or 0, ring_capacity or 0
-    )
+    capabilities = Capability.SHARED | (Capability.HOLD if hold else Capability.NONE)
+    request = AttachRequest(wanted, token or b"", int(capabilities), mtu or 0, ring_capacity or 0)
     control = ControlClient(name, timeout=timeout)
     try:
         body, fds = control.request(Type.ATTACH, request.pack(), protocol.MAX_FDS)

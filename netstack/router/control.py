@@ -54,7 +54,8 @@ class ControlServer:
         The socket. A lock file beside it says that a router is alive; a second one refuses.
     router : object
         Has ``hello(connection)``, ``attach_connection(connection, request)``, ``detach(connection, why)``,
-        ``list_after(id)``, ``counters_of(id)``, ``tick(now_ns) -> next_ns`` and ``failures()``.
+        ``list_after(id)``, ``counters_of(id, first)``, ``tick(now_ns) -> next_ns`` and ``failures()``; ``claim``,
+        ``unclaim(connection, kind, flags, number)`` and ``lease(connection, kind)`` for ports of shared addresses.
     max_connections : int
         More are refused at once.
     allowed_uids : set of int
@@ -297,7 +298,8 @@ class ControlServer:
                     self._drop(connection, "gone")
                     return
                 reply, fds = self._answer(connection, data)
-                protocol.send(connection.socket, reply, fds)
+                if reply:
+                    protocol.send(connection.socket, reply, fds)
                 self._sent(connection)
             except BlockingIOError:
                 if connection.after_send:  # a client that does not read replies
@@ -333,12 +335,22 @@ class ControlServer:
             elif kind == Type.LIST:
                 reply = self._router.list_after(protocol.LIST.unpack_from(body)[0])
             elif kind == Type.COUNTERS:
-                reply = self._router.counters_of(protocol.COUNTERS.unpack_from(body)[0])
+                reply = self._router.counters_of(*protocol.COUNTERS.unpack_from(body))
+            elif kind == Type.CLAIM:
+                self._router.claim(connection, *protocol.CLAIM.unpack_from(body))
+                reply = b""
+            elif kind == Type.UNCLAIM:
+                self._router.unclaim(connection, *protocol.CLAIM.unpack_from(body))
+                return b"", []
+            elif kind == Type.LEASE:
+                reply = self._router.lease(connection, protocol.LEASE.unpack_from(body)[0])
             elif kind == Type.PING:
                 reply = body
             else:
                 raise ProtocolError(f"unknown message type {kind}")
         except (OSError, ValueError, KeyError, MemoryError) as error:
+            if kind == Type.UNCLAIM:
+                return b"", []
             status = getattr(error, "errno", None) or errno.EINVAL
             text = getattr(error, "strerror", None) or str(error)
             return protocol.pack(kind, sequence, text.encode("utf-8", "replace"), status), []

@@ -14,6 +14,7 @@ from netstack.errors import ConfigError
 from netstack.link.fault_injector cimport configure, line_stats
 from netstack.link.impairment cimport line_init
 from netstack.link.link cimport MEDIA_IP, NEVER
+from netstack.router.claims cimport claims_free, claims_leave
 from netstack.router.emulation cimport wire_clear, wire_deadline, wire_free, wire_new, wire_waiting
 from netstack.router.fair cimport fair_t
 from netstack.router.port import Drop
@@ -26,12 +27,12 @@ from netstack.router.state cimport (
     MAX_NETWORKS, enter, forwarder_t, leave, network_t, pthread_mutex_t, pthread_t,
 )
 from netstack.router.table cimport (
-    ENTRY_ACTIVE, ENTRY_COMMIT, ENTRY_DEAD, ENTRY_HOLD, ENTRY_LOCAL, entry_t, table_find, table_free, table_init,
+    ENTRY_ACTIVE, ENTRY_COMMIT, ENTRY_DEAD, ENTRY_HOLD, ENTRY_LOCAL, ENTRY_SHARED, entry_t, table_find, table_free, table_init,
     table_insert, table_remove,
 )
 from netstack.router.tap cimport tap_free, tap_init, tap_t
 from netstack.wire.byte_order cimport load_native32
-from rings.doorbell cimport doorbell_kick, doorbell_spin_init
+from rings.doorbell cimport doorbell_kick, doorbell_now_ns, doorbell_spin_init
 from rings.mapping cimport memory_lost
 from rings.spsc_ring cimport ConsumerRing, ProducerRing, RING_CLOSED
 
@@ -203,7 +204,10 @@ cdef class Forwarder:
             if f.active[i].uplink != NULL:
                 tap_free(<tap_t *> f.active[i].uplink)
                 free(f.active[i].uplink)
+            if f.claims != NULL:
+                claims_leave(f.claims, f.active[i], 0)
             free(f.active[i])
+        claims_free(f.claims)
         free(f.slots)
         free(f.active)
         table_free(&f.table)
@@ -433,6 +437,8 @@ cdef class Forwarder:
                     e.state = ENTRY_HOLD if hold else ENTRY_DEAD
             if f.default_uplink == port:
                 f.default_uplink = NULL
+            if f.claims != NULL:
+                claims_leave(f.claims, port, doorbell_now_ns() if f.running else f.now_ns)
             if port.muted_until_ns:
                 f.n_muted -= 1
             if port.uplink != NULL:                    # what waits for a neighbour
@@ -659,7 +665,7 @@ cdef class Forwarder:
     def entries(self):
         """The table: dict of address to (state, port id or None, epoch)."""
         cdef dict names = {ENTRY_ACTIVE: "active", ENTRY_LOCAL: "local", ENTRY_DEAD: "dead", ENTRY_HOLD: "hold",
-                           ENTRY_COMMIT: "commit"}
+                           ENTRY_COMMIT: "commit", ENTRY_SHARED: "shared"}
         cdef dict out = {}
         cdef uint64_t i
         cdef entry_t *e

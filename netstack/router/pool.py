@@ -111,6 +111,12 @@ class AddressPool:
 
         self._expired: list[bytes] = []
 
+    def reserve(self) -> bytes:
+        """The next address is leased to nobody from now on: it is the router's to share."""
+        address = self._least_recently_used()
+        self._reserved.add(address)
+        return address
+
     @property
     def prefix_length(self) -> int:
         return self.network.prefixlen

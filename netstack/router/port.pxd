@@ -38,6 +38,8 @@ cpdef enum Drop:
     DROP_LINK                # the uplink device refused or lost it
     DROP_NO_MEMORY
     DROP_EMULATED            # lost on an emulated link, or its queue was full
+    DROP_NO_PORT             # of a shared address, but nobody has that port (answered where an answer is due)
+    DROP_PIECE               # of a shared address: part of a datagram whose first piece was not seen
     DROP_COUNT               # how many there are
 
 
@@ -69,8 +71,8 @@ cdef struct port_counters_t:
     uint64_t spurious        # of those, with nothing to do
     uint64_t header_errors   # records that an error of memory destroyed, never counted as packets
     uint64_t neighbor_conflicts  # claims to the address of a neighbour of an uplink with another hardware address
-    uint64_t drops_in[21]    # by Drop
-    uint64_t drops_out[21]
+    uint64_t drops_in[23]    # by Drop
+    uint64_t drops_out[23]
 
 
 cdef struct packet_t:
@@ -82,6 +84,7 @@ cdef struct packet_t:
     const uint8_t *body
     uint32_t body_length
     uint32_t source          # slot of the port it came from, plus 1; 0: the router's own
+    bint at_home             # from or to an address that stacks share with the router's host: no hop for it
 
 
 cdef struct queued_t:
@@ -129,6 +132,8 @@ cdef struct port_t:
     int n_addresses
     address_t addresses[MAX_PORT_ADDRESSES]
     uint32_t epochs[MAX_PORT_ADDRESSES]     # of each; 0: superseded
+    uint32_t shared          # bit i: address i is shared with others
+    void *sharer             # sharer_t: what it has of it; NULL: nothing
     # --- the last destination, valid while the table's version is the same
     address_t last_destination
     uint64_t last_version

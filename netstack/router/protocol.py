@@ -50,10 +50,15 @@ ATTACH_REPLY = struct.Struct(f"<QQQQIIHHH2x{MAX_ADDRESSES}B16s16s{16 * MAX_ADDRE
 # LIST: the id after which to go on; reply: one attachment (id 0: no more)
 LIST = struct.Struct("<Q")
 LIST_REPLY = struct.Struct(f"<QIIIIQQQQQQQHH4x{16 * MAX_ADDRESSES}s64s")
-# COUNTERS: id (0: the router's sum); reply: how many, values in the order of `forwarding.counter_names()`
-COUNTERS = struct.Struct("<Q")
+# COUNTERS: id (0: the router's sum), the first value wanted; reply: id, how many there are, and as many values from
+# that one on as fit, in the order of `forwarding.counter_names()`
+COUNTERS = struct.Struct("<QQ")
 COUNTERS_REPLY_HEAD = struct.Struct("<QQ")
 MAX_COUNTERS = (BODY_BYTES - COUNTERS_REPLY_HEAD.size) // 8
+# CLAIM, UNCLAIM: kind, flags, number (`sharing`); no reply to UNCLAIM. LEASE: kind; reply: how many ports, the ports
+CLAIM = struct.Struct("<BBH")
+LEASE = struct.Struct("<B")
+LEASE_REPLY = struct.Struct("<H64H")
 
 
 class Type(enum.IntEnum):
@@ -63,6 +68,9 @@ class Type(enum.IntEnum):
     LIST = 4
     COUNTERS = 5
     PING = 6
+    CLAIM = 7
+    UNCLAIM = 8
+    LEASE = 9
 
 
 class Capability(enum.IntFlag):
@@ -70,6 +78,7 @@ class Capability(enum.IntFlag):
 
     NONE = 0
     HOLD = 1  # after its death keep the addresses for the owner of the token (10 s)
+    SHARED = 2  # it claims ports: its address may be one that others have too
 
 
 class Backend(enum.IntEnum):

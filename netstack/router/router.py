@@ -28,6 +28,7 @@ from netstack.router.forwarding import Forwarder
 from netstack.router.paths import socket_path
 from netstack.router.pool import TOKEN_BYTES, AddressPool, Lease, format_address, pack_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
+from netstack.router.sharing import SharedAddresses
 from netstack.router.uplinks import TapUplink, UplinkConfig
 
 log = logging.getLogger("netstack.router")
@@ -35,6 +36,7 @@ log = logging.getLogger("netstack.router")
 CAPACITY_MIN = 256 << 10
 CAPACITY_MAX = 64 << 20
 UPLINK_RETRY_NS = 1_000_000_000
+ADDRESSING = ("process", "interface")
 
 
 class _Attached:
@@ -47,9 +49,14 @@ class _Attached:
         self.mtu = mtu
         self.capabilities = capabilities
         self.leases: list[Lease] = []
+        self.shared: tuple[bytes, ...] = ()  # instead of leases: addresses that others have too
         self.port = 0
         self.since_ns = time.monotonic_ns()
         self.command = command_of(connection.pid)
+
+    @property
+    def addresses(self) -> tuple[bytes, ...]:
+        return self.shared or tuple(lease.address for lease in self.leases)
 
     def info(self, forwarder: Forwarder) -> AttachmentInfo:
         c = forwarder.counters(self.port)
@@ -67,7 +74,7 @@ class _Attached:
             drops_in=sum(v for k, v in c.items() if k.startswith("drop_in_")),
             drops_out=sum(v for k, v in c.items() if k.startswith("drop_out_")),
             mtu=self.mtu,
-            addresses=tuple(lease.address for lease in self.leases),
+            addresses=self.addresses,
             command=self.command,
         )
 
@@ -107,6 +114,9 @@ class Router:
         Bytes kept in private memory for one stack whose ring is full, before its packets are dropped.
     spin_us : int
         How long the data thread looks at the rings before it sleeps, when a core is free for that.
+    addressing : {"process", "interface"}
+        What a stack gets that asks for no address: one of its own, or the one that all such stacks share, each by the
+        ports it has. Both kinds live on one router.
     emulation : mapping or Emulation, optional
         A bad link between each stack and the router, ``{"delay": "5ms", "loss": 0.01}``: see
         `netstack.link.emulation.Emulation`. Stacks get dice of their own, in the order in which they attach.
@@ -145,6 +155,7 @@ class Router:
         max_attachments: int = 1024,
         queue_limit: int = 1 << 20,
         spin_us: int = 50,
+        addressing: str = "process",
         emulation: Mapping[str, Any] | Emulation | None = None,
         fair: bool = True,
         codel: bool = False,
@@ -154,6 +165,8 @@ class Router:
             raise ConfigError(
                 f"backend {backend!r}: say 'posix' (stacks of one owner) or 'memfd' (strangers)"
             )
+        if addressing not in ADDRESSING:
+            raise ConfigError(f"addressing {addressing!r}: say one of {', '.join(ADDRESSING)}")
         if allowed_uids and backend != "memfd":
             raise ConfigError("stacks of other users get sealed memory only: say backend='memfd'")
         if codel and not fair:
@@ -190,6 +203,10 @@ class Router:
             fair=fair,
             codel=codel,
         )
+        self._shared: SharedAddresses | None = None
+        if addressing == "interface":
+            address = self._pool.reserve()
+            self._shared = SharedAddresses(self._forwarder, [address])
         self._uplinks = [
             TapUplink(config, self._pool.router_address, default=config is configs[0]) for config in configs
         ]
@@ -218,6 +235,11 @@ class Router:
     def address(self) -> str:
         """The router's own address."""
         return format_address(self._pool.router_address)
+
+    @property
+    def shared_addresses(self) -> list[str]:
+        """Those that stacks share which ask for none of their own."""
+        return [format_address(a) for a in self._shared.addresses] if self._shared else []
 
     def attach(self, address=None, **options):
         """Attach a stack of this process. See `netstack.router.client.attach`."""
@@ -294,7 +316,11 @@ class Router:
 
     def hello(self, connection: Connection) -> bytes:
         return protocol.HELLO_REPLY.pack(
-            int(Capability.HOLD), os.getpid(), self.mtu, Backend[self.backend.upper()], self.name.encode()
+            int(Capability.HOLD | Capability.SHARED),
+            os.getpid(),
+            self.mtu,
+            Backend[self.backend.upper()],
+            self.name.encode(),
         )
 
     def attach_connection(self, connection: Connection, request: AttachRequest) -> tuple[bytes, list[int]]:
@@ -312,8 +338,16 @@ class Router:
             capacity = check_capacity(request.ring_capacity or self.ring_capacity)
             for address in request.addresses:
                 self._pool.check(address, connection.uid, request.token)
+            shared = self._shared is not None and not request.addresses
+            if shared and not request.capabilities & Capability.SHARED:
+                raise RouterError(
+                    errno.EPROTONOSUPPORT,
+                    "stacks share an address here and claim their ports, which this one does not know how to: "
+                    "let it ask for an address, or use the same release",
+                )
             channel, fds, bells, its = self._make_channel(capacity)
-            attached = _Attached(connection, channel, bells, mtu, request.capabilities & Capability.HOLD)
+            granted = Capability.SHARED if shared else request.capabilities & Capability.HOLD
+            attached = _Attached(connection, channel, bells, mtu, granted)
             try:
                 self._put_into_service(attached, request)
             except BaseException:
@@ -329,14 +363,14 @@ class Router:
                 capabilities=attached.capabilities,
                 ring_capacity=capacity,
                 generation=channel.generation,
-                epoch=attached.leases[0].epoch,
+                epoch=attached.leases[0].epoch if attached.leases else 1,
                 mtu=mtu,
                 backend=Backend[self.backend.upper()],
                 fds=len(fds),
-                addresses=tuple(lease.address for lease in attached.leases),
-                prefix_lengths=(self._pool.prefix_length,) * len(attached.leases),
+                addresses=attached.addresses,
+                prefix_lengths=(self._pool.prefix_length,) * len(attached.addresses),
                 router_address=self._pool.router_address,
-                token=attached.leases[0].token,
+                token=attached.leases[0].token if attached.leases else bytes(TOKEN_BYTES),
             )
         log.info(
             "attached %s: process %d, %s",
@@ -361,10 +395,30 @@ class Router:
         self._reclaims_ns.append(time.monotonic_ns() - began)
         log.info(
             "detached %s: process %d, %s",
-            ", ".join(format_address(lease.address) for lease in attached.leases),
+            ", ".join(format_address(a) for a in attached.addresses),
             connection.pid,
             why,
         )
+
+    def claim(self, connection: Connection, kind: int, flags: int, number: int) -> None:
+        """A port of the shared address, for the attachment of this connection."""
+        with self._lock:
+            self._sharer(connection).claim(connection.attachment.port, kind, number, flags)
+
+    def unclaim(self, connection: Connection, kind: int, flags: int, number: int) -> None:
+        with self._lock:
+            self._sharer(connection).release(connection.attachment.port, kind, number)
+
+    def lease(self, connection: Connection, kind: int) -> bytes:
+        """Ports for the attachment's connections that go out."""
+        with self._lock:
+            ports = self._sharer(connection).lease(connection.attachment.port, kind)
+        return protocol.LEASE_REPLY.pack(len(ports), *ports, *(0 for _ in range(64 - len(ports))))
+
+    def _sharer(self, connection: Connection) -> SharedAddresses:
+        if self._shared is None or connection.attachment is None or not connection.attachment.shared:
+            raise RouterError(errno.EPERM, "this attachment shares no address: all ports of its own are its own")
+        return self._shared
 
     def list_after(self, ident: int) -> bytes:
         with self._lock:
@@ -373,11 +427,11 @@ class Router:
                 return b""
             return self._attached[following].info(self._forwarder).pack()
 
-    def counters_of(self, ident: int) -> bytes:
+    def counters_of(self, ident: int, first: int = 0) -> bytes:
         with self._lock:
             values = self._forwarder.values(ident)
         return protocol.COUNTERS_REPLY_HEAD.pack(ident, len(values)) + b"".join(
-            v.to_bytes(8, "little") for v in values
+            v.to_bytes(8, "little") for v in values[first : first + protocol.MAX_COUNTERS]
         )
 
     def failures(self) -> list[tuple[Connection | None, str]]:
@@ -461,6 +515,10 @@ class Router:
         )
         if self._emulation is not None and self._seeds is not None:
             self._forwarder.emulate(attached.port, seed=next(self._seeds), **self._emulation.settings)
+        if attached.capabilities & Capability.SHARED and self._shared is not None:
+            self._shared.join(attached.port, attached.connection.uid)
+            attached.shared = self._shared.addresses
+            return
         token = request.token or secrets.token_bytes(TOKEN_BYTES)
         for address in request.addresses or (None,):
             lease, previous = self._pool.lease(attached, attached.connection.uid, address, token)

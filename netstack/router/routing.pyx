@@ -16,13 +16,18 @@ from netstack.link.impairment cimport held_t
 from netstack.router.emulation cimport wire_arrived_back, wire_arrived_out, wire_push_back, wire_push_out
 from netstack.router.port cimport (
     bucket_take, DROP_CHECKSUM, DROP_DEAD_ADDRESS, DROP_DESTINATION, DROP_HELD, DROP_LENGTH, DROP_MALFORMED,
-    DROP_NO_ROUTE, DROP_OLD_EPOCH, DROP_OPTIONS, DROP_PROTOCOL, DROP_SPOOFED, DROP_TOO_BIG, DROP_TTL,
+    DROP_NO_PORT, DROP_NO_ROUTE, DROP_OLD_EPOCH, DROP_OPTIONS, DROP_PIECE, DROP_PROTOCOL, DROP_SPOOFED, DROP_TOO_BIG, DROP_TTL,
     DROP_UNKNOWN_ADDRESS, packet_t, PORT_ACTIVE, port_drain, port_fail, PORT_FAILED, port_flush, port_hand,
     port_ring, PORT_STACK, port_t, PORT_TAP,
 )
 from netstack.router.replies cimport echo_to_reply, REPLY_BYTES, reply_icmp_error, reply_rst
 from netstack.router.state cimport forwarder_t, network_t
-from netstack.router.table cimport ENTRY_ACTIVE, ENTRY_COMMIT, ENTRY_DEAD, ENTRY_LOCAL, entry_t, table_find
+from netstack.router.steering cimport (
+    STEER_ECHO, steer_in, STEER_MALFORMED, STEER_NOBODY, steer_out, STEER_OWNER, STEER_PIECE,
+)
+from netstack.router.table cimport (
+    ENTRY_ACTIVE, ENTRY_COMMIT, ENTRY_DEAD, ENTRY_LOCAL, ENTRY_SHARED, entry_t, table_find,
+)
 from netstack.router.tap cimport tap_advance, tap_arp, tap_arp_target, tap_hand, tap_ip, tap_read, tap_t
 from netstack.wire.byte_order cimport host_to_be32, load_be16, load_native16, load_native32, store_native16
 from netstack.wire.checksum cimport checksum_fold, checksum_partial, checksum_update16
@@ -41,6 +46,7 @@ from rings.spsc_ring cimport (
 cdef enum:
     FORWARDED = -1                   # verdicts beside Drop
     CONSUMED = -2
+    ICMPV6 = 58
 
 cdef int64_t ICMP_COST_NS = 1000000          # 1,000 errors a second to one port, bursts of 50 (Linux: icmp_msgs_per_sec)
 cdef int64_t ICMP_DEPTH_NS = 50000000
@@ -85,13 +91,18 @@ cdef void answer(forwarder_t *f, port_t *to, uint8_t *packet, uint32_t length) n
 
 cdef void icmp_error(forwarder_t *f, port_t *to, packet_t *p, uint8_t type, uint8_t code, uint32_t mtu) noexcept nogil:
     """Tell the source of an IPv4 packet why it was dropped, as often as its rate allows."""
+    icmp_error_from(f, to, p, type, code, mtu, f.router_be)
+
+
+cdef void icmp_error_from(forwarder_t *f, port_t *to, packet_t *p, uint8_t type, uint8_t code, uint32_t mtu,
+                          uint32_t from_be) noexcept nogil:
     cdef uint8_t out[REPLY_BYTES]
     cdef uint32_t n
-    if p.header[0] >> 4 != 4 or f.router_be == 0:
+    if p.header[0] >> 4 != 4 or from_be == 0:
         return
     if not bucket_take(&to.icmp_bucket, f.now_ns, ICMP_COST_NS, ICMP_DEPTH_NS):
         return
-    n = reply_icmp_error(out, p.header, (p.header[0] & 15) << 2, p.header_length, type, code, mtu, f.router_be)
+    n = reply_icmp_error(out, p.header, (p.header[0] & 15) << 2, p.header_length, type, code, mtu, from_be)
     if n:
         answer(f, to, out, n)
 
@@ -120,14 +131,54 @@ cdef int for_the_router(forwarder_t *f, port_t *src, packet_t *p, uint8_t protoc
     return <int> DROP_PROTOCOL
 
 
-cdef inline bint may_send(port_t *src, const address_t *source, int *verdict) noexcept nogil:
-    """Does the source address belong to the attachment (security I1), and still to it?"""
+cdef int for_sharers(forwarder_t *f, port_t *src, packet_t *p, uint8_t protocol, port_t **to) noexcept nogil:
+    """A packet to an address that stacks share: to whose flow or port it is. The router answers for the host that they make."""
+    cdef int verdict = steer_in(f, p, to)
+    p.at_home = True
+    if verdict == STEER_OWNER:
+        return FORWARDED
+    if verdict == STEER_ECHO:
+        return for_the_router(f, src, p, protocol)
+    if verdict == STEER_NOBODY:
+        if protocol == PROTOCOL_UDP:
+            icmp_error_from(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_PORT, 0, load_native32(p.header + 16))
+        else:
+            reset(f, src, p)
+        return <int> DROP_NO_PORT
+    if verdict == STEER_PIECE:
+        return <int> DROP_PIECE
+    return <int> DROP_MALFORMED if verdict == STEER_MALFORMED else <int> DROP_PROTOCOL
+
+
+cdef void pull(packet_t *p) noexcept nogil:
+    """Make the beginning of a record's body private too: an ICMP error carries names of a flow there."""
+    cdef uint32_t n = HEADER_COPY - p.header_length
+    if p.head == p.header or p.head_length != p.header_length:
+        return                               # it lies in private memory as it is; or the header is full
+    if n > p.body_length:
+        n = p.body_length
+    memcpy(p.header + p.header_length, p.body, n)
+    p.header_length += n
+    p.head_length += n
+    p.body += n
+    p.body_length -= n
+
+
+cdef inline bint may_send(forwarder_t *f, port_t *src, packet_t *p, const address_t *source, uint8_t protocol,
+                          int *verdict) noexcept nogil:
+    """Does the source address belong to the attachment (security I1), and still to it? Where others have it too, the port?"""
     cdef int i
     for i in range(src.n_addresses):
         if address_equal(source, &src.addresses[i]):
             if src.epochs[i] == 0:
                 verdict[0] = <int> DROP_OLD_EPOCH
                 return False
+            if src.shared >> i & 1:
+                p.at_home = True
+                if protocol == PROTOCOL_ICMP or protocol == ICMPV6:
+                    pull(p)
+                verdict[0] = steer_out(f, src, p)
+                return verdict[0] == FORWARDED
             return True
     verdict[0] = <int> DROP_SPOOFED
     return False
@@ -174,6 +225,8 @@ cdef int destination_of(forwarder_t *f, port_t *src, packet_t *p, const address_
         return FORWARDED if to[0] != src else <int> DROP_DESTINATION
     if e.state == ENTRY_LOCAL:
         return for_the_router(f, src, p, protocol)
+    if e.state == ENTRY_SHARED:
+        return for_sharers(f, src, p, protocol, to)
     if e.state == ENTRY_DEAD:
         if protocol == PROTOCOL_TCP:
             reset(f, src, p)
@@ -217,7 +270,7 @@ cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     mapped(&source, load_native32(h + 12))
     mapped(&destination, load_native32(h + 16))
     if src.kind == PORT_STACK:
-        if not may_send(src, &source, &verdict):
+        if not may_send(f, src, p, &source, h[9], &verdict):
             return verdict
     elif ipv4_source_is_martian(load_native32(h + 12)) or table_find(&f.table, &source) != NULL:
         return <int> DROP_SPOOFED
@@ -226,13 +279,14 @@ cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     verdict = destination_of(f, src, p, &destination, h[9], &to)
     if verdict != FORWARDED:
         return verdict
-    if h[8] <= 1:
+    if h[8] <= 1 and not p.at_home:
         icmp_error(f, src, p, ICMP_TIME_EXCEEDED, 0, 0)
         return <int> DROP_TTL
     if total > to.mtu:
         icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_FRAGMENTATION, to.mtu)
         return <int> DROP_TOO_BIG
-    decrement_ttl(h)
+    if not p.at_home:
+        decrement_ttl(h)
     hand(f, to, p)
     return FORWARDED
 
@@ -259,7 +313,7 @@ cdef int route_ipv6(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if address_is_v4(&destination) or address_is_v4(&source):        # mapped addresses are never on the wire
         return <int> DROP_MALFORMED
     if src.kind == PORT_STACK:
-        if not may_send(src, &source, &verdict):
+        if not may_send(f, src, p, &source, h[6], &verdict):
             return verdict
     elif h[8] == 0xff or table_find(&f.table, &source) != NULL:
         return <int> DROP_SPOOFED
@@ -268,11 +322,12 @@ cdef int route_ipv6(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     verdict = destination_of(f, src, p, &destination, h[6], &to)
     if verdict != FORWARDED:
         return verdict
-    if h[7] <= 1:
+    if h[7] <= 1 and not p.at_home:
         return <int> DROP_TTL
     if total > to.mtu:
         return <int> DROP_TOO_BIG
-    h[7] -= 1
+    if not p.at_home:
+        h[7] -= 1
     hand(f, to, p)
     return FORWARDED
 
@@ -284,6 +339,7 @@ cdef inline void route(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     src.counters.in_packets += 1
     src.counters.in_bytes += p.head_length + p.body_length
     p.source = src.slot + 1
+    p.at_home = False
     if version == 4:
         verdict = route_ipv4(f, src, p)
     elif version == 6:

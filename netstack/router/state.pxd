@@ -7,6 +7,7 @@ for `main`, so it gets in after at most one visit of one port.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from netstack.address cimport address_t
+from netstack.router.claims cimport claims_t
 from netstack.router.port cimport port_counters_t, port_t
 from netstack.router.table cimport entry_t, table_t
 from rings.doorbell cimport doorbell_spin_t
@@ -51,6 +52,7 @@ cdef struct forwarder_t:
     port_t *dirty
     port_t *default_uplink
     table_t table
+    claims_t *claims         # of the addresses that stacks share; NULL: there are none
     network_t networks[MAX_NETWORKS]
     int n_networks
     uint32_t router_be           # source of ICMP errors

@@ -16,6 +16,7 @@ cdef enum:
     ENTRY_DEAD = 3       # the owner is gone: TCP is answered by RST, the rest by "host unreachable"
     ENTRY_HOLD = 4       # the owner is about to move, or may come back: dropped without an answer
     ENTRY_COMMIT = 5     # handed to the new port, whose stack has not confirmed yet: forwarded like ACTIVE
+    ENTRY_SHARED = 6     # of several ports: who has the flow gets it
 
 
 cdef struct entry_t:

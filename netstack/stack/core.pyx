@@ -350,6 +350,9 @@ cdef int stack_route(const stack_t *stack, const address_t *dst, address_t *next
     cdef int i
     if stack_is_local(stack, dst):
         next_hop[0] = dst[0]
+        for i in range(<int> stack.interface_count):
+            if stack.interfaces[i].shared and interface_has_address(stack.interfaces[i], dst):
+                return i                               # it may be another's port
         return 0 if stack.interfaces[0].kernel_ip else stack.interface_count - 1       # the loopback is last
     if address_is_link_local(dst) or address_is_multicast6(dst):
         next_hop[0] = dst[0]                           # one of our links, the first where a group names none
@@ -585,7 +588,8 @@ cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) no
     cdef bint heard = False
     cdef DropReason reason = interface_input(ifc, frame, stack.tcp.now_ns, &packet)
     if reason == DROP_NONE and stack.interface_count > 2 and not ifc.loopback and \
-            packet.protocol != PROTOCOL_CONSUMED and stack_is_local(stack, &packet.src):
+            packet.protocol != PROTOCOL_CONSUMED and stack_is_local(stack, &packet.src) and \
+            not (ifc.shared and interface_has_address(ifc, &packet.src)):
         reason = DROP_IP_SOURCE                        # one of our own addresses, from outside (CVE-1999-0016)
     if reason == DROP_NONE and ifc.loopback and not packet.broadcast and packet.protocol != PROTOCOL_CONSUMED:
         packet.broadcast = stack_is_group(stack, &packet.dst)      # what we sent to all, come back

@@ -13,8 +13,8 @@ from netstack.address cimport (
     address_set_zone, address_t, address_v4, address_zone,
 )
 from netstack.demux cimport (
-    as_tw, demux_bind, demux_claim, demux_find, demux_hash, demux_insert, demux_overlap, demux_port_in_use, demux_port_taken, demux_tw_remove,
-    demux_unbind, is_tw,
+    as_tw, demux_bind, demux_claim, demux_find, demux_hash, demux_insert, demux_overlap, demux_pick, demux_port_in_use,
+    demux_port_taken, demux_tw_remove, demux_unbind, is_tw,
 )
 from netstack.ip.interface cimport CLAIM_FULL, CLAIM_OK, interface_is_broadcast
 from netstack.sock cimport (
@@ -166,7 +166,10 @@ cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) no
     cdef uint16_t port
     cdef int r
     for i in range(n):
-        port = <uint16_t> (first + (offset + i) % n)
+        r = demux_pick(&stack.demux, sock, offset, i)
+        if r < 0:
+            return 0
+        port = <uint16_t> r if r else <uint16_t> (first + (offset + i) % n)
         if demux_port_taken(&stack.demux, sock, local, port):
             continue
         r = demux_claim(&stack.demux, sock, port)
@@ -434,7 +437,12 @@ cdef bint choose_port(stack_t *stack, tcb_t *tcb) noexcept nogil:
     cdef uint32_t offset = random_below(&stack.tcp, n), i
     cdef int r
     for i in range(n + PORT_TRIES):
-        if i < PORT_TRIES:
+        r = demux_pick(&stack.demux, &tcb.sock, offset, i)
+        if r < 0:
+            return False
+        if r:
+            tcb.lport = <uint16_t> r
+        elif i < PORT_TRIES:
             tcb.lport = <uint16_t> (first + random_below(&stack.tcp, n))
         else:
             tcb.lport = <uint16_t> (first + (offset + i) % n)

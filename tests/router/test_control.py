@@ -168,7 +168,7 @@ def test_one_attachment_per_connection_and_another_after_its_release(router):
     assert ask(Type.RELEASE) == 0 and router.attachments() == []
     assert ask(Type.RELEASE) == 0, "releasing nothing is no mistake"
     assert ask(Type.ATTACH, attach) == 0
-    assert ask(Type.COUNTERS, protocol.COUNTERS.pack(12345)) != 0
+    assert ask(Type.COUNTERS, protocol.COUNTERS.pack(12345, 0)) != 0
     sock.close()
 
 
@@ -193,11 +193,13 @@ def test_random_messages(router, scale):
         sock = hello(router)
         sock.settimeout(20)
         for _ in range(3):
-            message = bytearray(protocol.pack(rng.randrange(0, 9), rng.getrandbits(32), rng.randbytes(496)))
+            message = bytearray(protocol.pack(rng.randrange(0, 11), rng.getrandbits(32), rng.randbytes(496)))
             if rng.random() < 0.2:
                 message[rng.randrange(512)] ^= 1 << rng.randrange(8)
             try:
                 sock.send(message)
+                if message[6:8] == Type.UNCLAIM.to_bytes(2, "little"):       # the only one without an answer
+                    sock.send(protocol.pack(Type.PING, 1))
                 data, fds = protocol.receive(sock, protocol.MAX_FDS)
             except OSError:
                 break
@@ -215,10 +217,17 @@ def test_bodies_fit_a_message(message: struct.Struct):
     assert message.size <= protocol.BODY_BYTES
 
 
-def test_counters_fit_a_message():
+def test_counters_come_in_as_many_messages_as_they_take(router):
+    from netstack.router.client import ControlClient
     from netstack.router.forwarding import counter_names
 
-    assert len(counter_names()) <= protocol.MAX_COUNTERS
+    with ControlClient(router.name) as control:
+        assert list(control.counters()) == counter_names() and len(counter_names()) > protocol.MAX_COUNTERS
+    sock = hello(router)
+    for first in (len(counter_names()), 10**6, 2**64 - 1):
+        sock.send(protocol.pack(Type.COUNTERS, 2, protocol.COUNTERS.pack(0, first)))
+        assert not any(protocol.unpack(protocol.receive(sock)[0])[3][16:])
+    sock.close()
 
 
 def test_only_the_owner_can_reach_the_socket(router):

@@ -3,8 +3,34 @@
 from tests.security.mutants import Mutant
 
 FAIR = "netstack/router/fair.pyx"
+ROUTING = "netstack/router/routing.pyx"
+STEERING = "netstack/router/steering.pyx"
+
+OWN_PORTS_ONLY = ("test_i1_a_sharer_sends_from_its_own_ports_only",)
 
 MUTANTS = [
+    Mutant("I1", "sharers of an address send from any port", ROUTING,
+           "verdict[0] = steer_out(f, src, p)\n", "verdict[0] = FORWARDED\n", OWN_PORTS_ONLY),
+    Mutant("I1", "ports are nobody's", STEERING,
+           "    elif not owns(f, src, &names):\n        return <int> DROP_SPOOFED\n", "", OWN_PORTS_ONLY),
+    Mutant("I1", "errors are sent about what came to others", STEERING,
+           "&names) or not owns(f, src, &names):", "&names):", OWN_PORTS_ONLY),
+    Mutant("I1", "an error may be about any packet", STEERING,
+           "    if not address_equal(&inner.dst if outward else &inner.src, &r.src if outward else &r.dst):\n"
+           "        return False\n", "", OWN_PORTS_ONLY),
+    Mutant("I1", "echo replies leave though the router answers", STEERING,
+           "        if not is_echo(h, h[r.at], True) or not flow_learn", "        if not flow_learn", OWN_PORTS_ONLY),
+    Mutant("I1", "a protocol is everybody's", STEERING,
+           "names.lport, 0, f.now_ns) != 0:", "names.lport, 0, f.now_ns) == 7:", OWN_PORTS_ONLY),
+    Mutant("I1", "a member speaks on any flow of its group", STEERING,
+           "    elif f.claims.numbers[names.kind][names.lport].group != NULL and (", "    elif False and (",
+           ("test_i1_a_member_does_not_speak_on_the_flows_of_another",)),
+    Mutant("I1", "later pieces pass", STEERING,
+           "return ALLOWED if piece_port(f, &r, True) == src else <int> DROP_PIECE", "return ALLOWED",
+           ("test_i1_pieces_pass_behind_a_first_one_of_ones_own_only",)),
+    Mutant("I1", "an identifier in use is anybody's", "netstack/router/claims.pyx",
+           "        if names.kind != CLAIM_ECHO or now_ns - flow.used_ns < ECHO_NS:\n            return False\n", "",
+           ("test_i1_an_echo_of_the_same_identifier_is_anothers_until_it_is_old",)),
     Mutant("I2", "all sources wait in one queue", FAIR, "cdef flow_t *flow = flow_of(fair, source)\n",
            "cdef flow_t *flow = fair.first\n", ("test_i2_a_greedy_stack_gets_its_part_and_no_more",)),
     Mutant("I2", "a full queue drops whoever comes", FAIR, "        victim = greediest(fair, flow)\n",

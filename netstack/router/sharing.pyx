@@ -1,0 +1,160 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""What control may ask about the addresses that stacks share: who joins, who has which port (``claims``)."""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+import os
+
+from netstack.address cimport address_parse, address_t
+from netstack.errors import ConfigError
+from netstack.router.claims cimport (
+    CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claims_claim, claims_join, claims_lease, claims_new, claims_release,
+    LEASE_PORTS, sharer_t,
+)
+from netstack.router.forwarding cimport Forwarder
+from netstack.router.port cimport MAX_PORT_ADDRESSES, port_t
+from netstack.router.state cimport enter, forwarder_t, leave
+from netstack.router.table cimport ENTRY_SHARED
+from rings.doorbell cimport doorbell_now_ns
+
+TCP = <int> CLAIM_TCP
+UDP = <int> CLAIM_UDP
+PROTOCOL = <int> CLAIM_PROTOCOL
+
+
+cdef int64_t time_of(forwarder_t *f) noexcept nogil:
+    """That of the data thread, or of who makes its rounds."""
+    return doorbell_now_ns() if f.running else f.now_ns
+
+
+cdef class SharedAddresses:
+    """Addresses of several attachments at once, told apart by ports.
+
+    Parameters
+    ----------
+    forwarder : Forwarder
+        The data path; one of these each.
+    addresses : iterable
+        Not leased to anybody. Echo requests to them are answered by the router.
+    """
+
+    cdef Forwarder forwarder
+    cdef readonly tuple addresses
+
+    def __cinit__(self, Forwarder forwarder not None, addresses):
+        cdef forwarder_t *f = forwarder.f
+        cdef bytes key = os.urandom(16)
+        self.forwarder = forwarder
+        self.addresses = tuple(addresses)
+        if f.claims != NULL:
+            raise ConfigError("this data path shares addresses already")
+        f.claims = claims_new(<const uint64_t *> <char *> key)
+        if f.claims == NULL:
+            raise MemoryError
+        with nogil:
+            enter(f)
+        try:
+            for address in self.addresses:
+                forwarder.change(address, ENTRY_SHARED)
+        finally:
+            leave(f)
+
+    def join(self, uint64_t ident, uint32_t uid):
+        """The attachment may use the addresses, from ports that it claims. Groups are of one user's."""
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        cdef address_t a
+        cdef int i
+        if port.n_addresses + len(self.addresses) > MAX_PORT_ADDRESSES:
+            raise ConfigError(f"an attachment has at most {MAX_PORT_ADDRESSES} addresses")
+        with nogil:
+            enter(f)
+        try:
+            if claims_join(port, uid) < 0:
+                raise MemoryError
+            for address in self.addresses:
+                address_parse(address, &a)
+                i = port.n_addresses
+                port.addresses[i] = a
+                port.epochs[i] = 1
+                port.shared |= <uint32_t> 1 << i
+                port.n_addresses += 1
+        finally:
+            leave(f)
+
+    def claim(self, uint64_t ident, uint32_t kind, uint32_t number, uint32_t flags=0):
+        """Have a port (`TCP`, `UDP`) or the packets of a protocol that has none (`PROTOCOL`).
+
+        Parameters
+        ----------
+        ident : int
+            The attachment.
+        kind, number : int
+            What, and which.
+        flags : int
+            1: SO_REUSEADDR, a port that rests may be had; 2: SO_REUSEPORT, shared with others of the user who ask for that.
+
+        Raises
+        ------
+        OSError
+            EADDRINUSE; ENOBUFS: it has too many.
+        """
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        cdef int r
+        with nogil:
+            enter(f)
+            r = claims_claim(f.claims, port, kind, number, flags, time_of(f))
+            leave(f)
+        if r < 0:
+            raise OSError(-r, f"{'protocol' if kind == CLAIM_PROTOCOL else 'port'} {number}: {os.strerror(-r)}")
+
+    def release(self, uint64_t ident, uint32_t kind, uint32_t number):
+        """Give it back; leased ports stay. One that is not the attachment's is an OSError (EINVAL)."""
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        cdef int r
+        with nogil:
+            enter(f)
+            r = claims_release(f.claims, port, kind, number)
+            leave(f)
+        if r < 0:
+            raise OSError(-r, f"port {number}: {os.strerror(-r)}")
+
+    def lease(self, uint64_t ident, uint32_t kind):
+        """Some ports at random, to be used without asking: a list, empty if all are taken."""
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        cdef uint16_t ports[LEASE_PORTS]
+        cdef int n
+        with nogil:
+            enter(f)
+            n = claims_lease(f.claims, port, kind, ports, time_of(f))
+            leave(f)
+        if n < 0:
+            raise OSError(-n, f"ports: {os.strerror(-n)}")
+        return [ports[i] for i in range(n)]
+
+    def owned(self, uint64_t ident):
+        """What an attachment has: sorted list of (kind, number)."""
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        cdef sharer_t *s
+        cdef uint32_t i
+        with nogil:
+            enter(f)
+        try:
+            s = <sharer_t *> port.sharer
+            return [] if s == NULL else sorted((s.owned[i] >> 16, s.owned[i] & 0xffff) for i in range(s.count))
+        finally:
+            leave(f)
+
+    @property
+    def claimed(self):
+        """How many ports and protocols somebody has."""
+        return self.forwarder.f.claims.claimed
+
+    @property
+    def leased(self):
+        """How many of these are leased."""
+        return self.forwarder.f.claims.leased
