@@ -21,7 +21,7 @@ LAYERS = [
     {"demux", "stack"},
     {"driver", "doorbells", "pollers", "readiness", "reporting"},
     {"handle", "face", "calls", "resolver", "socket", "placing", "exporting", "tls", "aio", "patching", "connecting"},
-    {"host", "stacks", "router", "daemon", "migration", "vpn", "dht", "dhcp", "dhcp6", "adapters"},
+    {"host", "stacks", "router", "daemon", "migration", "vpn", "dht", "dhcp", "dhcp6", "adapters", "socks"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another
 ABOVE_ALL = {"testing", "cli", "__main__", ""}  # nobody imports them; "" is netstack/__init__

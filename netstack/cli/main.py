@@ -18,6 +18,7 @@ COMMANDS = {
     "neigh": "Show the neighbours of running stacks.",
     "ping": "Send echo requests from a stack of its own.",
     "plot": "Draw a connection of a trace or a capture.",
+    "proxy": "Let other programs use a stack through SOCKS5.",
     "ps": "Show who is attached to a router.",
     "router": "Run a router in the foreground.",
     "run": "Run an unmodified Python program on a stack of its own.",
