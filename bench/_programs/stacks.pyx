@@ -193,7 +193,7 @@ def make_links(kind, mtu, capacity=None, checksum=True):
 
 # --- one thread ------------------------------------------------------------------------------------------------------
 
-def segment(kind="wire", mtu=1500, total=64 << 20, chunk=65536, bint lend=True, sysctl=None):
+def segment(kind="channel", mtu=1500, total=64 << 20, chunk=65536, bint lend=True, sysctl=None):
     """Bulk data through two stacks of one thread: CPU time of both ends per data segment, acknowledgements included."""
     cdef Pair pair = Pair(make_links(kind, mtu), mtu, sysctl)
     cdef stack_t *a = pair.a.c
@@ -250,9 +250,9 @@ def segment(kind="wire", mtu=1500, total=64 << 20, chunk=65536, bint lend=True, 
             "retransmits": a.tcp.counters.tcp_retransmits, "fast_path": b.tcp.counters.tcp_fast_path}
 
 
-def count_segments(segments, bint lend=False):
+def count_segments(segments, bint lend=False, kind="channel"):
     """So many data segments through two stacks of one thread on virtual time: for counting instructions."""
-    cdef Pair pair = Pair(make_links("wire", 1500), 1500)
+    cdef Pair pair = Pair(make_links(kind, 1500), 1500)
     cdef stack_t *a = pair.a.c
     cdef stack_t *b = pair.b.c
     cdef sock_t *listener = listening(pair.b, "10.0.0.2", PORT)

@@ -48,7 +48,7 @@ def rows():
     return [
         Row(BULK, "Gbit/s", Contestant("two stacks on a channel", stacks("bulk", "gbit_s", mtu=1500)),
             (veth,), "2x", "4x", 2.0, 4.0),
-        Row(SEGMENT, "ns", Contestant("two stacks on a wire", segment_cost),
+        Row(SEGMENT, "ns", Contestant("two stacks on a channel", segment_cost),
             (Contestant("kernel over lo, MTU 1500, offload off, reno", kernel("segment", "--mtu", "1500")),),
             "<= 450 ns", "<= 300 ns", 450, 300, by_value=True, less_is_better=True,
             note="timestamps on, SACK agreed but nothing lost, NewReno instead of CUBIC; one acknowledgement a pass"),

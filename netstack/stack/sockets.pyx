@@ -550,6 +550,8 @@ cdef ssize_t send_tcp(stack_t *stack, tcb_t *tcb, const uint8_t *data, size_t n,
     if flags & MSG_OOB and n:
         tcb.modes |= TM_URGENT                         # as RFC 6093 has it: in line, and everything up to its end
         tcb.snd_up = data_end(tcb) + <uint32_t> n
+    fresh = send_room(tcb)
+    send_reserve(tcb, <uint32_t> n if n < fresh else fresh)      # all of it at once: growing by pieces copies them again
     while done < n:
         fresh = send_room(tcb)
         if fresh > n - done:

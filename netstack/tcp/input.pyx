@@ -41,7 +41,7 @@ from netstack.tcp.tcb cimport (
     TF_IN_ACCEPT, TF_PASSIVE, TF_RTT_TIMING, TF_SACK_OK, TF_SYN_SENT, TF_TS_OK, TIME_WAIT, TM_FAST_OPEN, TM_RCVBUF_SET,
     receive_end, want_output,
 )
-from netstack.tcp.timers cimport timer_update
+from netstack.tcp.timers cimport timer_note, timer_update
 from netstack.wire.checksum cimport checksum_and_copy, checksum_combine, checksum_fold, checksum_partial
 
 cdef enum:
@@ -158,13 +158,15 @@ cdef int header_prediction(tcb_t *tcb, segment_t *seg) noexcept nogil:
             after_ack(tcb)
             if tcb.state == CLOSED or tcb.state == TIME_WAIT:
                 return DROP_NONE
+        timer_update(tcb)
     if n:
         tcb.rcv_nxt += n
         tcb.rcv_read += lent
         tcb.lent_filled += lent
         delivered(tcb, n)
         schedule_ack(tcb, n)
-    timer_update(tcb)
+    if tcb.ack_deadline:
+        timer_note(tcb, tcb.ack_deadline)
     return DROP_NONE
 
 

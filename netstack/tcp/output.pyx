@@ -34,7 +34,7 @@ from netstack.tcp.tcb cimport (
     TIMER_RTO, TIME_WAIT, TM_FAST_OPEN, TM_MORE_LAST, TM_URGENT, URG, data_end, range_t, recovery_t, send_segment_limit, sent_t, tcp_config_t, tcp_t,
     want_output,
 )
-from netstack.tcp.timers cimport timer_update
+from netstack.tcp.timers cimport timer_note, timer_update
 from netstack.wire.checksum cimport (
     checksum_combine, checksum_finish, checksum_partial, checksum_pseudo,
 )
@@ -637,7 +637,7 @@ cdef void sent_new(tcb_t *tcb, const plan_t *plan, uint32_t end) noexcept nogil:
     if rec.timer != TIMER_REORDER and not probe_schedule(tcb, False):
         if rec.timer == TIMER_PROBE:
             rto_rearm(tcb)
-    timer_update(tcb)
+    timer_note(tcb, tcb.rtx_deadline)
 
 
 # --- timers -----------------------------------------------------------------------------------------------------------

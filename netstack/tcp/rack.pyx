@@ -11,7 +11,7 @@ from netstack.tcp.seq cimport seq_gt
 from netstack.tcp.tcb cimport (
     CA_CWR, CA_OPEN, CA_RECOVERY, SENT_TWICE, TF_SACK_OK, TIMER_PROBE, TIMER_REORDER, TIMER_RTO, recovery_t,
 )
-from netstack.tcp.timers cimport timer_update
+from netstack.tcp.timers cimport timer_note, timer_update
 
 cdef enum:
     RACK_FIXED_WINDOW = 2        # bits of net.ipv4.tcp_recovery
@@ -130,7 +130,7 @@ cdef bint probe_schedule(tcb_t *tcb, bint advancing) noexcept nogil:
         wait = rto
     rec.timer = TIMER_PROBE
     tcb.rtx_deadline = tcb.tcp.now_ns + wait
-    timer_update(tcb)
+    timer_note(tcb, tcb.rtx_deadline)
     return True
 
 
@@ -147,4 +147,4 @@ cdef void rto_rearm(tcb_t *tcb) noexcept nogil:
             wait = 1
     rec.timer = TIMER_RTO
     tcb.rtx_deadline = tcb.tcp.now_ns + wait
-    timer_update(tcb)
+    timer_note(tcb, tcb.rtx_deadline)
