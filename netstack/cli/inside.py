@@ -49,7 +49,7 @@ class _Chooser:
 
     def _forked(self) -> None:
         self._lock = threading.Lock()
-        if self._host is not None:
+        if self._host is not None and self._mode != "daemon":      # a daemon's sockets are the child's too
             self._host = None
             address, pcap = self._wanted
             self._wanted = (address if self._mode == "hybrid" else None, pcap and f"{pcap}.{os.getpid()}")
@@ -83,6 +83,8 @@ class _Chooser:
             return link
 
         resolver = ResolverConfig(servers=tuple(self._dns)) if self._dns else None
+        if self._mode == "daemon":
+            return attach(mode="daemon", resolver=resolver)
         host = attach(address=address, mode=self._mode, mtu=self._mtu, wrap=wrap, resolver=resolver)
         if self._stats:
             atexit.register(self._write_stats)         # before the host closes: it was made later

@@ -13,6 +13,7 @@ import click
 import netstack
 
 COMMANDS = {
+    "daemon": "Run a stack for other programs in the foreground.",
     "demo": "Transfer a file between two programs with a stack each.",
     "lookup": "Ask name servers from a stack of its own.",
     "neigh": "Show the neighbours of running stacks.",

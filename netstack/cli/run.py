@@ -158,11 +158,54 @@ def run_hybrid(command: list[str], name: str | None, options: tuple) -> None:
     os.execve(command[0], command, env)
 
 
+def run_through_daemon(command: list[str], name: str | None, options: tuple) -> None:
+    """Become the program, whose sockets are a daemon's. Without one: run it beside a private daemon and its router."""
+    from netstack.daemon.paths import NAME_VARIABLE as DAEMON_VARIABLE
+    from netstack.daemon.paths import daemon_name, socket_path
+    from netstack.errors import NoDaemonError
+
+    *rest, dns, emulation = options
+    if any(rest) or emulation:
+        raise click.UsageError("--address, --mtu, --pcap, --stats, --trace and bad links are the stack's, which is not "
+                               "in the program: give them to the daemon, or its router")
+    name = daemon_name(name)
+
+    def variables(more: dict[str, str]) -> dict[str, str]:
+        return environment(more, None, None, None, None, None, dns, None, mode="daemon")
+
+    try:
+        from netstack.daemon.client import Client
+
+        Client(name).close()
+    except NoDaemonError:
+        pass
+    else:
+        env = variables({DAEMON_VARIABLE: name, "NETSTACK_RUNTIME_DIR": os.path.dirname(socket_path(name))})
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(command[0], command, env)
+
+    from netstack.daemon.server import Server
+    from netstack.host import attach
+    from netstack.router import Router
+
+    with Router() as router:
+        private = f"run-{os.getpid()}"
+        os.environ.update(router.environment())
+        with Server(attach(router.name), private):
+            print(f"netstack run: no daemon named {name!r} is running: this program has a private one",
+                  file=sys.stderr, flush=True)
+            code = run_beside(command, variables({DAEMON_VARIABLE: private, **router.environment()}))
+    end(code)
+
+
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--name", metavar="ROUTER", help="The router to join. Default: $NETSTACK_ROUTER, or 'default'.")
-@click.option("--mode", type=click.Choice(["library", "hybrid"]), default="library", show_default=True,
+@click.option("--name", metavar="ROUTER", help="The router to join, or the daemon. Default: $NETSTACK_ROUTER, with "
+                                               "--mode daemon $NETSTACK_DAEMON, or 'default'.")
+@click.option("--mode", type=click.Choice(["library", "hybrid", "daemon"]), default="library", show_default=True,
               help="library: all of TCP/IP in the program, behind a router. hybrid: TCP and UDP in the program, with "
-                   "the kernel's IP and its addresses below (needs CAP_NET_RAW).")
+                   "the kernel's IP and its addresses below (needs CAP_NET_RAW). daemon: sockets alone, whose stack is "
+                   "in a daemon (netstack daemon), with its addresses.")
 @click.option("--address", metavar="A", help="The address wanted. Default: one that the router chooses, or all of the "
                                              "kernel's.")
 @click.option("--mtu", type=click.IntRange(68, 65535), metavar="N", help="Largest packet in bytes.")
@@ -197,6 +240,8 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, addressing, worke
         end(run_on_cores(command, router_name(name), workers, address, (mtu, pcap, stats, trace, dns, emulation)))
     if workers is not None:
         raise click.UsageError("--workers needs --addressing core")
+    if mode == "daemon":
+        run_through_daemon(command, name, (address, mtu, pcap, stats, trace, dns, emulation))
     if mode == "hybrid":
         run_hybrid(command, name, (address, mtu, pcap, stats, trace, dns, emulation))
     name = router_name(name)

@@ -410,6 +410,8 @@ class Server:
             shared.references -= count
             if shared.references <= 0:
                 self._close(shared)
+            else:
+                self.engine.touch(shared.pipe)         # a note of who left may lie unread
 
     # --- the end of sockets
 
