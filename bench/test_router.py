@@ -10,8 +10,10 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from netstack.router import Router
+from netstack.router.sharing import UDP as UDP_PORT
 from netstack.testing.ring_traffic import RingTraffic
 from tests.router.lan import Lan, wait_until
+from tests.router.shared import SHARED, SharedLan
 from tests.support import ROOT
 
 BURST = 1024
@@ -28,6 +30,36 @@ def test_forward_on_one_core(benchmark, size):
     lan = Lan(spin_us=0)
     a, b = lan.stack("10.77.0.2", capacity=1 << 20), lan.stack("10.77.0.3", capacity=1 << 20)
     traffic = RingTraffic(a.channel, b.channel, packet(a.address, b.address, size))
+
+    def prepare():
+        traffic.drain()
+        assert traffic.fill(BURST) == BURST
+
+    def forward():
+        while lan.forwarder.run_once():
+            pass
+
+    benchmark.pedantic(forward, setup=prepare, rounds=500, warmup_rounds=20)
+    traffic.drain()
+    assert traffic.received == traffic.sent and lan.forwarder.check_conservation() == []
+    if benchmark.stats:
+        benchmark.extra_info["packets_per_second"] = round(BURST / benchmark.stats.stats.median)
+
+
+@pytest.mark.parametrize("members", [1, 2, 16])
+def test_forward_by_port(benchmark, members):
+    """As `test_forward_on_one_core` with 64 bytes, both stacks on one address; `members` share the port that packets
+    are for, and the flow is the first one's. extra_info: packets/s."""
+    lan = SharedLan()
+    a, b = lan.sharer(), lan.sharer()
+    a.claim(1009, UDP_PORT)
+    for stack in (b, *(lan.sharer() for _ in range(members - 1))):
+        stack.claim(9, UDP_PORT, flags=2)
+    b.send(IP(src=SHARED, dst=SHARED) / UDP(sport=9, dport=1009))
+    lan.run()
+    a.received()
+    raw = bytes(IP(src=SHARED, dst=SHARED) / UDP(sport=1009, dport=9) / Raw(bytes(36)))
+    traffic = RingTraffic(a.channel, b.channel, raw)
 
     def prepare():
         traffic.drain()

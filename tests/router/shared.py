@@ -17,7 +17,7 @@ class Sharer(Stack):
     def __init__(self, lan: SharedLan, uid: int = 1000):
         self.lan = lan
         self.address = SHARED
-        self.here, self.channel = channel_pair(1 << 18)
+        self.here, self.channel = channel_pair(1 << 20)
         self.port = lan.forwarder.add_stack(self.here.tx, self.here.rx, self.here.fileno(), self.here.peer_fds)
         lan.shared.join(self.port, uid)
 
