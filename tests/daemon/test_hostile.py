@@ -1,4 +1,4 @@
-"""Clients that lie: whatever one sends or writes ends its own attachment, and nobody else notices (security 2.3, F5)."""
+"""Clients that lie: what one sends or writes ends its own attachment, and nobody else notices (security 2.3, F5)."""
 
 import array
 import contextlib
@@ -134,7 +134,8 @@ def test_random_messages(daemon, listener, bystanders):
         if i % 500 == 0:
             clients.append(Hostile())
         client = clients[-1]
-        fields = {name: rng.choice([0, 1, 2, 17, 4096, 1 << 30, -1, rng.randrange(-1 << 31, 1 << 31)]) for name in "abc"}
+        numbers = [0, 1, 2, 17, 4096, 1 << 30, -1, rng.randrange(-1 << 31, 1 << 31)]
+        fields = {name: rng.choice(numbers) for name in "abc"}
         kind = rng.choice([t for t in Type if t != Type.HELLO])
         if kind == Type.OPEN:
             fields = {"a": rng.choice([2, 10, 1]), "b": rng.choice([1, 2, 3]), "c": rng.choice([0, 6, 17, 1, 99])}
