@@ -89,6 +89,9 @@ cdef void poller_watch(poller_t *p, owner_t *o, uint32_t interest) noexcept nogi
     o.poller = p
     if not o.listed:
         enlist(p, o)
+    if p.asleep and not p.rung:  # a loop that rests runs meanwhile: it may be ready already
+        p.rung = 1
+        ring(p.bell)
 
 
 cdef void poller_note(driver_t *d, owner_t *o) noexcept nogil:
@@ -169,6 +172,27 @@ cdef bint poller_sleeps(poller_t *p, int64_t until, int64_t *wake_at) noexcept n
     p.asleep = 1
     p.rung = 0
     d.pollers_asleep += 1
+    return True
+
+
+cdef bint poller_rests(poller_t *p) noexcept nogil:
+    cdef driver_t *d = p.driver
+    cdef bint leads = d.leader == NULL and not d.dead
+    if p.asleep:
+        return True
+    if leads:
+        d.leader = &p.waiter
+        d.lead_wake_at = 0
+        driver_pass(d, driver_now(d), d.budget, 0)
+    if any_ready(p):
+        if leads:
+            driver_leave(d)
+        return False
+    p.asleep = 1
+    p.rung = 0
+    d.pollers_asleep += 1
+    if leads:
+        driver_leave(d)          # arms the doorbells for the service thread: somebody sleeps
     return True
 
 

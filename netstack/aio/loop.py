@@ -83,18 +83,22 @@ class LoopMixin(_Base):
 
     def _process_events(self, event_list) -> None:
         super()._process_events(event_list)  # type: ignore[misc]
-        add = self._add_callback
         closed = []
         for driver, poller in self._pollers.items():
-            for watch, events in poller.ready():
-                if events & (EVENT_IN | _ERROR_OR_HANG_UP) and watch.reader is not None:
-                    add(watch.reader)
-                if events & (EVENT_OUT | _ERROR_OR_HANG_UP) and watch.writer is not None:
-                    add(watch.writer)
+            self._call_the_ready(poller)
             if poller.host_closed and not len(poller):
                 closed.append(driver)
         for driver in closed:
             self._drop(driver)
+
+    def _call_the_ready(self, poller: Poller) -> None:
+        """Schedule what waits for the sockets that are ready."""
+        add = self._add_callback
+        for watch, events in poller.ready():
+            if events & (EVENT_IN | _ERROR_OR_HANG_UP) and watch.reader is not None:
+                add(watch.reader)
+            if events & (EVENT_OUT | _ERROR_OR_HANG_UP) and watch.writer is not None:
+                add(watch.writer)
 
     def _drop(self, driver) -> None:
         poller = self._pollers.pop(driver)

@@ -16,6 +16,7 @@ from netstack.pollers cimport (
     poller_join,
     poller_look,
     poller_part,
+    poller_rests,
     poller_sleeps,
     poller_take,
     poller_watch,
@@ -151,6 +152,23 @@ cdef class Poller:
             return None
         now = park_now_ns()
         return max(wake_at - now, 0) / 1e9
+
+    @property
+    def bell(self):
+        """The descriptor that rings while the loop rests."""
+        return self.p.bell
+
+    def rest(self):
+        """Get ready for a sleep elsewhere, which the bell ends. False: a socket is ready, do not sleep."""
+        cdef driver_t *d = &self.driver.d
+        cdef bint rests
+        if not self.usable:
+            return True
+        with nogil:
+            park_lock(&d.lock)
+            rests = poller_rests(&self.p)
+            driver_unlock(d)
+        return bool(rests)
 
     def woke(self, fds):
         """The sleep is over; ``fds`` are those of `fds` that woke it."""

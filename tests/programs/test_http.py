@@ -17,9 +17,16 @@ def trust(authority, tmp_path):
     return str(path)
 
 
+def new_uvloop():
+    pytest.importorskip("uvloop")
+    from netstack.aio.uvloop import new_event_loop
+
+    return new_event_loop()
+
+
 def loops():
-    return pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, netstack.aio.new_event_loop],
-                                   ids=["asyncio's loop", "own loop"])
+    return pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, netstack.aio.new_event_loop, new_uvloop],
+                                   ids=["asyncio's loop", "own loop", "own uvloop"])
 
 
 def run(new_loop, coroutine):
