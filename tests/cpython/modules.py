@@ -48,6 +48,8 @@ MISSES = [(reason, re.compile(pattern)) for reason, pattern in (
     ("a program's own subclass of ssl.SSLSocket is the standard library's and works on descriptors",
      r"test_context_custom_class"),
     ("the child of a fork cannot use its parent's stack", r"test_Forking"),
+    ("a race of the test, seen on a loaded machine: the server closes with records unread, and its reset overtakes the"
+     " client's first write", r"test_wrong_cert_tls13|test_pha_required_nocert"),
 )]
 
 IP_FAMILIES = {"AF_INET", "AF_INET6"}
