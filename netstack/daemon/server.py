@@ -31,6 +31,8 @@ RESERVATION_S = 10.0             # from fork to the child's HELLO
 ACCEPT_PAUSE_S = 0.1             # after running out of descriptors
 MESSAGES_PER_TURN = 16           # of one client, before others get theirs
 ORPHAN_S = 60.0                  # what dead clients wrote may be on its way for so long
+RESERVATIONS_MOST = 64           # of one client at a time
+SO_PEERPIDFD = 77                # Linux 6.5
 _UCRED = struct.Struct("3i")
 _RESET = struct.pack("=ii", 1, 0)
 _PLAIN = struct.pack("=ii", 0, 0)
@@ -73,6 +75,7 @@ class Client:
         self.memory: Memory | None = None
         self.board: Board | None = None
         self.bell = -1
+        self.pidfd = -1
 
 
 class Server:
@@ -109,7 +112,8 @@ class Server:
         self._ring_bytes = ring_bytes
         self._max = (max_sockets, max_clients, max_sockets_of_client)
         self._free = list(range(max_sockets - 1, -1, -1))
-        self._reservations: dict[int, tuple[float, dict[int, int]]] = {}
+        self._reservations: dict[int, tuple[float, dict[int, int], int]] = {}   # key: until, references, client
+        self._pidfds: dict[int, Client] = {}
         self._spare: Memory | None = None
         self._clients_made = 0
         self._accept_at = 0.0
@@ -138,7 +142,7 @@ class Server:
             self._thread.join()
         for client in list(self.clients.values()):
             self._drop(client, "the daemon closes")
-        for _, references in self._reservations.values():
+        for _, references, _ in self._reservations.values():
             self._give_back(references)
         end = time.monotonic() + self.host.drain
         while self._orphans and time.monotonic() < end:
@@ -183,7 +187,7 @@ class Server:
                 self._drop(client, "silent: no HELLO within a second")
             elif client.board is None:
                 due.append(client.deadline)
-        for key, (until, references) in list(self._reservations.items()):
+        for key, (until, references, _) in list(self._reservations.items()):
             if now >= until:
                 del self._reservations[key]
                 self._give_back(references)
@@ -222,6 +226,8 @@ class Server:
             os.eventfd_read(fd)
         elif fd == self._listener.socket.fileno():
             self._accept()
+        elif fd in self._pidfds:
+            self._drop(self._pidfds[fd], "process ended")
         elif fd in self.clients:
             client = self.clients[fd]
             try:
@@ -255,6 +261,22 @@ class Server:
             client = Client(sock, pid, uid, self._clients_made & 0xFFFFFF)
             self.clients[sock.fileno()] = client
             self.engine.watch(sock.fileno())
+            self._watch_process(client)
+
+    def _watch_process(self, client: Client) -> None:
+        """Its end counts as the connection's, also when a child still holds the socket (security R14)."""
+        if client.pid == os.getpid():
+            return
+        try:
+            fd = client.socket.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+        except OSError:
+            try:
+                fd = os.pidfd_open(client.pid)
+            except OSError:
+                return           # in another pid namespace, or gone: the socket will tell
+        client.pidfd = fd
+        self._pidfds[fd] = client
+        self.engine.watch(fd)
 
     def _cut_off(self, client: Client, why: str) -> None:
         self.detached += 1
@@ -275,6 +297,10 @@ class Server:
             client.memory.close()
         if client.bell >= 0:
             os.close(client.bell)
+        if client.pidfd >= 0:
+            del self._pidfds[client.pidfd]
+            self.engine.unwatch(client.pidfd)
+            os.close(client.pidfd)
         client.socket.close()
         references, client.references = client.references, {}
         self._give_back(references)
@@ -316,7 +342,7 @@ class Server:
             if m.type == Type.RESERVE:
                 return self._reserve(client), ()
             if m.type == Type.RELEASE:
-                self._give_back(self._reservations.pop(m.key, (0.0, {}))[1])
+                self._give_back(self._reservations.pop(m.key, (0.0, {}, 0))[1])
                 return {}, ()
             of_client, of_socket = commands.OF_CLIENT.get(m.type), commands.OF_SOCKET.get(m.type)
             if of_client is not None:
@@ -396,10 +422,12 @@ class Server:
 
     def _reserve(self, client: Client) -> dict[str, Any]:
         """References for a child that does not exist yet: as many as its parent has."""
+        if sum(number == client.number for _, _, number in self._reservations.values()) >= RESERVATIONS_MOST:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         for number, count in client.references.items():
             self.sockets[number].references += count
         key = secrets.randbits(64) | 1
-        self._reservations[key] = time.monotonic() + RESERVATION_S, dict(client.references)
+        self._reservations[key] = time.monotonic() + RESERVATION_S, dict(client.references), client.number
         return {"key": key}
 
     def _give_back(self, references: dict[int, int]) -> None:
@@ -426,7 +454,9 @@ class Server:
             elif on and seconds:
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _PLAIN)
             aborts = pipe.unread or (on and not seconds)
-            if not aborts and not pipe.drained:
+            if not aborts and not pipe.drained and len(self._orphans) >= self._max[0] // 4:
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)     # as beyond Linux's tcp_max_orphans
+            elif not aborts and not pipe.drained:
                 shared.give_up_at = time.monotonic() + ORPHAN_S
                 self._orphans.add(pipe.number)
                 self.engine.abandon(pipe)

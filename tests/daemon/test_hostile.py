@@ -127,6 +127,12 @@ def test_sockets_of_others_cannot_be_told_from_none(daemon, pair, bystanders):
                 assert (answer.status, fds) == (errno.EBADF, []), Type(kind)
 
 
+def test_reservations_are_bounded(daemon, bystanders):
+    with hostile() as client:
+        answers = [client.ask(Type.RESERVE)[0].status for _ in range(100)]
+        assert answers == [0] * 64 + [errno.EAGAIN] * 36
+
+
 def test_random_messages(daemon, listener, bystanders):
     rng = random.Random(5)
     clients = []

@@ -103,7 +103,7 @@ def test_others_notice_nothing_of_kills_at_any_moment(daemon, pair):
     child = ("import random\nl = host.create_server(('127.0.0.1', 0))\nprint('on', flush=True)\n"
              "while True:\n    c = host.create_connection(l.getsockname()); a, _ = l.accept()\n"
              "    c.sendall(bytes(random.randrange(1 << 17))); a.recv(1000); a.close(); c.close()\n")
-    for i in range(12):
+    for i in range(6):
         victim = daemon.program(child)
         assert victim.stdout.readline() == "on\n"
         for j in range(20 + i):
@@ -112,6 +112,38 @@ def test_others_notice_nothing_of_kills_at_any_moment(daemon, pair):
         victim.send_signal(signal.SIGKILL)
         victim.wait()
     daemon.until(lambda state: state[:2] == (2, 1))
+
+
+def test_a_child_that_python_knows_nothing_of_does_not_keep_its_parent_s_sockets(daemon, host):
+    child = daemon.program(ACCEPTS.replace("connection, _", "import ctypes\nif ctypes.CDLL(None).fork() == 0:\n"
+                                           "    sys.stdin.read()\n    os._exit(0)\nconnection, _") + "sys.stdin.read()")
+    with host.create_connection(("127.0.0.1", int(child.stdout.readline())), LIMIT) as s:
+        assert s.recv(5) == b"hello"
+        child.send_signal(signal.SIGKILL)
+        assert s.recv(5) == b""                            # though the child holds the control socket
+
+
+def test_what_nobody_reads_of_closed_sockets_is_bounded(environment):
+    daemon = Daemon("dict(max_sockets=16)")
+    try:
+        host = daemon.attach()
+        with host.create_server(("127.0.0.1", 0), backlog=64) as listener:
+            kept = []
+            for _ in range(6):
+                c = host.create_connection(listener.getsockname(), LIMIT)
+                kept.append(listener.accept()[0])
+                c.settimeout(0.3)
+                with pytest.raises(TimeoutError):        # for as long as that nothing moves
+                    while True:
+                        c.send(bytes(1 << 16))
+                c.close()
+            # A quarter may wait for the peer's reader; those beyond were reset.
+            daemon.until(lambda state: state[0] == 1 + 6 + 4)
+            for s in kept:
+                s.close()
+            daemon.until(lambda state: state[0] == 1)
+    finally:
+        daemon.close()
 
 
 # --- a daemon that dies
