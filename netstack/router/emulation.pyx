@@ -44,7 +44,7 @@ cdef void wire_free(wire_t *wire) noexcept nogil:
         return
     line_free(&wire.out)
     line_free(&wire.back)
-    fair_free(<fair_t *> wire.fair)
+    fair_free(wire.fair)
     free(wire.scratch)
     free(wire)
 
@@ -78,7 +78,7 @@ cdef inline void refused(port_t *port, uint64_t n) noexcept nogil:
 cdef void transmit(port_t *port, int64_t now_ns) noexcept nogil:
     """Let go what waits, each packet at the moment at which the one before it had left."""
     cdef line_t *line = &port.wire.out
-    cdef fair_t *fair = <fair_t *> port.wire.fair
+    cdef fair_t *fair = port.wire.fair
     cdef waiting_t *w
     cdef uint64_t before
     cdef int64_t when
@@ -99,17 +99,17 @@ cdef void transmit(port_t *port, int64_t now_ns) noexcept nogil:
 cdef void wait(port_t *port, const packet_t *p, int64_t now_ns) noexcept nogil:
     """Into the queue of its source. The packet in the transmitter counts as one of those for which there is room."""
     cdef line_t *line = &port.wire.out
-    cdef fair_t *fair = <fair_t *> port.wire.fair
-    cdef bint full = fair.bytes + line.held + p.head_length + p.body_length > UNDER_WAY or (
-        line.queue_packets != 0 and fair.packets + 1 >= line.queue_packets)
+    cdef fair_t *fair = port.wire.fair
     cdef uint64_t before = fair.crowded_out
-    cdef int status = fair_push(fair, p.source, p, now_ns, full)
-    refused(port, fair.crowded_out - before - status)
+    cdef uint64_t room = UNDER_WAY - line.held if line.held < UNDER_WAY else 0
+    cdef int status = fair_push(fair, p.source, p, now_ns, 0,
+                                line.queue_packets - 1 if line.queue_packets else <uint64_t> -1, room)
+    refused(port, fair.crowded_out - before + (status != 0))
 
 
 cdef void wire_push_out(port_t *port, const packet_t *p, int64_t now_ns) noexcept nogil:
     cdef wire_t *wire = port.wire
-    cdef fair_t *fair = <fair_t *> wire.fair
+    cdef fair_t *fair = wire.fair
     port.counters.to_packets += 1
     if fair != NULL and (fair.packets or wire.out.rate):
         transmit(port, now_ns)
@@ -153,20 +153,20 @@ cdef held_t *wire_arrived_back(port_t *port, packet_t *p, int64_t now_ns) noexce
 
 cdef int64_t wire_deadline(const port_t *port) noexcept nogil:
     cdef int64_t out = line_next_due(&port.wire.out), back = line_next_due(&port.wire.back)
-    cdef const fair_t *fair = <const fair_t *> port.wire.fair
+    cdef const fair_t *fair = port.wire.fair
     if fair != NULL and fair.packets and port.wire.out.busy_until_ns < out:
         out = port.wire.out.busy_until_ns
     return out if out < back else back
 
 
 cdef uint64_t wire_waiting(const port_t *port) noexcept nogil:
-    cdef const fair_t *fair = <const fair_t *> port.wire.fair
+    cdef const fair_t *fair = port.wire.fair
     return port.wire.out.count + (fair.packets if fair != NULL else 0)
 
 
 cdef void wire_clear(port_t *port, int reason) noexcept nogil:
     cdef line_t *line = &port.wire.out
-    cdef fair_t *fair = <fair_t *> port.wire.fair
+    cdef fair_t *fair = port.wire.fair
     while fair != NULL and fair.packets:
         port.counters.drops_out[reason] += 1
         free(fair_pop(fair, 0))

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from netstack.router.port cimport packet_t
+from netstack.router.packet cimport packet_t
 
 cdef enum:
     FAIR_BUCKETS = 64
@@ -11,6 +11,7 @@ cdef enum:
 cdef struct waiting_t:           # a packet in a queue; its bytes follow
     waiting_t *next
     int64_t since_ns
+    uint32_t epoch               # of the port it waits for
     uint32_t head_length
     uint32_t body_length
 
@@ -20,7 +21,7 @@ cdef struct flow_t:              # what waits of one source; exists while someth
     flow_t *next                 # in the round
     waiting_t *first
     waiting_t *last
-    uint64_t bytes
+    uint64_t bytes               # of memory
     int64_t deficit              # bytes it may still send in this round; below 0 it has borrowed
     uint32_t source
     # --- CoDel (RFC 8289)
@@ -35,7 +36,7 @@ cdef struct fair_t:
     flow_t *first                # the round: who is served next, and who last
     flow_t *last
     uint64_t packets
-    uint64_t bytes
+    uint64_t bytes               # of memory
     uint32_t flows
     uint32_t quantum             # bytes a round: the largest packet, so that each visit sends at least one
     bint codel
@@ -47,11 +48,17 @@ cdef struct fair_t:
 
 cdef fair_t *fair_new(uint32_t quantum, bint codel) noexcept nogil        # NULL without memory
 cdef void fair_free(fair_t *fair) noexcept nogil
-# Let a packet of a source wait. With `full` somebody's has to go: this one (-1 is returned), or the oldest of who has most.
-cdef int fair_push(fair_t *fair, uint32_t source, const packet_t *p, int64_t now_ns, bint full) noexcept nogil
+# Let a packet of a source wait among so many packets and bytes at most. Where there is no room somebody's have to go: the
+# oldest of who has most, or, if that is this source, this one (-1). -2: no memory.
+cdef int fair_push(fair_t *fair, uint32_t source, const packet_t *p, int64_t now_ns, uint32_t epoch, uint64_t max_packets,
+                   uint64_t max_bytes) noexcept nogil
 # Whose turn it is, out of the queue, free it; NULL: empty. CoDel may drop what is due before it.
 cdef waiting_t *fair_pop(fair_t *fair, int64_t now_ns) noexcept nogil
 
 
 cdef inline unsigned char *waiting_bytes(waiting_t *w) noexcept nogil:
     return <unsigned char *> (w + 1)
+
+
+cdef inline uint32_t waiting_cost(uint32_t head_length, uint32_t body_length) noexcept nogil:
+    return <uint32_t> sizeof(waiting_t) + head_length + body_length

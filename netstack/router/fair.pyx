@@ -9,7 +9,7 @@ than its part finds its queue empty and waits for one packet of each other. The 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from netstack.router.port cimport packet_t, write_packet
+from netstack.router.packet cimport packet_t, write_packet
 from netstack.wire.ecn cimport ip_mark_congestion
 
 cdef enum:
@@ -98,8 +98,8 @@ cdef waiting_t *take_first(fair_t *fair, flow_t *flow) noexcept nogil:
     flow.first = w.next
     if flow.first == NULL:
         flow.last = NULL
-    flow.bytes -= w.head_length + w.body_length
-    fair.bytes -= w.head_length + w.body_length
+    flow.bytes -= waiting_cost(w.head_length, w.body_length)
+    fair.bytes -= waiting_cost(w.head_length, w.body_length)
     fair.packets -= 1
     return w
 
@@ -117,22 +117,25 @@ cdef flow_t *greediest(fair_t *fair, flow_t *flow) noexcept nogil:
     return most
 
 
-cdef int fair_push(fair_t *fair, uint32_t source, const packet_t *p, int64_t now_ns, bint full) noexcept nogil:
+cdef int fair_push(fair_t *fair, uint32_t source, const packet_t *p, int64_t now_ns, uint32_t epoch, uint64_t max_packets,
+                   uint64_t max_bytes) noexcept nogil:
     cdef flow_t *flow = flow_of(fair, source)
+    cdef uint32_t cost = waiting_cost(p.head_length, p.body_length)
     cdef flow_t *victim
     cdef waiting_t *w
-    if full:
+    while fair.packets >= max_packets or fair.bytes + cost > max_bytes:
         victim = greediest(fair, flow)
         if victim == flow:               # itself, or nobody has two
             return -1
         free(take_first(fair, victim))   # its queue does not become empty: it stays in the round
         fair.crowded_out += 1
-    w = <waiting_t *> malloc(sizeof(waiting_t) + p.head_length + p.body_length)
+    w = <waiting_t *> malloc(cost)
     if flow == NULL and w != NULL:
         flow = flow_new(fair, source)
     if w == NULL or flow == NULL:
         free(w)
-        return -1
+        return -2
+    w.epoch = epoch
     w.next = NULL
     w.since_ns = now_ns
     w.head_length = p.head_length
@@ -143,8 +146,8 @@ cdef int fair_push(fair_t *fair, uint32_t source, const packet_t *p, int64_t now
     else:
         flow.first = w
     flow.last = w
-    flow.bytes += p.head_length + p.body_length
-    fair.bytes += p.head_length + p.body_length
+    flow.bytes += cost
+    fair.bytes += cost
     fair.packets += 1
     return 0
 

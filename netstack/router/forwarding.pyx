@@ -290,6 +290,7 @@ cdef class Forwarder:
         port.mtu = mtu
         port.state = PORT_ACTIVE
         port.queue_limit = f.queue_limit
+        port.one_queue = not f.fair
         port.bells[:] = [-1, -1, -1, -1]
         port.wake_fd = -1
         self._keep[port.id] = keep
@@ -532,7 +533,7 @@ cdef class Forwarder:
             enter(self.f)
         try:
             out = {"output": line_stats(&port.wire.out), "input": line_stats(&port.wire.back)}
-            fair = <fair_t *> port.wire.fair
+            fair = port.wire.fair
             if fair != NULL:
                 out["output"]["pushed"] += fair.packets
                 out["output"]["held"] += fair.packets

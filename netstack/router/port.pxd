@@ -7,10 +7,11 @@ and for the router: sum(forwarded) + generated = sum(to_packets).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
 from netstack.address cimport address_t
 from netstack.link.impairment cimport line_t
+from netstack.router.fair cimport fair_t, waiting_t
+from netstack.router.packet cimport packet_t, write_packet
 from netstack.router.table cimport entry_t
 from rings.mapping cimport memory_watch_t
 from rings.spsc_ring cimport RING_FRAME, RING_OK, ring_claim, ring_commit, ring_consumer_t, ring_producer_t
@@ -75,26 +76,6 @@ cdef struct port_counters_t:
     uint64_t drops_out[23]
 
 
-cdef struct packet_t:
-    # One packet on its way: `header` is private, the rest lies where it was received and is read once.
-    uint8_t *header          # the first header_length bytes, private, changed on the way
-    uint32_t header_length
-    uint32_t head_length     # of the record; at least header_length
-    const uint8_t *head      # its bytes from header_length on are still to be copied
-    const uint8_t *body
-    uint32_t body_length
-    uint32_t source          # slot of the port it came from, plus 1; 0: the router's own
-    bint at_home             # from or to an address that stacks share with the router's host: no hop for it
-
-
-cdef struct queued_t:
-    queued_t *next
-    uint32_t epoch
-    uint32_t head_length
-    uint32_t body_length
-    uint32_t cost
-
-
 cdef struct bucket_t:        # token bucket
     int64_t credit_ns
     int64_t last_ns
@@ -104,7 +85,7 @@ cdef struct wire_t:          # an emulated link between port and router
     line_t out               # towards the stack or uplink
     line_t back
     uint8_t *scratch
-    void *fair               # fair_t: who waits for the rate of `out`; NULL: one queue for all
+    fair_t *fair             # who waits for the rate of `out`; NULL: one queue for all
 
 
 cdef struct port_t:
@@ -139,9 +120,10 @@ cdef struct port_t:
     uint64_t last_version
     entry_t *last_entry
     # --- what did not fit into its ring
-    queued_t *queue_first
-    queued_t *queue_last
-    uint64_t queue_packets
+    fair_t *queue            # by source; NULL: nothing has waited yet
+    waiting_t *next_out      # out of the queue, the first for which there is room
+    bint one_queue           # for all sources
+    uint64_t queue_packets   # both; of an uplink those that wait for a neighbour
     uint64_t queue_bytes
     uint64_t queue_limit
     # --- storms of empty doorbells
@@ -153,20 +135,12 @@ cdef struct port_t:
     port_counters_t counters
 
 
-cdef inline void write_packet(const packet_t *p, uint8_t *head, uint8_t *body) noexcept nogil:
-    memcpy(head, p.header, p.header_length)
-    if p.head_length > p.header_length:
-        memcpy(head + p.header_length, p.head + p.header_length, p.head_length - p.header_length)
-    if p.body_length:
-        memcpy(body, p.body, p.body_length)
-
-
 cdef inline int port_hand(port_t *port, packet_t *p) noexcept nogil:
     """Give a packet to an attachment's stack. 0, or -1 when it was dropped (and counted)."""
     cdef uint8_t *head = NULL            # gcc at -O1 does not see that a claim that succeeds sets them
     cdef uint8_t *body = NULL
     port.counters.to_packets += 1
-    if port.state != PORT_ACTIVE or port.queue_first != NULL or \
+    if port.state != PORT_ACTIVE or port.queue_packets or \
             ring_claim(port.tx, RING_FRAME, p.head_length, p.body_length, &head, &body) != RING_OK:
         return port_hand_slowly(port, p)
     write_packet(p, head, body)

@@ -6,9 +6,12 @@ most `queue_limit` bytes and nobody any time.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
+from netstack.router.fair cimport (
+    fair_free, fair_new, fair_pop, fair_push, waiting_bytes, waiting_cost, waiting_t,
+)
 from netstack.wire.ecn cimport ip_mark_congestion
 from rings.doorbell cimport doorbell_kick
 from rings.spsc_ring cimport (
@@ -56,33 +59,32 @@ cdef void port_fail(port_t *port, int why) noexcept nogil:
         port.failure = why
 
 
+cdef inline void count_queue(port_t *port) noexcept nogil:
+    cdef waiting_t *w = port.next_out
+    port.queue_packets = port.queue.packets + (w != NULL)
+    port.queue_bytes = port.queue.bytes + (waiting_cost(w.head_length, w.body_length) if w != NULL else 0)
+
+
 cdef int enqueue(port_t *port, packet_t *p) noexcept nogil:
-    cdef uint32_t cost = sizeof(queued_t) + p.head_length + p.body_length
-    cdef queued_t *q
-    cdef uint8_t *at
-    if port.queue_bytes + cost > port.queue_limit:
-        port.counters.drops_out[<int> DROP_QUEUE_FULL] += 1
-        return -1
+    """Let a packet wait for room in the ring, in turn with those of other sources (``fair``)."""
+    cdef uint64_t before, ready
+    cdef int status
+    if port.queue == NULL:
+        port.queue = fair_new(port.mtu, False)
+        if port.queue == NULL:
+            port.counters.drops_out[<int> DROP_NO_MEMORY] += 1
+            return -1
     if port.queue_bytes * 2 > port.queue_limit:
         port.counters.marked += ip_mark_congestion(p.header)
-    q = <queued_t *> malloc(cost)
-    if q == NULL:
-        port.counters.drops_out[<int> DROP_NO_MEMORY] += 1
+    before = port.queue.crowded_out
+    ready = port.queue_bytes - port.queue.bytes
+    status = fair_push(port.queue, 0 if port.one_queue else p.source, p, 0, port.epoch, <uint64_t> -1,
+                       port.queue_limit - ready if port.queue_limit > ready else 0)
+    port.counters.drops_out[<int> DROP_QUEUE_FULL] += port.queue.crowded_out - before
+    count_queue(port)
+    if status < 0:
+        port.counters.drops_out[<int> (DROP_QUEUE_FULL if status == -1 else DROP_NO_MEMORY)] += 1
         return -1
-    q.next = NULL
-    q.epoch = port.epoch
-    q.head_length = p.head_length
-    q.body_length = p.body_length
-    q.cost = cost
-    at = <uint8_t *> (q + 1)
-    write_packet(p, at, at + p.head_length)
-    if port.queue_last != NULL:
-        port.queue_last.next = q
-    else:
-        port.queue_first = q
-    port.queue_last = q
-    port.queue_packets += 1
-    port.queue_bytes += cost
     port.counters.queued_total += 1
     return 0
 
@@ -95,7 +97,7 @@ cdef int port_hand_slowly(port_t *port, packet_t *p) noexcept nogil:
     if port.state != PORT_ACTIVE:
         port.counters.drops_out[<int> DROP_DETACHED] += 1
         return -1
-    if port.queue_first != NULL and port_drain(port) != 0:
+    if port.queue_packets and port_drain(port) != 0:
         return enqueue(port, p)
     status = claim(port, p.head_length, p.body_length, &head, &body)
     if status == RING_OK:
@@ -113,53 +115,59 @@ cdef int port_hand_slowly(port_t *port, packet_t *p) noexcept nogil:
     return -1
 
 
+cdef int write_waiting(port_t *port, waiting_t *w) noexcept nogil:
+    """Into the ring: RING_OK, or why not."""
+    cdef uint8_t *head = NULL
+    cdef uint8_t *body = NULL
+    cdef int status = claim(port, w.head_length, w.body_length, &head, &body)
+    if status != RING_OK:
+        return status
+    memcpy(head, waiting_bytes(w), w.head_length)
+    memcpy(body, waiting_bytes(w) + w.head_length, w.body_length)
+    ring_commit(port.tx)
+    port.counters.out_packets += 1
+    port.counters.out_bytes += w.head_length + w.body_length
+    port.dirty = True
+    return RING_OK
+
+
 cdef int port_drain(port_t *port) noexcept nogil:
     """Move the private queue into the ring. 0 when it is empty now, 1 when some is left."""
-    cdef queued_t *q = port.queue_first
-    cdef uint8_t *head
-    cdef uint8_t *body
-    cdef uint8_t *at
+    cdef waiting_t *w
     cdef int status
-    while q != NULL:
-        if q.epoch != port.epoch:
+    while True:
+        if port.next_out == NULL:
+            port.next_out = fair_pop(port.queue, 0)
+        w = port.next_out
+        if w == NULL:
+            break
+        if w.epoch != port.epoch:
             port.counters.drops_out[<int> DROP_OLD_EPOCH] += 1
         else:
-            status = claim(port, q.head_length, q.body_length, &head, &body)
-            if status == RING_FULL:
-                break
+            status = write_waiting(port, w)
             if status != RING_OK:
-                port_fail(port, status)
-                break
-            at = <uint8_t *> (q + 1)
-            memcpy(head, at, q.head_length)
-            memcpy(body, at + q.head_length, q.body_length)
-            ring_commit(port.tx)
-            port.counters.out_packets += 1
-            port.counters.out_bytes += q.head_length + q.body_length
-            port.dirty = True
-        port.queue_first = q.next
-        port.queue_packets -= 1
-        port.queue_bytes -= q.cost
-        free(q)
-        q = port.queue_first
-    if q == NULL:
-        port.queue_last = NULL
-        if port.space_armed:
-            ring_producer_disarm(port.tx)
-            port.space_armed = False
-        return 0
-    return 1
+                if status != RING_FULL:
+                    port_fail(port, status)
+                count_queue(port)
+                return 1
+        port.next_out = NULL
+        free(w)
+    count_queue(port)
+    if port.space_armed:
+        ring_producer_disarm(port.tx)
+        port.space_armed = False
+    return 0
 
 
 cdef void port_clear_queue(port_t *port, Drop reason) noexcept nogil:
-    cdef queued_t *q = port.queue_first
-    cdef queued_t *following
-    while q != NULL:
-        following = q.next
-        free(q)
-        port.counters.drops_out[<int> reason] += 1
-        q = following
-    port.queue_first = port.queue_last = NULL
+    """Drop what waits for a stack."""
+    if port.queue == NULL:
+        return
+    port.counters.drops_out[<int> reason] += port.queue_packets
+    free(port.next_out)
+    fair_free(port.queue)
+    port.next_out = NULL
+    port.queue = NULL
     port.queue_packets = port.queue_bytes = 0
 
 

@@ -131,7 +131,7 @@ cdef bint arm(forwarder_t *f, port_t *port) noexcept nogil:
             port.armed = True
         if ring_space_needs_kick(port.rx, &kind):
             port_ring(port, kind)
-    if port.queue_first != NULL and not port.space_armed:
+    if port.queue_packets and not port.space_armed:
         if ring_producer_arm_as(port.tx, RING_LEADER):
             found = True
         else:
@@ -186,7 +186,7 @@ cdef void take_events(forwarder_t *f, epoll_event *events, int n) noexcept nogil
         port.armed = False
         port.space_armed = False
         port.storm += 1
-        if not ring_has_data(port.rx) and port.queue_first == NULL:
+        if not ring_has_data(port.rx) and not port.queue_packets:
             port.counters.spurious += 1
             if port.storm >= STORM and not port.muted_until_ns and port.state == PORT_ACTIVE:
                 mute(f, port)

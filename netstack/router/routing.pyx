@@ -404,7 +404,7 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
     cdef uint32_t kind
     cdef int n = 0, status = RING_OK
     cdef int64_t budget = BATCH_BYTES
-    if port.queue_first != NULL:
+    if port.queue_packets:
         port_drain(port)
         if port.dirty:
             port_flush(port)

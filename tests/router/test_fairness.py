@@ -203,6 +203,60 @@ def test_memory_of_waiting_packets_is_bounded():
     assert last.counters["queued"] * 60_000 <= 16 << 20
 
 
+# --- what waits for a stack that reads slowly ---
+
+
+def stalled(mtu=1500, **options):
+    """A stack (D) whose ring is full, and two that send to it."""
+    lan = Timed(queue_limit=200_000, **options)
+    a, b, last = lan.stack(A, capacity=1 << 20), lan.stack(B), lan.stack(D, mtu=mtu)
+    while "queued" not in last.counters:
+        a.send(*[udp(A) for _ in range(50)])
+        lan.at(0)
+    return lan, a, b, last
+
+
+def test_i2_a_flood_towards_a_slow_reader_leaves_room_for_others():
+    lan, a, b, last = stalled()
+    for _ in range(10):
+        a.send(*[udp(A) for _ in range(50)])
+        lan.at(0)
+    assert last.counters["drop_out_queue_full"] > 100 and lan.forwarder.queue_bytes(last.port) <= 200_000
+    b.send(*[udp(B, n) for n in range(40)])
+    lan.at(0)
+    before = len(sources(last))                          # what lay in the ring
+    lan.at(1)
+    behind = sources(last)
+    assert before > 100 and behind.count(B) == 40
+    assert behind[:80].count(B) >= 39, "in turn, not behind the flood"
+    assert lan.forwarder.queue_bytes(last.port) == 0 and lan.forwarder.counters(last.port)["queued"] == 0
+
+
+def test_without_fair_queues_the_flood_is_all_there_is():
+    lan, a, b, last = stalled(fair=False)
+    for _ in range(10):
+        a.send(*[udp(A) for _ in range(50)])
+        lan.at(0)
+    b.send(*[udp(B, n) for n in range(40)])
+    lan.at(0)
+    sources(last)
+    lan.at(1)
+    assert B not in sources(last)
+
+
+def test_a_large_packet_makes_as_many_small_ones_go_as_it_needs():
+    lan, a, b, last = stalled(mtu=65535)
+    for _ in range(10):
+        a.send(*[udp(A, size=60) for _ in range(200)])
+        lan.at(0)
+    b.send(udp(B, size=60_000))
+    lan.at(0)
+    assert lan.forwarder.queue_bytes(last.port) <= 200_000
+    last.received()
+    lan.at(1)
+    assert B in sources(last)
+
+
 # --- CoDel (RFC 8289) ---
 
 
