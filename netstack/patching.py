@@ -85,8 +85,8 @@ class patch(contextlib.ContextDecorator):
     tls : bool
         Let ``ssl.SSLContext.wrap_socket`` work on the hosts' sockets (`netstack.tls`).
     sendfile : bool
-        Replace ``os.sendfile`` as well, by one that refuses the descriptors of stack sockets with EINVAL;
-        callers such as asyncio fall back to sending then.
+        Replace ``os.sendfile`` as well, by one that takes the descriptors of stack sockets too: it reads the file and
+        sends what it read.
     strict : bool
         Refuse to start while a module holds a name that was taken before the patch; without it, modules that are
         not the standard library's are warned of.
@@ -144,7 +144,7 @@ class patch(contextlib.ContextDecorator):
             ssl, tls = tls_modules
             self._replace(ssl.SSLContext, "sslsocket_class", tls.SSLSocket)
         if self._sendfile:
-            self._replace(os, "sendfile", face.fake_sendfile)
+            self._replace(os, "sendfile", face.sendfile)
 
     def _look_for_stale_references(self) -> None:
         stale = [entry for entry in stale_references()
@@ -203,7 +203,7 @@ def replaced() -> list[tuple[str, str]]:
     tls = sys.modules.get("netstack.tls")
     if ssl is not None and tls is not None and ssl.SSLContext.sslsocket_class is tls.SSLSocket:
         out.append(("ssl", "SSLContext.sslsocket_class"))
-    if os.sendfile is face.fake_sendfile:
+    if os.sendfile is face.sendfile:
         out.append(("os", "sendfile"))
     return out
 

@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from netstack.errors import NetstackError
-from netstack.handle import Handle, describe, handle_behind, readiness_fds
+from netstack.handle import Handle, describe, handle_behind, readiness_fds, readiness_files
 from netstack.placing import Placement, across_hosts, check_reach
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _Base = _kernel.socket
 _TYPE_FLAGS = getattr(_kernel, "SOCK_NONBLOCK", 0) | getattr(_kernel, "SOCK_CLOEXEC", 0)
+SENDFILE_MOST = 256 << 10      # bytes of a file read and sent in one call
 _FAMILIES = (_kernel.AF_INET, _kernel.AF_INET6)
 
 # Bound into each instance of a stack's socket: a call then costs no Python frame.
@@ -389,6 +390,12 @@ class socket(_Base):
     def _sendfile_use_sendfile(self, file, offset=0, count=None):
         if self._handle is None:
             return _Base._sendfile_use_sendfile(self, file, offset, count)
+        if os.sendfile is sendfile:
+            try:
+                os.fstat(file.fileno())        # a closed one's number may become that of our descriptor
+            except (AttributeError, OSError) as error:
+                raise _kernel._GiveupOnSendfile(error) from None
+            return _Base._sendfile_use_sendfile(self, file, offset, count)
         raise _kernel._GiveupOnSendfile("a stack's socket: the file is read and sent")
 
     def __repr__(self) -> str:
@@ -409,11 +416,33 @@ def current_host() -> Any:
     return current_placement().first()
 
 
-def fake_sendfile(out_fd, *args, **kwargs):
-    """``os.sendfile`` that refuses readiness descriptors with EINVAL, so that callers fall back to send."""
-    if out_fd in readiness_fds:
+def sendfile(out_fd, in_fd, offset, count, *args, **kwargs):
+    """``os.sendfile`` that takes the readiness descriptors of stack sockets too: it reads the file and sends that.
+
+    Raises
+    ------
+    OSError
+        EINVAL: no connection's descriptor, or a file that cannot be read at an offset; callers fall back to send.
+    """
+    fd = out_fd if isinstance(out_fd, int) else out_fd.fileno()
+    if fd not in readiness_fds:
+        return _sendfile(out_fd, in_fd, offset, count, *args, **kwargs)
+    handle = readiness_files.get(os.fstat(fd).st_ino)
+    if handle is None:
         raise OSError(errno.EINVAL, "sendfile: the descriptor of a stack's socket carries no data")
-    return _sendfile(out_fd, *args, **kwargs)
+    try:
+        at = os.lseek(in_fd, 0, os.SEEK_CUR) if offset is None else offset
+        data = os.pread(in_fd, min(count, SENDFILE_MOST), at)
+    except OSError as error:
+        if error.errno != errno.ESPIPE:
+            raise
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+    if not data:
+        return 0
+    sent = handle.send(data, 0 if handle.timeout is None else _kernel.MSG_DONTWAIT)   # as the kernel's of such a socket
+    if offset is None:
+        os.lseek(in_fd, at + sent, os.SEEK_SET)
+    return sent
 
 
 _sendfile = os.sendfile

@@ -43,8 +43,6 @@ MISSES = [(reason, re.compile(pattern)) for reason, pattern in (
     ("a readiness descriptor never blocks, or a read of it by mistake would: it does not repeat O_NONBLOCK",
      r"testSetBlocking|NonblockConstantTest"),
     ("urgent data stays in the stream (RFC 6093), so a readiness descriptor shows no POLLPRI", r"test_handle_expt"),
-    ("os.sendfile is refused and the file is sent by write(), which asyncio does not forbid meanwhile",
-     r"test_sendfile_prevents_bare_write"),
     ("a program's own subclass of ssl.SSLSocket is the standard library's and works on descriptors",
      r"test_context_custom_class"),
     ("the child of a fork cannot use its parent's stack", r"test_Forking"),

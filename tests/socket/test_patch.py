@@ -110,12 +110,35 @@ def test_a_socket_of_the_stack_refuses_what_only_descriptors_can(host):
         netstack.socket.socket()
 
 
-def test_sendfile_refuses_a_readiness_descriptor(host, tmp_path):
+def test_sendfile_reads_the_file_and_sends_it(host, tmp_path):
     path = tmp_path / "x"
-    path.write_bytes(b"x" * 100)
-    with host.patch(), socket.socket() as s, open(path, "rb") as f:
-        with pytest.raises(OSError, match="carries no data"):
-            os.sendfile(s.fileno(), f.fileno(), 0, 100)
+    path.write_bytes(bytes(range(256)) * 40)
+    address = host.addresses[0].partition("/")[0]
+    with host.patch(), socket.create_server((address, 0)) as listener, open(path, "rb") as f:
+        with socket.create_connection(listener.getsockname()) as s:
+            peer, _ = listener.accept()
+            with peer:
+                assert os.sendfile(s.fileno(), f.fileno(), 5, 100) == 100
+                assert peer.recv(1000) == path.read_bytes()[5:105] and f.tell() == 0
+                assert os.sendfile(s, f.fileno(), None, 100) == 100       # a socket will do, and the file's own place
+                assert peer.recv(1000) == path.read_bytes()[:100] and os.lseek(f.fileno(), 0, os.SEEK_CUR) == 100
+                assert os.sendfile(s.fileno(), f.fileno(), 1 << 20, 100) == 0
+                f.seek(0)
+                assert s.sendfile(f, 1000, 5000) == 5000 and f.tell() == 6000
+                assert peer.recv(5000, socket.MSG_WAITALL) == path.read_bytes()[1000:6000]
+                s.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    for _ in range(100_000):
+                        os.sendfile(s.fileno(), f.fileno(), 0, 10_000)
+                reading, writing = os.pipe()
+                with pytest.raises(OSError) as e:
+                    os.sendfile(s.fileno(), reading, None, 100)
+                assert e.value.errno == errno.EINVAL
+                os.close(reading), os.close(writing)
+        for other, number in ((listener, errno.EINVAL), (socket.socket(), errno.EPIPE)):
+            with other, pytest.raises(OSError) as e:
+                os.sendfile(other.fileno(), f.fileno(), 0, 100)
+            assert e.value.errno == number
 
 
 @pytest.mark.parametrize("question", [
