@@ -32,8 +32,10 @@ MUTANTS = [
     Mutant("F8", "the sum of other segments is not looked at", INPUT,
            "return seg.trusted or checksum_fold(total) == 0xffff", "return True"),
     Mutant("F8", "the sum of a datagram is not looked at", "netstack/udp/endpoint.pyx",
-           "elif checksum_fold(<uint64_t> partial + checksum_and_copy(d + 1, payload, length)) != 0xffff:\n"
-           "        free(d)\n        return DROP_UDP_CHECKSUM\n", "else:\n        copy_bytes(d + 1, payload, length)\n",
+           "elif checksum_fold(<uint64_t> partial + checksum_and_copy(d + 1, payload, covered)) != 0xffff:\n"
+           "        free(d)\n        return DROP_UDP_CHECKSUM\n    elif covered < length:\n"
+           "        copy_bytes(<uint8_t *> (d + 1) + covered, payload + covered, length - covered)\n",
+           "else:\n        copy_bytes(d + 1, payload, length)\n",
            ("test_f8_a_stack_delivers_garbage_exactly_when_its_sum_is_right",)),
     Mutant("F8", "every link is trusted", CORE,
            "seg.trusted = (packet.interface.link.capabilities & LINK_CHECKSUM_TRUSTED) != 0", "seg.trusted = 1",
