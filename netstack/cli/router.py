@@ -96,10 +96,16 @@ def wait_for_signal() -> int:
     show_default=True,
     help="process: an address for each stack. interface: one for all that ask for none, which claim their ports.",
 )
+@click.option(
+    "--metrics",
+    default=None,
+    metavar="ADDR",
+    help="Serve the counters to Prometheus at unix:PATH, HOST:PORT or :PORT (of 127.0.0.1).",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
 @bad_link("between each stack and the router")
-def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel, addressing, quiet,
-            emulation):
+def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel, addressing,
+            metrics, quiet, emulation):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
@@ -128,6 +134,7 @@ def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_atta
             fair=fair,
             codel=codel,
             addressing=addressing,
+            metrics=metrics,
         )
     except (NetstackError, OSError, ValueError) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netstack.errors import ConfigError, LinkError, RouterError
 from netstack.link.emulation import Emulation
@@ -30,6 +30,9 @@ from netstack.router.pool import TOKEN_BYTES, AddressPool, Lease, format_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
 from netstack.router.sharing import SharedAddresses
 from netstack.router.uplinks import TapUplink, UplinkConfig
+
+if TYPE_CHECKING:
+    from netstack.router.metrics import MetricsServer
 
 log = logging.getLogger("netstack.router")
 
@@ -127,6 +130,9 @@ class Router:
         And no packet waits there for long (RFC 8289).
     allowed_uids : iterable of int
         Further users whose stacks may attach; needs ``backend="memfd"``.
+    metrics : str, optional
+        Serve the counters to Prometheus there: ``"unix:PATH"``, ``"HOST:PORT"`` or ``":PORT"`` (of 127.0.0.1). The
+        attribute `metrics_address` says where that is, with the port it got.
 
     Raises
     ------
@@ -160,6 +166,7 @@ class Router:
         fair: bool = True,
         codel: bool = False,
         allowed_uids=(),
+        metrics: str | None = None,
     ):
         if backend not in ("posix", "memfd"):
             raise ConfigError(
@@ -217,10 +224,21 @@ class Router:
             self.path, self, max_connections=2 * max_attachments + 64, allowed_uids=allowed_uids
         )
         self._control.watch(self._forwarder.fileno())
+        self._metrics: MetricsServer | None = None
+        if metrics is not None:
+            from netstack.router.metrics import MetricsServer
+
+            try:
+                self._metrics = MetricsServer(self, metrics)
+            except BaseException:
+                self._control.stop()
+                raise
         self._forwarder.start()
         self._control.start()
         _living.add(self)
         log.info("router %s: pool %s, control socket %s", self.name, self._pool.network, self.path)
+        if self._metrics is not None:
+            log.info("router %s: metrics at %s", self.name, self._metrics.address)
         for what, bad in (("each stack", self._emulation), *((f"uplink {c.name}", c.emulation) for c in configs)):
             if bad is not None:
                 log.info("router %s: a bad link to %s: %s, seed %d", self.name, what, bad.settings, bad.seed)
@@ -250,6 +268,16 @@ class Router:
     def environment(self) -> dict[str, str]:
         """Environment variables that lead a child process here."""
         return {"NETSTACK_ROUTER": self.name, "NETSTACK_RUNTIME_DIR": os.path.dirname(self.path)}
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where Prometheus finds the counters; None: nowhere."""
+        return self._metrics.address if self._metrics is not None else None
+
+    def uplinks(self) -> dict[str, int | None]:
+        """The uplinks by name, with the numbers of their counters; None: the device is lost."""
+        with self._lock:
+            return {uplink.config.name: uplink.port for uplink in self._uplinks}
 
     def attachments(self) -> list[AttachmentInfo]:
         """Who is attached, oldest first."""
@@ -293,6 +321,8 @@ class Router:
                 return
             self._closed = True
         _living.discard(self)
+        if self._metrics is not None:
+            self._metrics.close()
         self._control.stop()
         self._forwarder.stop()
         for uplink in self._uplinks:
