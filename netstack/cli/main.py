@@ -25,6 +25,7 @@ COMMANDS = {
     "router": "Run a router in the foreground.",
     "run": "Run an unmodified Python program on a stack of its own.",
     "ss": "Show the sockets of running stacks.",
+    "top": "Show what the stacks of a router are doing, live.",
     "traceroute": "Show the way to a host from a stack of its own.",
 }
 

@@ -124,6 +124,14 @@ class ControlClient:
             values += [int.from_bytes(body[at + 8 * i : at + 8 * i + 8], "little") for i in range(more)]
         return dict(zip(counter_names(), values, strict=False))
 
+    def queued(self, ident: int) -> int:
+        """How many packets wait in the router for one attachment: one of its `counters`, by one message."""
+        from netstack.router.forwarding import counter_names
+
+        body, _ = self.request(Type.COUNTERS, protocol.COUNTERS.pack(ident, counter_names().index("queued")))
+        at = protocol.COUNTERS_REPLY_HEAD.size
+        return int.from_bytes(body[at : at + 8], "little")
+
     def ping(self) -> None:
         """Ask for a sign of life."""
         self.request(Type.PING)
