@@ -88,7 +88,8 @@ cdef uint16_t sock_port(const sock_t *sock) noexcept nogil
 cdef const address_t *sock_address(const sock_t *sock) noexcept nogil
 # Would *sock* at *local* share addresses with *other*, where that is?
 cdef bint demux_overlap(const sock_t *sock, const address_t *local, const sock_t *other) noexcept nogil
-cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil
+cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port,
+                           bint connecting) noexcept nogil
 cdef bint demux_port_in_use(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil
 # May the socket have that port, of which nobody of ours thinks otherwise? It is claimed then, and has to be bound at
 # once. 0 or -errno.

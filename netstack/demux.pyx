@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from netstack.address cimport address_equal, address_is_any, address_is_v4
 from netstack.link.link cimport KEEPER_REUSEADDR, KEEPER_REUSEPORT
-from netstack.sock cimport SF_BOUND, SF_REUSEADDR, SF_REUSEPORT, SF_V6ONLY, SOCK_PING, SOCK_TCP, SOCK_UDP
+from netstack.sock cimport SF_BOUND, SF_CHOSEN, SF_REUSEADDR, SF_REUSEPORT, SF_V6ONLY, SOCK_PING, SOCK_TCP, SOCK_UDP
 from netstack.tcp.connection cimport receive_window_field
 from netstack.tcp.ecn cimport ecn_ack_codepoint, ecn_ack_flags
 from netstack.tcp.isn cimport tuple_hash
@@ -286,12 +286,16 @@ cdef bint demux_overlap(const sock_t *sock, const address_t *local, const sock_t
     return overlap(sock, local, sock_address(other), other.flags)
 
 
-cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil:
+cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port,
+                           bint connecting) noexcept nogil:
     """Would binding *sock* there collide? Wildcards collide with every address; SO_REUSEADDR lets all but listeners
-    share, SO_REUSEPORT on both lets anybody, as on Linux."""
+    share, SO_REUSEPORT on both lets anybody, as on Linux. connecting: a connection's names are four, so the port of
+    another whose port nobody asked for is no obstacle."""
     cdef const sock_t *other = d.bound[bucket(sock.kind, port)]
     while other != NULL:
-        if other != sock and other.kind == sock.kind and sock_port(other) == port and overlap(sock, local, sock_address(other), other.flags):
+        if other != sock and other.kind == sock.kind and sock_port(other) == port and \
+                not (connecting and other.flags & SF_CHOSEN) and \
+                overlap(sock, local, sock_address(other), other.flags):
             if not (other.flags & SF_REUSEPORT and sock.flags & SF_REUSEPORT) and not (
                     other.flags & SF_REUSEADDR and sock.flags & SF_REUSEADDR and
                     (sock.kind != SOCK_TCP or (<const tcb_t *> other).state != LISTEN)):

@@ -27,6 +27,7 @@ cdef enum:                       # sock_t.flags
     SF_REUSEPORT = 64
     SF_V6 = 128                  # made as AF_INET6
     SF_V6ONLY = 256              # IPV6_V6ONLY
+    SF_CHOSEN = 512              # connect() chose its port: other connections may have it too, to other peers
 
 
 cdef struct sock_t:

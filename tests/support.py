@@ -119,3 +119,9 @@ def root_missing() -> str | None:
     except AssertionError as error:
         return f"cannot make a network namespace with a TAP: {str(error).strip().splitlines()[-1]}"
     return None
+
+
+# For tshark: malformed up to the transport's header, or in what is known to be spoken there. Any other payload is
+# random bytes on random ports, some of which belong to protocols that tshark knows and does not find in them.
+STRANGE_PAYLOAD = r'frame.protocols matches "(tcp|udp|udplite):(?!dns|dhcp)"'
+MALFORMED = f"(_ws.malformed && !({STRANGE_PAYLOAD}))"

@@ -44,11 +44,17 @@ def write_file(path: pathlib.Path, size: int, seed: int, progress: Callable[[int
     return digest.hexdigest()
 
 
+def listen_to_ctrl_c() -> None:
+    """A shell starts what a script puts into the background with SIGINT ignored, and programs inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def background(command: list[str], log: pathlib.Path, env: dict[str, str]) -> Iterator[subprocess.Popen]:
     """A program that runs while the block does, in the log's directory."""
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=log.parent)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=log.parent,
+                                   preexec_fn=listen_to_ctrl_c)  # noqa: PLW1509 - this process has one thread
     try:
         yield process
     finally:

@@ -240,7 +240,7 @@ class Resolver:
         if isinstance(port, (bytes, bytearray)):
             port = bytes(port).decode("ascii")
         if isinstance(port, int):
-            if not -1 << 63 <= port < 1 << 63:
+            if not -1 << 63 <= port < 1 << 63 and sys.version_info < (3, 12):    # later ones leave it to the C library
                 raise OverflowError("Python int too large to convert to C long")
             port = str(int(port))
         if not isinstance(port, str):

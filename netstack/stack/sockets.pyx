@@ -18,7 +18,7 @@ from netstack.demux cimport (
 )
 from netstack.ip.interface cimport CLAIM_FULL, CLAIM_OK, interface_is_broadcast
 from netstack.sock cimport (
-    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_ORPHAN, SF_QUEUED_EVENT, SF_V6, SF_V6ONLY, SOCK_PING, SOCK_RAW,
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_CHOSEN, SF_ORPHAN, SF_QUEUED_EVENT, SF_V6, SF_V6ONLY, SOCK_PING, SOCK_RAW,
     SOCK_TCP, SOCK_UDPLITE, kind_is_udp,
 )
 from netstack.stack.core cimport (
@@ -170,7 +170,7 @@ cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) no
         if r < 0:
             return 0
         port = <uint16_t> r if r else <uint16_t> (first + (offset + i) % n)
-        if demux_port_taken(&stack.demux, sock, local, port):
+        if demux_port_taken(&stack.demux, sock, local, port, False):
             continue
         r = demux_claim(&stack.demux, sock, port)
         if r == 0:
@@ -204,7 +204,7 @@ cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexce
         e.port = free_port(stack, sock, &e.address)
         if e.port == 0:
             return -EADDRINUSE
-    elif demux_port_taken(&stack.demux, sock, &e.address, e.port) or (
+    elif demux_port_taken(&stack.demux, sock, &e.address, e.port, False) or (
             sock.kind == SOCK_TCP and demux_port_in_use(&stack.demux, sock, &e.address, e.port)):
         return -EADDRINUSE
     else:
@@ -356,6 +356,7 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to, bint fast
         if not choose_port(stack, tcb):
             tcb.lport = 0
             return -EADDRNOTAVAIL
+        tcb.sock.flags |= SF_CHOSEN
         demux_bind(&stack.demux, &tcb.sock)
     elif not names_free(stack, tcb, &raise_isn, &last):
         return -EADDRNOTAVAIL
@@ -448,7 +449,7 @@ cdef bint choose_port(stack_t *stack, tcb_t *tcb) noexcept nogil:
             tcb.lport = <uint16_t> (first + (offset + i) % n)
         tcb.hash = demux_hash(&stack.tcp, &tcb.local, &tcb.remote, tcb.lport, tcb.rport)
         if demux_find(&stack.demux, tcb.hash, &tcb.local, &tcb.remote, tcb.lport, tcb.rport) == NULL and \
-                not demux_port_taken(&stack.demux, &tcb.sock, &tcb.local, tcb.lport):
+                not demux_port_taken(&stack.demux, &tcb.sock, &tcb.local, tcb.lport, True):
             r = demux_claim(&stack.demux, &tcb.sock, tcb.lport)
             if r == 0:
                 return True

@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import ssl
+import sys
 
 import pytest
 
@@ -160,6 +161,9 @@ def test_a_writer_is_paused_while_its_peer_does_not_read(net):
 
 
 def test_the_bytes_of_a_bytearray_are_those_of_the_call(net):
+    if net.kind == "kernel" and sys.version_info >= (3, 12):
+        pytest.skip("the standard loop keeps a view of the caller's since 3.12")
+
     async def main():
         got = asyncio.get_running_loop().create_future()
 

@@ -32,6 +32,12 @@ def test_demo_shows_tables_to_a_person():
     assert "10.77.0.2" in done.stdout and "10.77.0.3" in done.stdout and "kernel loopback" in done.stdout
 
 
+def test_demo_works_in_the_background_of_a_script():
+    """There SIGINT is ignored, and inherited so by all that the demo starts."""
+    done = run(["bash", "-c", '"$@" & wait $!', "script", *DEMO, "--json", "--size", "4"], cwd=ROOT, timeout=280)
+    check(json.loads(done.stdout), 4 << 20)
+
+
 def test_a_size_that_cannot_be_is_refused():
     done = run([*DEMO, "--size", "0"], cwd=ROOT, check=False)
     assert done.returncode == 2 and "at least 1 MiB" in done.stderr

@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from tests.support import MALFORMED
+
 KERNEL, OURS = "10.9.0.1", "10.9.0.2"
 
 
@@ -62,7 +64,7 @@ def judge(capture):
         ["tshark", "-r", str(capture), "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE",
          "-o", "udp.check_checksum:TRUE", "-Y",
          f"(tcp.checksum.status==0 && !(tcp.checksum==0xffff && ip.src=={KERNEL})) || ip.checksum.status==0 "
-         "|| udp.checksum.status==0 || icmp.checksum.status==0 || _ws.malformed"],
+         "|| udp.checksum.status==0 || icmp.checksum.status==0 || " + MALFORMED],
         capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert not done.stdout, done.stdout[:2000]

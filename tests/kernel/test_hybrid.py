@@ -22,6 +22,7 @@ import pytest
 from tests import support
 from tests.kernel.wires import tshark
 from tests.router.lan import wait_until
+from tests.support import MALFORMED
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")]
 
@@ -107,7 +108,7 @@ def sites(tmp_path, *, watch=True, **options):
                 watcher.stderr.close()
         if watch:
             bad = tshark(capture, f"((tcp || udp) && (ip.src=={NEAR} || ipv6.src=={NEAR6}) && "
-                                  "(tcp.checksum.status==0 || udp.checksum.status==0)) || _ws.malformed",
+                                  "(tcp.checksum.status==0 || udp.checksum.status==0)) || " + MALFORMED,
                          "frame.number", "_ws.col.Info")
             assert not bad, bad[:10]
 

@@ -2,6 +2,8 @@
 
 import errno
 
+import pytest
+
 from netstack.stack import Stack
 
 from .tools import A, B, S, dial, listen, new_peer
@@ -78,6 +80,30 @@ def test_ports_of_one_destination_are_all_used_before_the_error():
     assert ports == set(range(20000, 20100))
     sock = peer.stack.socket()
     assert sock.connect_ex((B, 9000)) == errno.EADDRNOTAVAIL
+
+
+def test_another_destination_has_the_ports_for_itself():
+    """A connection's names are four. Who asks for a port by bind() finds those of connections taken, as under Linux."""
+    peer = new_peer(**{"net.ipv4.ip_local_port_range": "20000 20009"})
+    for port in (9000, 9001):
+        assert {dial(peer, port).sock.getsockname()[1] for _ in range(10)} == set(range(20000, 20010))
+        assert peer.stack.socket().connect_ex((B, port)) == errno.EADDRNOTAVAIL
+    bound = peer.stack.socket()
+    with pytest.raises(OSError) as refused:
+        bound.bind((A, 20003))
+    assert refused.value.errno == errno.EADDRINUSE
+    assert bound.connect_ex((B, 9002)) == errno.EINPROGRESS
+
+
+def test_a_port_that_was_asked_for_is_given_to_no_connection():
+    peer = new_peer(**{"net.ipv4.ip_local_port_range": "20000 20009"})
+    bound, connected = peer.stack.socket(), peer.stack.socket()
+    bound.bind((A, 20003))
+    connected.bind((A, 20004))
+    connected.connect_ex((B, 9000))
+    ports = {dial(peer, 9001).sock.getsockname()[1] for _ in range(8)}
+    assert ports == set(range(20000, 20010)) - {20003, 20004}
+    assert peer.stack.socket().connect_ex((B, 9001)) == errno.EADDRNOTAVAIL
 
 
 def test_bind_to_port_zero_takes_a_free_one_at_random():
