@@ -13,6 +13,7 @@ import click
 import netstack
 
 COMMANDS = {
+    "capture": "Capture the packets of an attachment of a router.",
     "daemon": "Run a stack for other programs in the foreground.",
     "demo": "Transfer a file between two programs with a stack each.",
     "doctor": "Show what this machine offers, and what to do about what is missing.",

@@ -20,12 +20,11 @@ from netstack.link.tee cimport tee_init, tee_t
 from netstack.link.wrapper cimport Wrapper
 
 from netstack.errors import LinkError
+from netstack.link import pcapng
 
 cdef enum:
     BUFFER_BYTES = 256 << 10
     SNAP_MAX = 65535 + 18        # the largest IP packet in a tagged Ethernet frame
-    LINKTYPE_ETHERNET = 1
-    LINKTYPE_RAW = 101           # IPv4 or IPv6, told apart by the version
     WRITE_EVERY_NS = 1000000000
     EPB_FIXED = 28               # enhanced packet block up to the data
     EPB_TAIL = 16                # option epb_flags, end of options, length again
@@ -119,29 +118,6 @@ cdef void pcap_advance(link_t *self, int64_t now_ns) noexcept nogil:
     inner.advance(inner, now_ns)
 
 
-cdef bytes option(int code, bytes value):
-    """One pcapng option, padded to 4 bytes."""
-    cdef int n = len(value)
-    return code.to_bytes(2, "little") + n.to_bytes(2, "little") + value + bytes(-n & 3)
-
-
-cdef bytes make_block(int kind, bytes body):
-    cdef bytes length = (len(body) + 12).to_bytes(4, "little")
-    return kind.to_bytes(4, "little") + length + body + length
-
-
-cdef bytes file_header(bint classic, int link_type, uint32_t snap_length, str name):
-    """What stands before the first frame; little endian, as `capture` writes on the hosts we build for."""
-    cdef bytes kind = link_type.to_bytes(4, "little")
-    cdef bytes snap = snap_length.to_bytes(4, "little")
-    if classic:
-        return b"\x4d\x3c\xb2\xa1" + b"\x02\x00\x04\x00" + bytes(8) + snap + kind      # nanosecond magic, 2.4
-    section = make_block(0x0A0D0D0A, b"\x4d\x3c\x2b\x1a" + b"\x01\x00\x00\x00" + b"\xff" * 8
-                    + option(4, b"netstack") + bytes(4))
-    interface = make_block(1, kind[:2] + bytes(2) + snap + option(2, name.encode()) + option(9, b"\x09") + bytes(4))
-    return section + interface
-
-
 cdef class PcapWriter(Wrapper):
     """A link whose frames, both ways, go into a capture file.
 
@@ -211,8 +187,11 @@ cdef class PcapWriter(Wrapper):
             except OSError as error:
                 raise LinkError(error.errno, f"cannot write the capture: {error.strerror}", self.path) from error
             self.owns_fd = True
-        header = file_header(p.classic, LINKTYPE_ETHERNET if inner.link.media == MEDIA_ETHERNET else LINKTYPE_RAW,
-                             p.snap_length, name)
+        link_type = pcapng.LINKTYPE_ETHERNET if inner.link.media == MEDIA_ETHERNET else pcapng.LINKTYPE_RAW
+        if p.classic:
+            header = pcapng.classic_header(link_type, p.snap_length)
+        else:
+            header = pcapng.file_header(link_type, p.snap_length, name)
         memcpy(p.buffer, <const uint8_t *> header, len(header))
         p.used = <uint32_t> len(header)
         p.tee.on = 1

@@ -41,6 +41,7 @@ class Connection:
         self.uid = uid
         self.deadline_ns = deadline_ns  # of its HELLO; FAR_AWAY after that
         self.attachment: Any = None  # what the router made for it
+        self.capture: Any = None  # what it looks at
         self.pidfd = -1  # watched while it has an attachment
         self.after_send: list[socket.socket] = []  # what only the client keeps: closed once it was sent
 
@@ -55,7 +56,8 @@ class ControlServer:
     router : object
         Has ``hello(connection)``, ``attach_connection(connection, request)``, ``detach(connection, why)``,
         ``list_after(id)``, ``counters_of(id, first)``, ``tick(now_ns) -> next_ns`` and ``failures()``; ``claim``,
-        ``unclaim(connection, kind, flags, number)`` and ``lease(connection, kind)`` for ports of shared addresses.
+        ``unclaim(connection, kind, flags, number)`` and ``lease(connection, kind)`` for ports of shared addresses;
+        ``captures.start(connection, id, capacity, snap_length)`` and ``captures.end(connection)``.
     max_connections : int
         More are refused at once.
     allowed_uids : set of int
@@ -344,6 +346,12 @@ class ControlServer:
                 return b"", []
             elif kind == Type.LEASE:
                 reply = self._router.lease(connection, protocol.LEASE.unpack_from(body)[0])
+            elif kind == Type.CAPTURE:
+                ident, capacity, snap_length = protocol.CAPTURE.unpack_from(body)
+                if ident:
+                    reply, fds = self._router.captures.start(connection, ident, capacity, snap_length)
+                else:
+                    reply = self._router.captures.end(connection)
             elif kind == Type.PING:
                 reply = body
             else:

@@ -10,6 +10,7 @@ from netstack.router.table cimport entry_t
 cdef class Forwarder:
     cdef forwarder_t *f
     cdef dict _keep              # port id -> what its C pointers need
+    cdef dict _mirrored          # port id -> the ring of its mirror
 
     cdef port_t *port(self, uint64_t ident) except NULL
     cdef port_t *new_port(self, int kind, uint32_t mtu, object keep) except NULL

@@ -17,6 +17,7 @@ from netstack.link.link cimport MEDIA_IP, NEVER
 from netstack.router.claims cimport claims_free, claims_leave
 from netstack.router.emulation cimport wire_clear, wire_deadline, wire_free, wire_new, wire_waiting
 from netstack.router.fair cimport fair_t
+from netstack.router.mirror cimport mirror_t
 from netstack.router.port import Drop
 from netstack.router.port cimport (
     DROP_COUNT, DROP_DETACHED, DROP_OLD_EPOCH, MAX_PORT_ADDRESSES, PORT_ACTIVE, port_clear_queue, port_counters_t, PORT_FAILED,
@@ -155,6 +156,7 @@ cdef class Forwarder:
         cdef epoll_event event
         cdef address_t a
         self._keep = {}
+        self._mirrored = {}
         if not 1 <= max_ports <= 65535:
             raise ConfigError(f"max_ports {max_ports}: 1 to 65535")
         f = self.f = <forwarder_t *> calloc(1, sizeof(forwarder_t))
@@ -206,6 +208,7 @@ cdef class Forwarder:
                 free(f.active[i].uplink)
             if f.claims != NULL:
                 claims_leave(f.claims, f.active[i], 0)
+            free(f.active[i].mirror)
             free(f.active[i])
         claims_free(f.claims)
         free(f.slots)
@@ -455,8 +458,10 @@ cdef class Forwarder:
             leave(f)
         values = dict(zip(counter_names(), counter_values(&port.counters, 0)))
         free(port.uplink)
+        free(port.mirror)
         free(port)
         del self._keep[ident]
+        self._mirrored.pop(ident, None)
         return values
 
     def failed(self):
@@ -474,6 +479,64 @@ cdef class Forwarder:
                 found.append((f.active[i].id, failure_name(f.active[i])))
         leave(f)
         return found
+
+    def mirror(self, uint64_t ident, ProducerRing ring, *, uint32_t snap_length=65535):
+        """Copy each packet between an attachment and the router into a ring too: see ``mirror.pxd``.
+
+        Parameters
+        ----------
+        ident : int
+            The attachment's port.
+        ring : rings.spsc_ring.ProducerRing
+            Its memory must be safe from being truncated by who reads it.
+        snap_length : int
+            Bytes kept of each packet.
+
+        Raises
+        ------
+        ValueError
+            It has a mirror already, or it is an uplink.
+        """
+        cdef port_t *port = self.port(ident)
+        cdef mirror_t *fresh
+        if port.kind != PORT_STACK:
+            raise ValueError("uplinks have no mirror: capture on the device itself")
+        if port.mirror != NULL:
+            raise ValueError("somebody captures at this attachment already")
+        fresh = <mirror_t *> calloc(1, sizeof(mirror_t))
+        if fresh == NULL:
+            raise MemoryError
+        fresh.ring = &ring.ring
+        fresh.snap_length = snap_length
+        self._mirrored[ident] = ring
+        with nogil:
+            enter(self.f)
+            port.mirror = fresh
+            leave(self.f)
+
+    def mirrored(self, uint64_t ident, *, bint end=False):
+        """``(packets, missed)``: what was copied, and what was not for want of room; None without a mirror.
+
+        With `end` the mirror goes, and its ring is not touched afterwards.
+        """
+        cdef port_t *port = self.port(ident)
+        cdef mirror_t *mirror
+        cdef uint64_t packets = 0, missed = 0
+        with nogil:
+            enter(self.f)
+            mirror = port.mirror
+            if mirror != NULL:
+                packets = mirror.packets
+                missed = mirror.missed
+                if end:
+                    port.mirror = NULL
+            leave(self.f)
+        if mirror == NULL:
+            return None
+        if end:
+            free(mirror)
+            del self._mirrored[ident]
+        return packets, missed
 
     def emulate(self, uint64_t ident, *, uint64_t seed=0, output=None, input=None, **both):
         """Put a bad link between a port and the router, or change the one there is.

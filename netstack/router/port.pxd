@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from netstack.address cimport address_t
 from netstack.link.impairment cimport line_t
 from netstack.router.fair cimport fair_t, waiting_t
+from netstack.router.mirror cimport mirror_t
 from netstack.router.packet cimport packet_t, write_packet
 from netstack.router.table cimport entry_t
 from rings.mapping cimport memory_watch_t
@@ -132,6 +133,7 @@ cdef struct port_t:
     bucket_t icmp_bucket
     bucket_t rst_bucket
     wire_t *wire             # NULL: none
+    mirror_t *mirror         # NULL: nobody looks on
     port_counters_t counters
 
 
@@ -140,7 +142,7 @@ cdef inline int port_hand(port_t *port, packet_t *p) noexcept nogil:
     cdef uint8_t *head = NULL            # gcc at -O1 does not see that a claim that succeeds sets them
     cdef uint8_t *body = NULL
     port.counters.to_packets += 1
-    if port.state != PORT_ACTIVE or port.queue_packets or \
+    if port.state != PORT_ACTIVE or port.queue_packets or port.mirror != NULL or \
             ring_claim(port.tx, RING_FRAME, p.head_length, p.body_length, &head, &body) != RING_OK:
         return port_hand_slowly(port, p)
     write_packet(p, head, body)

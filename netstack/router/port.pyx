@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 from netstack.router.fair cimport (
     fair_free, fair_new, fair_pop, fair_push, waiting_bytes, waiting_cost, waiting_t,
 )
+from netstack.router.mirror cimport MIRROR_TO, mirror_packet
 from netstack.wire.ecn cimport ip_mark_congestion
 from rings.doorbell cimport doorbell_kick
 from rings.spsc_ring cimport (
@@ -102,6 +103,8 @@ cdef int port_hand_slowly(port_t *port, packet_t *p) noexcept nogil:
     status = claim(port, p.head_length, p.body_length, &head, &body)
     if status == RING_OK:
         write_packet(p, head, body)
+        if port.mirror != NULL:
+            mirror_packet(port.mirror, MIRROR_TO, head, p.head_length, body, p.body_length)
         ring_commit(port.tx)
         port.counters.out_packets += 1
         port.counters.out_bytes += p.head_length + p.body_length
@@ -124,6 +127,8 @@ cdef int write_waiting(port_t *port, waiting_t *w) noexcept nogil:
         return status
     memcpy(head, waiting_bytes(w), w.head_length)
     memcpy(body, waiting_bytes(w) + w.head_length, w.body_length)
+    if port.mirror != NULL:
+        mirror_packet(port.mirror, MIRROR_TO, waiting_bytes(w), w.head_length, body, w.body_length)
     ring_commit(port.tx)
     port.counters.out_packets += 1
     port.counters.out_bytes += w.head_length + w.body_length

@@ -15,7 +15,7 @@ offset  size  field
 ======  ====  =====================================================================
 
 The first message must be HELLO. File descriptors travel only from the router to its clients and only with the
-reply to ATTACH; a client that sends one is cut off. Addresses are 16 bytes, IPv4 mapped.
+replies to ATTACH and CAPTURE; a client that sends one is cut off. Addresses are 16 bytes, IPv4 mapped.
 
 The end of the connection ends the attachment: the router takes back addresses, memory and descriptors at
 once, and a client that sees it end knows that its router is gone.
@@ -59,6 +59,11 @@ MAX_COUNTERS = (BODY_BYTES - COUNTERS_REPLY_HEAD.size) // 8
 CLAIM = struct.Struct("<BBH")
 LEASE = struct.Struct("<B")
 LEASE_REPLY = struct.Struct("<H64H")
+# CAPTURE: id (0: end the capture of this connection), ring capacity, snap length; the router's owner only.
+# reply: ring capacity, generation, packets captured, packets missed; with it the descriptors of a channel, side b,
+# in sealed memory, whose ring towards the client has the packets (`mirror.pxd`)
+CAPTURE = struct.Struct("<QQI")
+CAPTURE_REPLY = struct.Struct("<QQQQ")
 
 
 class Type(enum.IntEnum):
@@ -71,6 +76,7 @@ class Type(enum.IntEnum):
     CLAIM = 7
     UNCLAIM = 8
     LEASE = 9
+    CAPTURE = 10
 
 
 class Capability(enum.IntFlag):

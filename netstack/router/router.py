@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from netstack.errors import ConfigError, LinkError, RouterError
 from netstack.link.emulation import Emulation
 from netstack.router import protocol
+from netstack.router.captures import Captures
 from netstack.router.control import FAR_AWAY, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
 from netstack.router.paths import socket_path
@@ -210,6 +211,7 @@ class Router:
             fair=fair,
             codel=codel,
         )
+        self.captures = Captures(self._forwarder, self._lock)
         self._shared: SharedAddresses | None = None
         if addressing == "interface":
             address = self._pool.reserve()
@@ -414,6 +416,7 @@ class Router:
         """Take back everything of a stack, at once."""
         began = time.monotonic_ns()
         with self._lock:
+            self.captures.forget(connection)
             attached, connection.attachment = connection.attachment, None
             if attached is None:
                 return
@@ -559,6 +562,7 @@ class Router:
 
     def _take_back(self, attached: _Attached, *, hold: bool = False) -> None:
         if attached.port:
+            self.captures.port_goes(attached.port)
             self._forwarder.remove(attached.port, hold=hold)
         for lease in attached.leases:
             if hold:

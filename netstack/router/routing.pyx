@@ -14,6 +14,7 @@ from libc.string cimport memcpy
 from netstack.address cimport address_equal, address_from_v4, address_is_v4, address_t
 from netstack.link.impairment cimport held_t
 from netstack.router.emulation cimport wire_arrived_back, wire_arrived_out, wire_push_back, wire_push_out
+from netstack.router.mirror cimport MIRROR_FROM, mirror_packet
 from netstack.router.port cimport (
     bucket_take, DROP_CHECKSUM, DROP_DEAD_ADDRESS, DROP_DESTINATION, DROP_HELD, DROP_LENGTH, DROP_MALFORMED,
     DROP_NO_PORT, DROP_NO_ROUTE, DROP_OLD_EPOCH, DROP_OPTIONS, DROP_PIECE, DROP_PROTOCOL, DROP_SPOOFED, DROP_TOO_BIG, DROP_TTL,
@@ -429,6 +430,8 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
         budget -= p.head_length + p.body_length
         if r.kind != RING_FRAME:
             p.header_length = 0              # nothing a stack may send: counted as malformed
+        elif port.mirror != NULL:
+            mirror_packet(port.mirror, MIRROR_FROM, p.head, p.head_length, p.body, p.body_length)
         take(f, port, &p)
     if n:
         ring_release(port.rx)
