@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 from netstack.errors import AddressTakenError, NoRouterError, PoolEmptyError, RouterError
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10.0  # for an answer of the router
 
 _ERRORS = {errno.EADDRINUSE: AddressTakenError, errno.ENOBUFS: PoolEmptyError}
+
+
+def connect(sock: socket.socket, path: str, timeout: float) -> None:
+    """Connect, and wait while the queue is full: only a blocking call does, for SO_SNDTIMEO (unix(7))."""
+    seconds, rest = divmod(timeout, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
+    sock.connect(path)
+    sock.settimeout(timeout)
 
 
 class ControlClient:
@@ -40,9 +49,8 @@ class ControlClient:
         path = socket_path(self.name)
         self._sequence = 0
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self.socket.settimeout(timeout)
         try:
-            self.socket.connect(path)
+            connect(self.socket, path, timeout)
         except (FileNotFoundError, ConnectionRefusedError):
             self.socket.close()
             flag = "" if self.name == "default" else f" --name {self.name}"

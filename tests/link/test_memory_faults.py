@@ -24,7 +24,7 @@ CAPACITY = 256 << 10
 FRAME = 1
 HEADER = 8
 # What a flipped bit of a packet can be dropped as; duplicates and the like are consequences, not detections.
-DETECTED = ("drop_ip_checksum", "drop_tcp_checksum", "drop_ip_version", "drop_ip_header_length",
+DETECTED = ("drop_ip_checksum", "drop_ip_destination", "drop_tcp_checksum", "drop_ip_version", "drop_ip_header_length",
             "drop_ip_total_length", "drop_tcp_length", "drop_link_malformed")
 
 

@@ -1,18 +1,23 @@
 """The control socket against clients that break its rules: they are cut off, nobody else notices."""
 
 import array
+import errno
 import os
 import random
 import select
 import socket
 import stat
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 
 import pytest
 
 from netstack.errors import RouterError
 from netstack.router import Router, protocol
+from netstack.router.client import ControlClient
 from netstack.router.control import HANDSHAKE_NS
+from netstack.router.paths import socket_path
 from netstack.router.protocol import AttachRequest, Type
 from tests.router.lan import wait_until
 
@@ -36,8 +41,8 @@ def router(runtime):
 
 def connect(router) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect(router.path)              # waits while the router's queue is full: a call with a timeout would not
     sock.settimeout(20)
-    sock.connect(router.path)
     return sock
 
 
@@ -138,6 +143,23 @@ def test_half_a_handshake_a_thousand_times(router, scale):
         sock = connect(router)
         sock.send(HELLO)
         sock.close()
+
+
+def test_an_attachment_waits_while_the_routers_queue_is_full(runtime):
+    path = socket_path("busy")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as first, ThreadPoolExecutor(1) as pool:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)                # and the queue is full
+        late = pool.submit(ControlClient, "busy")
+        with pytest.raises(FutureTimeout):
+            late.result(0.2)
+        for _ in range(2):
+            listener.accept()[0].close()
+        with pytest.raises(RouterError) as failure:
+            late.result(20)
+        assert failure.value.errno != errno.EAGAIN
 
 
 def test_more_connections_than_allowed(runtime):
