@@ -17,6 +17,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -29,6 +30,7 @@
 
 enum {
     NSD_FDS = 4,                         /* most descriptors that come with a reply */
+    NSD_YIELDS = 10000,                  /* most turns given to a daemon that is about to say something */
     NSD_LOOK_NS = 50000000               /* how often a sleeper looks whether the daemon lives */
 };
 
@@ -533,6 +535,17 @@ static inline void nsd_show(nsd_socket_t *s, int took)
         }
     }
     filled = nsd_load32(&s->up->filled);
+    if ((filled & 1) && !(nsd_state(s) & POLLOUT) && nsd_load32(&s->down->drained) != filled) {
+        /* Shown writable and full again while the daemon empties it: wait for its word, or the next edge is never seen. */
+        struct pollfd p = {s->ready_fd, POLLOUT, 0};
+        for (int i = 0; i < NSD_YIELDS; i++) {
+            if (poll(&p, 1, 0) <= 0 || p.revents != POLLOUT || nsd_load32(&s->down->drained) == filled)
+                break;                   /* full indeed, its other end closed, or all is said */
+            sched_yield();
+        }
+    }
+    if ((filled & 1) && nsd_load32(&s->down->drained) == filled)
+        filled = atomic_fetch_add(&s->up->filled, 1) + 1;      /* also when it is to be filled again at once */
     if (!(nsd_state(s) & POLLOUT) && !(filled & 1)) {
         while (send(s->ready_fd, filler, sizeof filler, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
             ;
@@ -540,8 +553,7 @@ static inline void nsd_show(nsd_socket_t *s, int took)
         nsd_fence();
         if (nsd_state(s) & POLLOUT)
             nsd_poke(s);
-    } else if ((nsd_state(s) & POLLOUT) && (filled & 1) && nsd_load32(&s->down->drained) == filled)
-        atomic_fetch_add(&s->up->filled, 1);
+    }
 }
 
 /* The descriptor, made by the first call, or a negative errno number. */
