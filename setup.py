@@ -1,4 +1,4 @@
-"""Build of the compiled modules: one extension for every ``.pyx``.
+"""Build of the compiled modules: one extension for every ``.pyx``, and the library for LD_PRELOAD.
 
 Everything else stands in ``pyproject.toml``. Environment:
 
@@ -66,6 +66,7 @@ if "CC" not in os.environ and shutil.which("ccache"):
 
 HEADERS = sorted(str(p) for d in ("netstack/include", "rings/include") for p in pathlib.Path(d).rglob("*.h"))
 FLAGS_FILE = pathlib.Path("build/cython/flags")
+PRELOAD = "netstack.preload.netstack_preload"
 
 
 def extensions():
@@ -83,8 +84,26 @@ def extensions():
             )
 
 
+def preload_library():
+    """The library for LD_PRELOAD: plain C. A sanitizer's runtime would have to come before it in any program."""
+    flags = [flag for flag in CFLAGS if "sanitize" not in flag and "FORTIFY" not in flag]
+    return Extension(
+        PRELOAD,
+        sorted(map(str, pathlib.Path("netstack/preload").glob("*.c"))),
+        include_dirs=["netstack/include"],
+        extra_compile_args=[*flags, "-U_FORTIFY_SOURCE"],
+        extra_link_args=[*(flag for flag in LDFLAGS if "sanitize" not in flag), "-ldl", "-pthread"],
+        depends=[*HEADERS, *map(str, pathlib.Path("netstack/preload").glob("*.h")), str(FLAGS_FILE)],
+    )
+
+
 class BuildExtensions(build_ext):
     """Translate all modules with Cython, then compile them, several at a time."""
+
+    def get_ext_filename(self, fullname):
+        if fullname.rpartition(".")[2] == PRELOAD.rpartition(".")[2]:
+            return fullname.replace(".", "/") + ".so"    # no module: without the interpreter's suffix
+        return super().get_ext_filename(fullname)
 
     def finalize_options(self):
         from Cython.Build import cythonize  # here: metadata alone needs no Cython
@@ -110,4 +129,4 @@ class BuildExtensions(build_ext):
         self.parallel = self.parallel or JOBS
 
 
-setup(ext_modules=list(extensions()), cmdclass={"build_ext": BuildExtensions})
+setup(ext_modules=[*extensions(), preload_library()], cmdclass={"build_ext": BuildExtensions})

@@ -1,10 +1,11 @@
-"""``netstack run``: an unmodified Python program on a stack of its own."""
+"""``netstack run``: an unmodified program on a stack of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -158,7 +159,32 @@ def run_hybrid(command: list[str], name: str | None, options: tuple) -> None:
     os.execve(command[0], command, env)
 
 
-def run_through_daemon(command: list[str], name: str | None, options: tuple) -> None:
+def is_python(program: str) -> bool:
+    """Whether a program runs in Python, which needs no preload library: by its name, or its first line."""
+    if re.match(r"(python|pypy)[\d.]*$", os.path.basename(os.path.realpath(program))):
+        return True
+    with contextlib.suppress(OSError), open(program, "rb") as file:
+        return file.read(2) == b"#!" and b"python" in file.readline(256)
+    return False
+
+
+def preloaded(env: dict[str, str], control: str) -> dict[str, str]:
+    """The environment of programs that are not Python: their libc calls go through the preload library.
+
+    Raises
+    ------
+    click.ClickException
+        The library was not built.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    library = os.path.join(package, "preload", "netstack_preload.so")
+    if not os.path.exists(library):
+        raise _failure(f"{library}: not found; this installation cannot preload", 1)
+    before = env.get("LD_PRELOAD")
+    return {**env, "NETSTACK_DAEMON_SOCKET": control, "LD_PRELOAD": f"{library}:{before}" if before else library}
+
+
+def run_through_daemon(command: list[str], name: str | None, options: tuple, preload: bool | None) -> None:
     """Become the program, whose sockets are a daemon's. Without one: run it beside a private daemon and its router."""
     from netstack.daemon.paths import NAME_VARIABLE as DAEMON_VARIABLE
     from netstack.daemon.paths import daemon_name, socket_path
@@ -170,8 +196,12 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple) -> 
                                "in the program: give them to the daemon, or its router")
     name = daemon_name(name)
 
+    if preload is None:
+        preload = not is_python(command[0])
+
     def variables(more: dict[str, str]) -> dict[str, str]:
-        return environment(more, None, None, None, None, None, dns, None, mode="daemon")
+        env = environment(more, None, None, None, None, None, dns, None, mode="daemon")
+        return preloaded(env, socket_path(env[DAEMON_VARIABLE])) if preload else env
 
     try:
         from netstack.daemon.client import Client
@@ -220,18 +250,23 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple) -> 
               help="process: one program, whose processes have an address each. core: a worker pinned on each core, "
                    "with a stack and an address of its own; --address is the first one's, the others follow it.")
 @click.option("--workers", type=int, metavar="N", help="How many, with --addressing core. Default: one for each core.")
+@click.option("--preload/--no-preload", default=None,
+              help="With --mode daemon: give the sockets of libc to the daemon too (LD_PRELOAD), for programs in C. "
+                   "Default: where PROGRAM is not Python.")
 @bad_link("below the stack")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(name, mode, address, mtu, pcap, stats, trace, dns, addressing, workers, program, emulation) -> None:
+def command(name, mode, address, mtu, pcap, stats, trace, dns, addressing, workers, preload, program,
+            emulation) -> None:
     """Run PROGRAM with a TCP/IP stack of its own.
 
     PROGRAM is a Python script, -m MODULE, -c CODE, or any program that is written in Python. It needs no
     change: every IP socket that it, and every Python it starts, makes is the stack's. Without a router it
-    gets a private one.
+    gets a private one. With --mode daemon it may be a program in C as well.
 
     \b
     netstack run -- -m http.server 80
     netstack run --address 10.77.0.9 -- app.py --verbose
+    netstack run --mode daemon -- curl http://10.77.0.9/
     """
     command = command_line(program)
     if addressing == "core":
@@ -241,7 +276,9 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, addressing, worke
     if workers is not None:
         raise click.UsageError("--workers needs --addressing core")
     if mode == "daemon":
-        run_through_daemon(command, name, (address, mtu, pcap, stats, trace, dns, emulation))
+        run_through_daemon(command, name, (address, mtu, pcap, stats, trace, dns, emulation), preload)
+    if preload:
+        raise click.UsageError("--preload needs --mode daemon")
     if mode == "hybrid":
         run_hybrid(command, name, (address, mtu, pcap, stats, trace, dns, emulation))
     name = router_name(name)
