@@ -210,6 +210,7 @@ def test_h3_claims_to_our_address_are_counted_and_answered_once_in_ten_seconds()
     assert US in link.stack.addresses
 
 
+@pytest.mark.timeout(1200)             # scapy makes each packet
 def test_h4_a_flood_of_solicitations_makes_no_neighbours():
     link = Link().known()
     before = len(link.stack.snapshot())
