@@ -50,6 +50,7 @@ def table(rows: list[dict], title: str):
     """The table for people. "From" is what the stack sent, "to" what it was sent."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     left = ("addresses", "command")
@@ -69,7 +70,7 @@ def table(rows: list[dict], title: str):
             f"{row['drops_from']:,}",
             f"{row['drops_to']:,}",
             uptime(row["uptime_s"]),
-            row["command"],
+            Text(row["command"]),              # others' words are no markup
         )
     return out
 
