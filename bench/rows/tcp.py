@@ -51,7 +51,7 @@ def rows():
         Row(SEGMENT, "ns", Contestant("two stacks on a channel", segment_cost),
             (Contestant("kernel over lo, MTU 1500, offload off, reno", kernel("segment", "--mtu", "1500")),),
             "<= 450 ns", "<= 300 ns", 450, 300, by_value=True, less_is_better=True,
-            note="timestamps on, SACK agreed but nothing lost, NewReno instead of CUBIC; one acknowledgement a pass"),
+            note="timestamps and CUBIC on, SACK agreed but nothing lost; one acknowledgement a pass"),
         Row(BULK_64K, "Gbit/s", Contestant("two stacks on a channel", stacks("bulk", "gbit_s", mtu=65535)),
             (Contestant("kernel over loopback, reno", kernel("bulk")),), "2x loopback", "6x", 2.0, 6.0),
         *(Row(f"{TAP} #{part}", "Gbit/s", Contestant(f"a stack on a TAP, MTU 1500, no offload, {direction}",
