@@ -72,7 +72,9 @@ def test_wheel_has_modules_headers_declarations_stubs_and_the_marker(wheel):
     with zipfile.ZipFile(wheel) as archive:
         have = set(archive.namelist())
         metadata = archive.read(next(n for n in have if n.endswith(".dist-info/METADATA"))).decode()
-    assert sources(".py", ".pxd", ".pyi", ".h", "py.typed") <= have
+    private = {"netstack/preload/preload.h"}              # of C files that are compiled here and not carried
+    assert sources(".py", ".pxd", ".pyi", ".h", "py.typed") - private <= have
+    assert "netstack/preload/netstack_preload.so" in have
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     assert {name.removesuffix(".pyx") + suffix for name in sources(".pyx")} <= have
     assert {name.split("/")[0] for name in have if ".dist-info/" not in name} == {"netstack", "rings"}
