@@ -25,6 +25,7 @@ RTO_MIN, RTO_MAX = 200 * 10**6, 120 * S
 # Reads another clock, and why it may: nothing that TCP or a timer sees.
 OTHER_CLOCKS = {
     "netstack/cli/capture.py": "captures carry the time of day",
+    "netstack/router/capture.py": "captures carry the time of day",
     "netstack/link/pcap_writer.pyx": "captures carry the time of day",
     "rings/shared_memory.py": "the age of a file, in the file system's clock",
 }
