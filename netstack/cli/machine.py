@@ -16,9 +16,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from netstack.router.peers import SO_PEERPIDFD
+
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # linux/capability.h
 SIOCSIFMTU = 0x8922                  # linux/sockios.h
-SO_PEERPIDFD = 77                    # asm-generic/socket.h, Linux 6.5
 IFF_TUN, IFF_TAP = 1, 2              # linux/if_tun.h
 TUN_DEVICE = "/dev/net/tun"
 DESCRIPTORS_PER_STACK = 8            # of a router

@@ -23,6 +23,7 @@ from netstack.daemon.memory import Memory
 from netstack.daemon.paths import Listener, daemon_name
 from netstack.daemon.protocol import Message, ProtocolError, Type
 from netstack.handle import Handle
+from netstack.router.peers import credentials, process_descriptor
 
 log = logging.getLogger("netstack.daemon")
 
@@ -32,8 +33,6 @@ ACCEPT_PAUSE_S = 0.1             # after running out of descriptors
 MESSAGES_PER_TURN = 16           # of one client, before others get theirs
 ORPHAN_S = 60.0                  # what dead clients wrote may be on its way for so long
 RESERVATIONS_MOST = 64           # of one client at a time
-SO_PEERPIDFD = 77                # Linux 6.5
-_UCRED = struct.Struct("3i")
 _RESET = struct.pack("=ii", 1, 0)
 _PLAIN = struct.pack("=ii", 0, 0)
 
@@ -251,7 +250,7 @@ class Server:
                     self._accept_at = time.monotonic() + ACCEPT_PAUSE_S
                     return
                 continue
-            pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            pid, uid = credentials(sock)
             if uid not in (os.geteuid(), 0) or len(self.clients) >= self._max[1]:
                 log.warning("process %d of user %d refused", pid, uid)
                 sock.close()
@@ -264,19 +263,11 @@ class Server:
             self._watch_process(client)
 
     def _watch_process(self, client: Client) -> None:
-        """Its end counts as the connection's, also when a child still holds the socket (security R14)."""
-        if client.pid == os.getpid():
-            return
-        try:
-            fd = client.socket.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-        except OSError:
-            try:
-                fd = os.pidfd_open(client.pid)
-            except OSError:
-                return           # in another pid namespace, or gone: the socket will tell
-        client.pidfd = fd
-        self._pidfds[fd] = client
-        self.engine.watch(fd)
+        fd = process_descriptor(client.socket, client.pid)
+        if fd >= 0:
+            client.pidfd = fd
+            self._pidfds[fd] = client
+            self.engine.watch(fd)
 
     def _cut_off(self, client: Client, why: str) -> None:
         self.detached += 1

@@ -12,13 +12,13 @@ import logging
 import os
 import select
 import socket
-import struct
 import threading
 import time
 from typing import Any
 
 from netstack.errors import RouterError
 from netstack.router import protocol
+from netstack.router.peers import credentials, process_descriptor
 from netstack.router.protocol import ProtocolError, Type
 
 log = logging.getLogger("netstack.router")
@@ -28,8 +28,6 @@ ACCEPT_PAUSE_NS = 100_000_000  # after running out of file descriptors
 ACCEPT_BATCH = 64
 MESSAGES_PER_TURN = 16  # of one connection, before the others get theirs
 FAR_AWAY = 1 << 62
-SO_PEERPIDFD = 77  # Linux 6.5
-_UCRED = struct.Struct("3i")
 
 
 class Connection:
@@ -200,7 +198,7 @@ class ControlServer:
                     return
                 continue
             sock.setblocking(False)
-            pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            pid, uid = credentials(sock)
             if uid not in self._allowed or len(self._connections) >= self._max:
                 log.warning(
                     "process %d of user %d refused: %s",
@@ -268,19 +266,13 @@ class ControlServer:
             connection.after_send.pop().close()
 
     def _watch_process(self, connection: Connection) -> None:
-        """Its end counts as the connection's, also when a child still holds the socket (security R14)."""
-        if connection.pidfd >= 0 or connection.pid == os.getpid():
+        if connection.pidfd >= 0:
             return
-        try:
-            fd = connection.socket.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-        except OSError:
-            try:
-                fd = os.pidfd_open(connection.pid)
-            except OSError:
-                return  # in another pid namespace, or gone: the socket will tell
-        connection.pidfd = fd
-        self._pidfds[fd] = connection
-        self._epoll.register(fd, select.EPOLLIN)
+        fd = process_descriptor(connection.socket, connection.pid)
+        if fd >= 0:
+            connection.pidfd = fd
+            self._pidfds[fd] = connection
+            self._epoll.register(fd, select.EPOLLIN)
 
     def _unwatch_process(self, connection: Connection) -> None:
         if connection.pidfd >= 0:

@@ -272,6 +272,7 @@ def test_a_callback_from_a_thread_wakes_the_loop(host):
         thread.start()
         await called.wait()
         thread.join(LIMIT)
+        assert called.is_set() and not thread.is_alive()
         server.close()
 
     run_on(host, main())

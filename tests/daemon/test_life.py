@@ -32,7 +32,9 @@ def test_a_daemon_that_was_killed_leaves_its_name_to_the_next(environment):
     first.kill()
     first.close()
     second = Daemon()
-    second.attach().socket().close()
+    with second.attach().socket() as s:
+        s.bind(("127.0.0.1", 0))
+        assert s.getsockname()[1]
     second.close()
 
 
