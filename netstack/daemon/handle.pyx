@@ -97,6 +97,16 @@ cdef inline void get_endpoint(const nsd_message_t *m, endpoint_t *e) noexcept:
     e.scope = m.scope
 
 
+cdef DaemonHandle without_socket(Client client, object host, int family, int type, int proto):
+    cdef DaemonHandle new = DaemonHandle.__new__(DaemonHandle)
+    new.client = client
+    new.host = host
+    new.family = family
+    new.type = type
+    new.proto = proto
+    return new
+
+
 cdef class DaemonHandle(Face):
     """A socket of a daemon's host. Methods, results and errors are those of ``socket.socket``."""
 
@@ -114,13 +124,8 @@ cdef class DaemonHandle(Face):
         OSError
             EAFNOSUPPORT, EPROTONOSUPPORT, EPERM (raw sockets), EMFILE, ENFILE, ENOMEM; ECONNRESET: the daemon is gone.
         """
-        cdef DaemonHandle self = DaemonHandle.__new__(DaemonHandle)
+        cdef DaemonHandle self = without_socket(client, host, family, type, proto)
         cdef nsd_message_t m
-        self.client = client
-        self.host = host
-        self.family = family
-        self.type = type
-        self.proto = proto
         memset(&m, 0, sizeof(m))
         m.type = NSD_OPEN
         m.a, m.b, m.c = family, type, proto
@@ -130,13 +135,8 @@ cdef class DaemonHandle(Face):
     @staticmethod
     def adopt(Client client not None, int family, int type, int proto, number, key, object host=None):
         """A reference to a socket that another process told the number and key of."""
-        cdef DaemonHandle self = DaemonHandle.__new__(DaemonHandle)
+        cdef DaemonHandle self = without_socket(client, host, family, type, proto)
         cdef nsd_message_t m
-        self.client = client
-        self.host = host
-        self.family = family
-        self.type = type
-        self.proto = proto
         memset(&m, 0, sizeof(m))
         m.type = NSD_ADOPT
         m.number = number
@@ -178,13 +178,7 @@ cdef class DaemonHandle(Face):
         return f"<netstack.socket.socket {describe(self)}>"
 
     cdef DaemonHandle sibling(self):
-        cdef DaemonHandle new = DaemonHandle.__new__(DaemonHandle)
-        new.client = self.client
-        new.host = self.host
-        new.family = self.family
-        new.type = self.type
-        new.proto = self.proto
-        return new
+        return without_socket(self.client, self.host, self.family, self.type, self.proto)
 
     def closed_twin(self):
         """A closed socket of the same kind: what stays with an object that gave its socket away."""
