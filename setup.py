@@ -17,8 +17,10 @@ ccache is used where it is installed and ``CC`` says nothing else.
 A changed flag builds everything anew: the flags are part of what a module depends on.
 """
 
+import functools
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import sysconfig
@@ -64,9 +66,35 @@ if "CC" not in os.environ and shutil.which("ccache"):
     os.environ["CC"] = f"ccache {sysconfig.get_config_var('CC') or 'cc'}"
     os.environ.setdefault("CCACHE_NOHASHDIR", "1")   # what one checkout compiled serves the others
 
-HEADERS = sorted(str(p) for d in ("netstack/include", "rings/include") for p in pathlib.Path(d).rglob("*.h"))
+INCLUDES = ["netstack/include", "rings/include"]
 FLAGS_FILE = pathlib.Path("build/cython/flags")
 PRELOAD = "netstack.preload.netstack_preload"
+
+
+def sources_of(text):
+    """Headers and .pxd files of ours that a source names."""
+    for name in re.findall(r'["<]((?:netstack|rings)/[\w/]+\.h)[">]', text):
+        yield from (path for folder in INCLUDES if (path := pathlib.Path(folder, name)).exists())
+    for module, names in re.findall(r"^\s*from ((?:netstack|rings)[\w.]*) cimport (\([^)]*|[^(\n]*)", text, re.M):
+        folder = pathlib.Path(*module.split("."))
+        candidates = [folder, *(folder / name.split()[0] for name in names.strip("(").split(",") if name.strip())]
+        yield from (path for each in candidates if (path := each.with_suffix(".pxd")).exists())
+
+
+@functools.cache
+def named_by(path):
+    return sorted(set(sources_of(path.read_text())))
+
+
+def headers_of(pyx):
+    """The headers that an extension is compiled from, by way of what it cimports and what they include."""
+    seen, todo = set(), [pyx, *(p for p in [pyx.with_suffix(".pxd")] if p.exists())]
+    while todo:
+        for path in named_by(todo.pop()):
+            if path not in seen:
+                seen.add(path)
+                todo.append(path)
+    return sorted(str(path) for path in seen if path.suffix == ".h")
 
 
 def extensions():
@@ -76,11 +104,11 @@ def extensions():
             yield Extension(
                 ".".join(pyx.with_suffix("").parts),
                 [str(pyx)],
-                include_dirs=["netstack/include", "rings/include"],
+                include_dirs=INCLUDES,
                 define_macros=MACROS,
                 extra_compile_args=CFLAGS,
                 extra_link_args=LDFLAGS,
-                depends=[*HEADERS, str(FLAGS_FILE)],
+                depends=[*headers_of(pyx), str(FLAGS_FILE)],
             )
 
 
@@ -93,7 +121,8 @@ def preload_library():
         include_dirs=["netstack/include"],
         extra_compile_args=[*flags, "-U_FORTIFY_SOURCE"],
         extra_link_args=[*(flag for flag in LDFLAGS if "sanitize" not in flag), "-ldl", "-pthread"],
-        depends=[*HEADERS, *map(str, pathlib.Path("netstack/preload").glob("*.h")), str(FLAGS_FILE)],
+        depends=[*(str(p) for d in ("netstack/include", "netstack/preload") for p in pathlib.Path(d).rglob("*.h")),
+                 str(FLAGS_FILE)],
     )
 
 
