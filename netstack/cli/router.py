@@ -50,7 +50,7 @@ def wait_for_signal() -> int:
     "--uplink",
     "uplinks",
     multiple=True,
-    metavar="tap:NAME[,address=A/N][,gateway=A][,delay=TIME]...",
+    metavar="(tap|tun|packet):NAME[,address=A/N][,gateway=A][,delay=TIME]...",
     help="Way to the outside; with delay, jitter, rate, loss, queue, seed a bad one. Repeatable.",
 )
 @click.option(

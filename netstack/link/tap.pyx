@@ -187,8 +187,34 @@ def _raise(error, name, what, device):
     raise LinkError(number, f"{what} {name}: {error.strerror}") from error
 
 
-def _open(name, what, flags, device):
-    """An open, non-blocking descriptor of the device."""
+def check_device_name(name):
+    """A name that an interface can have; else `TypeError` or `ValueError`."""
+    if not isinstance(name, str):
+        raise TypeError(f"name {name!r}: give the device's name as text")
+    if not 1 <= len(name.encode()) <= 15 or "/" in name or any(c.isspace() for c in name) or name in (".", ".."):
+        raise ValueError(f"name {name!r}: an interface has 1 to 15 bytes, none of them a space or a slash")
+    return name
+
+
+def open_tun(name, kind, *, device="/dev/net/tun", flags=0):
+    """An open, non-blocking descriptor of a TAP or TUN.
+
+    Parameters
+    ----------
+    name, device : str
+        As `Tun` has them.
+    kind : {"tap", "tun"}
+    flags : int
+        More of ``IFF_*``.
+
+    Raises
+    ------
+    LinkError, ValueError
+        As `Tun`.
+    """
+    what = kind
+    check_device_name(name)
+    flags |= IFF_TAP if kind == "tap" else IFF_TUN
     try:
         fd = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -203,7 +229,20 @@ def _open(name, what, flags, device):
     return fd
 
 
-def _ask(name, request):
+def device_mtu(name, kind):
+    """The mtu of an interface, bytes; at most what an IP packet can have."""
+    try:
+        return min(max(struct.unpack_from("i", ask_interface(name, SIOCGIFMTU))[0], 68), 65535)
+    except OSError as error:
+        _raise(error, name, kind, name)
+
+
+def device_mac(name):
+    """The Ethernet address of an interface, 6 bytes."""
+    return ask_interface(name, SIOCGIFHWADDR)[2:8]
+
+
+def ask_interface(name, request):
     """The answer to an interface ioctl (struct ifreq behind the name)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
         return fcntl.ioctl(s, request, struct.pack("16s24x", name.encode()))[16:]
@@ -236,25 +275,21 @@ cdef class Tun(Link):
         self.state.fd = -1
 
     def __init__(self, name, *, device="/dev/net/tun"):
-        self._setup(name, "tun", IFF_TUN, device)
+        self._setup(name, "tun", device)
 
-    def _setup(self, name, what, flags, device):
+    def _setup(self, name, what, device):
         cdef tap_t *t = &self.state
         cdef link_t *link = &self.link
-        if not isinstance(name, str):
-            raise TypeError(f"name {name!r}: give the device's name as text")
-        if not 1 <= len(name.encode()) <= 15 or "/" in name or any(c.isspace() for c in name) or name in (".", ".."):
-            raise ValueError(f"name {name!r}: an interface has 1 to 15 bytes, none of them a space or a slash")
+        check_device_name(name)
         if t.fd >= 0:
             raise RuntimeError("this link is open already")
         self.name = name
-        t.fd = _open(name, what, flags, device)
+        t.fd = open_tun(name, what, device=device)
         try:
-            mtu = struct.unpack_from("i", _ask(name, SIOCGIFMTU))[0]
-        except OSError as error:
+            link.mtu = device_mtu(name, what)
+        except OSError:
             self.close()
-            _raise(error, name, what, device)
-        link.mtu = min(max(mtu, 68), 65535)
+            raise
         link.media = MEDIA_ETHERNET if what == "tap" else MEDIA_IP
         t.frame_max = link.mtu + (ETHERNET_HEADER + 4 if what == "tap" else 0)
         t.input = <uint8_t *> malloc(<size_t> TAP_BATCH * t.frame_max)
@@ -307,5 +342,5 @@ cdef class Tap(Tun):
     """
 
     def __init__(self, name, *, device="/dev/net/tun"):
-        self._setup(name, "tap", IFF_TAP, device)
-        self.device_mac = _ask(name, SIOCGIFHWADDR)[2:8]
+        self._setup(name, "tap", device)
+        self.device_mac = device_mac(name)

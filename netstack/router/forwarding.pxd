@@ -2,8 +2,10 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from netstack.router.devices.device cimport Device
 from netstack.router.port cimport port_t
 from netstack.router.state cimport forwarder_t
+from netstack.router.station cimport station_t
 from netstack.router.table cimport entry_t
 
 
@@ -14,5 +16,6 @@ cdef class Forwarder:
 
     cdef port_t *port(self, uint64_t ident) except NULL
     cdef port_t *new_port(self, int kind, uint32_t mtu, object keep) except NULL
+    cdef station_t *new_station(self, Device device, bytes mac, object own, object gateways) except NULL
     cdef void publish(self, port_t *port) noexcept
     cdef entry_t *change(self, object address, uint32_t state) except NULL

@@ -1,7 +1,8 @@
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
+from netstack.router.devices.device import Device
 from rings.spsc_ring import ConsumerRing, ProducerRing
 
 def counter_names() -> list[str]: ...
@@ -47,18 +48,17 @@ class Forwarder:
         bells_are_sockets: bool = False,
         keep: object = None,
     ) -> int: ...
-    def add_tap(
+    def add_uplink(
         self,
-        fd: int,
-        mac: bytes,
-        address: bytes,
+        device: Device,
         *,
-        mtu: int = 1500,
-        gateway: bytes | None = None,
-        network: IPv4Network | None = None,
+        mac: bytes | None = None,
+        own: Iterable[str | IPv4Interface | IPv6Interface] = (),
+        gateways: Iterable[str | IPv4Address | IPv6Address] = (),
         default: bool = True,
-        keep: object = None,
     ) -> int: ...
+    def announce(self, address: object) -> None: ...
+    def neighbors(self, ident: int) -> dict[str, tuple[bytes | None, int]]: ...
     def remove(self, ident: int, *, hold: bool = False) -> dict[str, int]: ...
     def failed(self) -> list[tuple[int, str]]: ...
     def add_network(self, network: IPv4Network | IPv6Network) -> None: ...

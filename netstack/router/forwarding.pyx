@@ -3,10 +3,11 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport read
 
+import ipaddress
 import os
 
 from netstack.address cimport address_equal, address_format, address_is_v4, address_parse, address_t, address_v4
@@ -15,24 +16,26 @@ from netstack.link.fault_injector cimport configure, line_stats
 from netstack.link.impairment cimport line_init
 from netstack.link.link cimport MEDIA_IP, NEVER
 from netstack.router.claims cimport claims_free, claims_leave
+from netstack.router.devices.device cimport Device
 from netstack.router.emulation cimport wire_clear, wire_deadline, wire_free, wire_new, wire_waiting
 from netstack.router.fair cimport fair_t
 from netstack.router.mirror cimport mirror_t
+from netstack.router.neighbors cimport neighbor_t
 from netstack.router.port import Drop
 from netstack.router.port cimport (
     DROP_COUNT, DROP_DETACHED, DROP_OLD_EPOCH, MAX_PORT_ADDRESSES, PORT_ACTIVE, port_clear_queue, port_counters_t, PORT_FAILED,
-    PORT_STACK, port_t, PORT_TAP, wire_t,
+    PORT_STACK, port_t, PORT_UPLINK, wire_t,
 )
 from netstack.router.rounds cimport close_descriptors, one_round, round_at, run
 from netstack.router.state cimport (
     MAX_NETWORKS, enter, forwarder_t, leave, network_t, pthread_mutex_t, pthread_t,
 )
+from netstack.router.station cimport side_t, station_announce, station_init, station_side, station_t
 from netstack.router.table cimport (
     ENTRY_ACTIVE, ENTRY_COMMIT, ENTRY_DEAD, ENTRY_HOLD, ENTRY_LOCAL, ENTRY_SHARED, entry_t, table_find, table_free, table_init,
     table_insert, table_remove,
 )
-from netstack.router.tap cimport tap_free, tap_init, tap_t
-from netstack.wire.byte_order cimport load_native32
+from netstack.router.uplink cimport station_of, uplink_free, uplink_of, uplink_t
 from rings.doorbell cimport doorbell_kick, doorbell_now_ns, doorbell_spin_init
 from rings.mapping cimport memory_lost
 from rings.spsc_ring cimport ConsumerRing, ProducerRing, RING_CLOSED
@@ -203,9 +206,7 @@ cdef class Forwarder:
         for i in range(f.n_active):
             port_clear_queue(f.active[i], DROP_DETACHED)
             wire_free(f.active[i].wire)
-            if f.active[i].uplink != NULL:
-                tap_free(<tap_t *> f.active[i].uplink)
-                free(f.active[i].uplink)
+            uplink_free(uplink_of(f.active[i]))
             if f.claims != NULL:
                 claims_leave(f.claims, f.active[i], 0)
             free(f.active[i].mirror)
@@ -354,54 +355,44 @@ cdef class Forwarder:
         self.publish(port)
         return port.id
 
-    def add_tap(self, int fd, bytes mac not None, address, *, uint32_t mtu=1500, gateway=None, network=None,
-                bint default=True, keep=None):
-        """Take a TAP into service.
+    def add_uplink(self, Device device not None, *, bytes mac=None, own=(), gateways=(), bint default=True):
+        """Take a device into service.
 
         Parameters
         ----------
-        fd : int
-            The device, non-blocking, without packet information. Stays open while the port exists.
+        device : netstack.router.devices.device.Device
+            Belongs to the port from now on; it is closed by who opened it, after `remove`.
         mac : bytes
-            The router's Ethernet address on it.
-        address : bytes
-            The router's own IPv4 address on it: 16 bytes.
-        gateway, network : bytes and ipaddress.IPv4Network, optional
-            Destinations outside the network go to the gateway; without one everything is asked for by ARP.
+            The router's Ethernet address there. Devices that carry IP packets have none.
+        own : iterable of str or ipaddress interfaces
+            The router's own addresses there, at most one of each version, with the prefix length of the network.
+        gateways : iterable of str or ipaddress addresses
+            Where destinations outside those networks are sent; without one of their version they are asked for themselves.
         default : bool
             Packets for addresses outside the pools go here.
         """
-        cdef port_t *port
         cdef epoll_event event
-        cdef address_t a
         cdef int status
-        cdef tap_t *tap = <tap_t *> malloc(sizeof(tap_t))
-        if tap == NULL:
-            raise MemoryError
-        tap_init(tap, fd)
-        memcpy(tap.mac, <const char *> mac, 6)
-        address_parse(address, &a)
-        tap.address_be = address_v4(&a)
-        if gateway is not None:
-            address_parse(gateway, &a)
-            tap.gateway_be = address_v4(&a)
-            tap.network_be = load_native32(<const uint8_t *> <char *> network.network_address.packed)
-            tap.netmask_be = load_native32(<const uint8_t *> <char *> network.netmask.packed)
+        cdef port_t *port = self.new_port(PORT_UPLINK, device.device.mtu, device)
+        cdef uplink_t *uplink = <uplink_t *> calloc(1, sizeof(uplink_t))
+        port.uplink = uplink
+        port.wake_fd = device.device.fd
         try:
-            port = self.new_port(PORT_TAP, mtu, keep)
+            if uplink == NULL:
+                raise MemoryError
+            uplink.device = &device.device
+            if device.device.ethernet:
+                uplink.station = self.new_station(device, mac, own, gateways)
+            event.events = EPOLLIN
+            event.data.u64 = port.id
+            if epoll_ctl(self.f.epoll_fd, EPOLL_CTL_ADD, device.device.fd, &event) != 0:
+                status = errno
+                raise OSError(status, f"watch an uplink: {os.strerror(status)}")
         except BaseException:
-            free(tap)
-            raise
-        port.uplink = tap
-        port.wake_fd = fd
-        event.events = EPOLLIN
-        event.data.u64 = port.id
-        if epoll_ctl(self.f.epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0:
-            status = errno
             del self._keep[port.id]
-            free(tap)
+            uplink_free(uplink)
             free(port)
-            raise OSError(status, f"watch an uplink: {os.strerror(status)}")
+            raise
         self.publish(port)
         if default:
             with nogil:
@@ -409,6 +400,65 @@ cdef class Forwarder:
                 self.f.default_uplink = port
                 leave(self.f)
         return port.id
+
+    cdef station_t *new_station(self, Device device, bytes mac, own, gateways) except NULL:
+        """The router on an Ethernet."""
+        cdef station_t *station
+        cdef side_t *side
+        cdef address_t a
+        cdef bytes secret = os.urandom(16), mask
+        if mac is None or len(mac) != 6 or mac[0] & 1:
+            raise ConfigError("an uplink that carries Ethernet needs a station's address of 6 bytes, no group's")
+        station = <station_t *> calloc(1, sizeof(station_t))
+        if station == NULL or station_init(station, &device.device, mac, &self.f.table,
+                                           <const uint64_t *> <char *> secret) != 0:
+            free(station)
+            raise MemoryError
+        for interface in map(ipaddress.ip_interface, own):
+            address_parse(interface.ip, &a)
+            side = station_side(station, &a)
+            side.own = a
+            address_parse(interface.network.network_address, &side.base)
+            mask = interface.network.netmask.packed
+            mask = b"\xff" * (16 - len(mask)) + mask
+            memcpy(&side.mask, <const char *> mask, 16)
+        for gateway in gateways:
+            address_parse(gateway, &a)
+            side = station_side(station, &a)
+            side.gateway = a
+            side.routed = True
+        return station
+
+    def announce(self, address):
+        """Tell the stations at all uplinks that an address is here (gratuitous ARP, unsolicited neighbour advertisement)."""
+        cdef address_t a
+        cdef uint32_t i
+        address_parse(address, &a)
+        with nogil:
+            enter(self.f)
+            for i in range(self.f.n_active):
+                if self.f.active[i].uplink != NULL and station_of(self.f.active[i]) != NULL:
+                    station_announce(station_of(self.f.active[i]), &a)
+            leave(self.f)
+
+    def neighbors(self, uint64_t ident):
+        """Who is known at an uplink: dict of address to (Ethernet address, or None while it is asked for; packets that wait)."""
+        cdef port_t *port = self.port(ident)
+        cdef station_t *station
+        cdef neighbor_t *n
+        cdef uint32_t i
+        cdef dict found = {}
+        if port.uplink == NULL or station_of(port) == NULL:
+            return found
+        station = station_of(port)
+        with nogil:
+            enter(self.f)
+        for i in range(station.neighbors.touched):
+            n = &station.neighbors.entries[i]
+            if n.address.hi or n.address.lo:
+                found[address_format(&n.address)] = ((<char *> n.mac)[:6] if n.resolved else None, n.pending_count)
+        leave(self.f)
+        return found
 
     def remove(self, uint64_t ident, *, bint hold=False):
         """Take a port out of service; nothing of it is touched afterwards.
@@ -447,7 +497,8 @@ cdef class Forwarder:
                 f.n_muted -= 1
             if port.uplink != NULL:                    # what waits for a neighbour
                 port.counters.drops_out[<int> DROP_DETACHED] += port.queue_packets
-                tap_free(<tap_t *> port.uplink)
+                port.queue_packets = 0
+                uplink_free(uplink_of(port))
             port_clear_queue(port, DROP_DETACHED)
             if port.wire != NULL:
                 wire_clear(port, DROP_DETACHED)
@@ -457,7 +508,6 @@ cdef class Forwarder:
             add_counters(&f.retired, &port.counters)
             leave(f)
         values = dict(zip(counter_names(), counter_values(&port.counters, 0)))
-        free(port.uplink)
         free(port.mirror)
         free(port)
         del self._keep[ident]

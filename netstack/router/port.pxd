@@ -54,7 +54,7 @@ cpdef enum PortState:
 cdef enum:
     MAX_PORT_ADDRESSES = 8
     PORT_STACK = 0
-    PORT_TAP = 1
+    PORT_UPLINK = 1
 
 
 cdef struct port_counters_t:
@@ -101,7 +101,7 @@ cdef struct port_t:
     ring_producer_t *tx
     ring_consumer_t *rx
     memory_watch_t watch     # on the memory of both
-    void *uplink             # tap_t of PORT_TAP
+    void *uplink             # uplink_t of PORT_UPLINK
     int bells[4]             # by kind of sleeper, -1 none
     bint bells_are_sockets
     int wake_fd              # the stack rings it; never read, never written

@@ -9,10 +9,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close, read
 
 from netstack.router.emulation cimport wire_deadline
-from netstack.router.port cimport PORT_ACTIVE, port_fail, port_ring, PORT_STACK, port_t, PORT_TAP
+from netstack.router.port cimport PORT_ACTIVE, port_fail, port_ring, PORT_STACK, port_t, PORT_UPLINK
 from netstack.router.routing cimport visit
 from netstack.router.state cimport enter, forwarder_t, leave
-from netstack.router.tap cimport tap_t
+from netstack.router.uplink cimport uplink_deadline, uplink_trouble
 from rings.doorbell cimport doorbell_kick, doorbell_now_ns, doorbell_spin_begin, doorbell_spin_end
 from rings.mapping cimport mapping_load, memory_lost
 from rings.spsc_ring cimport (
@@ -29,6 +29,8 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_wait(int, epoll_event *, int, int)
     enum:
         EPOLLIN
+        EPOLLERR
+        EPOLLHUP
         EPOLLET
         EPOLL_CTL_MOD
 
@@ -150,9 +152,9 @@ cdef int64_t prepare_sleep(forwarder_t *f) noexcept nogil:
             continue
         if port.wire != NULL and wire_deadline(port) < until:
             until = wire_deadline(port)
-        if port.kind == PORT_TAP:
-            if (<tap_t *> port.uplink).next_deadline_ns < until:
-                until = (<tap_t *> port.uplink).next_deadline_ns
+        if port.kind == PORT_UPLINK:
+            if uplink_deadline(port, f.now_ns) < until:
+                until = uplink_deadline(port, f.now_ns)
             continue
         if port.muted_until_ns:
             if port.muted_until_ns <= f.now_ns:
@@ -180,7 +182,11 @@ cdef void take_events(forwarder_t *f, epoll_event *events, int n) noexcept nogil
             continue
         slot = <uint32_t> events[i].data.u64 & 0xffff
         port = f.slots[slot] if slot < f.max_ports else NULL
-        if port == NULL or port.id != events[i].data.u64 or port.kind != PORT_STACK:
+        if port == NULL or port.id != events[i].data.u64:
+            continue
+        if port.kind == PORT_UPLINK:
+            if events[i].events & (EPOLLERR | EPOLLHUP):
+                uplink_trouble(port)
             continue
         port.counters.wakes += 1
         port.armed = False

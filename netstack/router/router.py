@@ -30,7 +30,7 @@ from netstack.router.paths import socket_path
 from netstack.router.pool import TOKEN_BYTES, AddressPool, Lease, format_address, pack_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
 from netstack.router.sharing import SharedAddresses
-from netstack.router.uplinks import TapUplink, UplinkConfig
+from netstack.router.uplinks import Uplink, UplinkConfig
 
 if TYPE_CHECKING:
     from netstack.router.metrics import MetricsServer
@@ -104,8 +104,8 @@ class Router:
         Under which stacks find it. Without one it gets a random name, found in the attribute `name`: a
         private router for this process and those it tells (`environment`).
     uplinks : iterable of str
-        ``"tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]"``. The first is where addresses outside the pool
-        are, also while it is lost.
+        ``"KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]"``, see `netstack.router.uplinks.UplinkConfig`. The first is
+        where addresses outside the pool are, also while it is lost.
     backend : {"posix", "memfd"}
         Memory of the rings: POSIX shared memory for stacks of one owner, sealed memfds for strangers.
     mtu : int
@@ -194,7 +194,7 @@ class Router:
         self.backend = backend
         self.mtu = mtu
         self.ring_capacity = check_capacity(ring_capacity)
-        self._pool = AddressPool(pool, reserved=[c.address.ip for c in configs if c.address])
+        self._pool = AddressPool(pool, reserved=[a.ip for c in configs for a in c.addresses])
         self._max = max_attachments
         self._lock = threading.RLock()
         self._attached: dict[int, _Attached] = {}
@@ -217,7 +217,7 @@ class Router:
             address = self._pool.reserve()
             self._shared = SharedAddresses(self._forwarder, [address])
         self._uplinks = [
-            TapUplink(config, self._pool.router_address, default=config is configs[0]) for config in configs
+            Uplink(config, [self._pool.router_address], default=config is configs[0]) for config in configs
         ]
         for uplink in self._uplinks:
             uplink.open(self._forwarder)
@@ -281,6 +281,13 @@ class Router:
         with self._lock:
             return {uplink.config.name: uplink.port for uplink in self._uplinks}
 
+    def neighbors(self, uplink: str) -> dict[str, str | None]:
+        """Stations that an uplink sends to, by address: their Ethernet address, None while they are asked for."""
+        with self._lock:
+            port = self.uplinks()[uplink]
+            known = self._forwarder.neighbors(port) if port is not None else {}
+        return {address: mac.hex(":") if mac else None for address, (mac, _) in known.items()}
+
     def attachments(self) -> list[AttachmentInfo]:
         """Who is attached, oldest first."""
         with self._lock:
@@ -328,9 +335,7 @@ class Router:
         self._control.stop()
         self._forwarder.stop()
         for uplink in self._uplinks:
-            if uplink.port is not None:
-                self._forwarder.remove(uplink.port)
-                uplink.port = None
+            uplink.close(self._forwarder)
         self._forwarder.close()
         log.info("router %s ended", self.name)
 
@@ -481,8 +486,7 @@ class Router:
                 for uplink in self._uplinks:
                     if uplink.port == port:
                         log.warning("uplink %s is gone; trying again every second", uplink.config.name)
-                        self._forwarder.remove(port)
-                        uplink.port = None
+                        uplink.close(self._forwarder)
                         self._retry_at_ns = time.monotonic_ns() + UPLINK_RETRY_NS
         return out
 
@@ -559,6 +563,7 @@ class Router:
                 previous.leases.remove(lease)
             attached.leases.append(lease)
             self._forwarder.bind(attached.port, lease.address, lease.epoch)
+            self._forwarder.announce(lease.address)
 
     def _take_back(self, attached: _Attached, *, hold: bool = False) -> None:
         if attached.port:

@@ -19,7 +19,7 @@ from netstack.router.port cimport (
     bucket_take, DROP_CHECKSUM, DROP_DEAD_ADDRESS, DROP_DESTINATION, DROP_HELD, DROP_LENGTH, DROP_MALFORMED,
     DROP_NO_PORT, DROP_NO_ROUTE, DROP_OLD_EPOCH, DROP_OPTIONS, DROP_PIECE, DROP_PROTOCOL, DROP_SPOOFED, DROP_TOO_BIG, DROP_TTL,
     DROP_UNKNOWN_ADDRESS, packet_t, PORT_ACTIVE, port_drain, port_fail, PORT_FAILED, port_flush, port_hand,
-    port_ring, PORT_STACK, port_t, PORT_TAP,
+    port_ring, PORT_STACK, port_t, PORT_UPLINK,
 )
 from netstack.router.replies cimport echo_to_reply, REPLY_BYTES, reply_icmp_error, reply_rst
 from netstack.router.state cimport forwarder_t, network_t
@@ -29,10 +29,9 @@ from netstack.router.steering cimport (
 from netstack.router.table cimport (
     ENTRY_ACTIVE, ENTRY_COMMIT, ENTRY_DEAD, ENTRY_LOCAL, ENTRY_SHARED, entry_t, table_find,
 )
-from netstack.router.tap cimport tap_advance, tap_arp, tap_arp_target, tap_hand, tap_ip, tap_read, tap_t
+from netstack.router.uplink cimport uplink_advance, uplink_flush, uplink_hand, uplink_of, uplink_receive
 from netstack.wire.byte_order cimport host_to_be32, load_be16, load_native16, load_native32, store_native16
 from netstack.wire.checksum cimport checksum_fold, checksum_partial, checksum_update16
-from netstack.wire.ethernet cimport ETHERNET_HEADER
 from netstack.wire.icmp cimport (
     ICMP_CODE_FRAGMENTATION, ICMP_CODE_HOST, ICMP_CODE_NET, ICMP_CODE_PORT, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
 )
@@ -65,10 +64,11 @@ cdef void hand(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
 
 
 cdef void deliver(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
-    if port.kind == PORT_TAP:
-        tap_hand(port, p, f.now_ns)
-        return
-    port_hand(port, p)
+    if port.kind == PORT_UPLINK:
+        uplink_hand(port, p, f.now_ns)
+        port.dirty = True
+    else:
+        port_hand(port, p)
     if port.dirty and not port.listed:
         port.listed = True
         port.next_dirty = f.dirty
@@ -393,7 +393,11 @@ cdef void flush_dirty(forwarder_t *f) noexcept nogil:
     f.dirty = NULL
     while port != NULL:
         port.listed = False
-        port_flush(port)
+        if port.kind == PORT_UPLINK:
+            port.dirty = False
+            uplink_flush(port)
+        else:
+            port_flush(port)
         port = port.next_dirty
 
 
@@ -452,46 +456,43 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
 
 
 cdef uint32_t split(const uint8_t *packet, uint32_t total) noexcept nogil:
-    """Bytes of headers of a packet from an uplink: a record's body starts behind the transport header."""
+    """Bytes of headers of a packet from an uplink: a record's body starts behind the transport header, or is all of it."""
     cdef uint32_t at
-    if packet[0] >> 4 != 4:
-        return total if total < 60 else 60
-    at = (packet[0] & 15) << 2
-    if at + 20 <= total and load_be16(packet + 6) & IPV4_OFFSET_MASK == 0:
-        if packet[9] == PROTOCOL_TCP:
-            at += (packet[at + 12] >> 4) << 2
-        elif packet[9] == PROTOCOL_UDP or packet[9] == PROTOCOL_ICMP:
-            at += 8
-    elif at + 8 <= total and packet[9] == PROTOCOL_ICMP:
+    cdef uint8_t protocol
+    if packet[0] >> 4 == 4:
+        at = (packet[0] & 15) << 2
+        protocol = packet[9] if load_be16(packet + 6) & IPV4_OFFSET_MASK == 0 else 0     # later pieces have no header
+    else:
+        at = 40
+        protocol = packet[6]
+    if protocol == PROTOCOL_TCP and at + 20 <= total:
+        at += (packet[at + 12] >> 4) << 2
+    elif protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP or protocol == ICMPV6:
         at += 8
+    elif packet[0] >> 4 != 4:
+        return total                         # headers between IP's and the transport's: in one piece
     if at < 20:
         at = 20
     return at if at < total else total
 
 
-cdef int visit_tap(forwarder_t *f, port_t *port) noexcept nogil:
-    cdef tap_t *tap = <tap_t *> port.uplink
+cdef int visit_uplink(forwarder_t *f, port_t *port) noexcept nogil:
+    """At most one batch of an uplink's frames."""
     cdef packet_t p
-    cdef address_t target
-    cdef uint32_t length = 0, total, target_be
+    cdef uint32_t length = 0
     cdef int n = 0
-    tap_advance(port, f.now_ns)
-    while n < BATCH and tap_read(tap, &length):
+    uplink_advance(port, f.now_ns)
+    while n < BATCH and uplink_receive(port, &p.header, &length, f.now_ns):
         n += 1
-        total = tap_ip(tap, length)
-        if total >= 20:
-            p.header = tap.frame + ETHERNET_HEADER
-            p.head_length = p.header_length = split(p.header, total)
+        if length >= 20:
+            p.head_length = p.header_length = split(p.header, length)
             p.head = p.header
             p.body = p.header + p.head_length
-            p.body_length = total - p.head_length
+            p.body_length = length - p.head_length
             take(f, port, &p)
-        elif tap_arp_target(tap, length, &target_be):
-            address_from_v4(&target, target_be)
-            tap_arp(port, length, target_be == tap.address_be or table_find(&f.table, &target) != NULL, f.now_ns)
     if n:
         flush_dirty(f)
-    if tap.gone and port.state == PORT_ACTIVE:
+    if uplink_of(port).device.gone and port.state == PORT_ACTIVE:
         port_fail(port, RING_CLOSED)
         f.failures = True
     return n
@@ -503,4 +504,4 @@ cdef int visit(forwarder_t *f, port_t *port) noexcept nogil:
         return 0
     if port.wire != NULL:
         n = visit_wire(f, port)
-    return n + (visit_tap(f, port) if port.kind == PORT_TAP else visit_stack(f, port))
+    return n + (visit_uplink(f, port) if port.kind == PORT_UPLINK else visit_stack(f, port))

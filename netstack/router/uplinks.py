@@ -1,17 +1,25 @@
-"""Uplinks of a router: how they are written, and how a TAP is opened."""
+"""Uplinks of a router: how they are written, and how their devices are opened."""
 
 from __future__ import annotations
 
 import ipaddress
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netstack.errors import ConfigError
 from netstack.link.emulation import NAMES, Emulation
-from netstack.router.pool import pack_address
+from netstack.router.pool import format_address, pack_address
 
-KINDS = ("tap",)
+if TYPE_CHECKING:
+    from netstack.router.devices.device import Device
+    from netstack.router.forwarding import Forwarder
+
+KINDS = ("tap", "tun", "packet")
+EXAMPLE = "write tap:NAME, tun:NAME or packet:NAME, or tap:NAME,address=192.0.2.2/24,gateway=192.0.2.1"
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,29 +28,31 @@ class UplinkConfig:
 
     Attributes
     ----------
-    kind : str
-        ``"tap"``.
+    kind : {"tap", "tun", "packet"}
+        TAP and TUN: a device of the kernel whose other side the router is; it is made if need be. packet: an interface
+        that exists, on whose network the router is a station of its own beside the kernel.
     name : str
         The device.
-    address : ipaddress.IPv4Interface or None
-        The router's own address there, with the network's prefix length; None: the router's address in the
-        pool.
-    gateway : ipaddress.IPv4Address or None
-        Where packets for addresses outside that network go; None: every address is asked for by ARP.
+    addresses : tuple of ipaddress interfaces
+        The router's own addresses there, one of each version of IP at most, with the network's prefix length. Without
+        one the router asks for neighbours from its address in the pool, or from its link-local one.
+    gateways : tuple of ipaddress addresses
+        Where packets for addresses outside those networks go, one of each version at most; without one every address is
+        asked for by ARP or neighbour discovery.
     emulation : Emulation or None
         A bad link, in front of the device.
     """
 
     kind: str
     name: str
-    address: ipaddress.IPv4Interface | None = None
-    gateway: ipaddress.IPv4Address | None = None
+    addresses: tuple[Interface, ...] = ()
+    gateways: tuple[Address, ...] = ()
     emulation: Emulation | None = None
 
     @classmethod
     def parse(cls, text) -> UplinkConfig:
-        """Read ``tap:NAME[,address=A.B.C.D/N][,gateway=A.B.C.D]``, and the settings of a bad link: ``,delay=5ms`` and
-        the others of `netstack.link.emulation.Emulation`.
+        """Read ``KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]``, both once for each version of IP, and the settings
+        of a bad link: ``,delay=5ms`` and the others of `netstack.link.emulation.Emulation`.
 
         Raises
         ------
@@ -51,77 +61,128 @@ class UplinkConfig:
         """
         if isinstance(text, cls):
             return text
-        example = "write tap:NAME, or tap:NAME,address=192.0.2.2/24,gateway=192.0.2.1"
         head, *options = str(text).split(",")
         kind, colon, name = head.partition(":")
         if not colon or not name or kind not in KINDS:
-            raise ConfigError(f"uplink {text!r}: {example}")
-        values: dict[str, Any] = {}
+            raise ConfigError(f"uplink {text!r}: {EXAMPLE}")
+        addresses: list[Interface] = []
+        gateways: list[Address] = []
         bad: dict[str, Any] = {}
         for option in options:
             key, equals, value = option.partition("=")
             try:
                 if key == "address" and equals:
-                    values[key] = ipaddress.IPv4Interface(value)
+                    addresses.append(ipaddress.ip_interface(value))
                 elif key == "gateway" and equals:
-                    values[key] = ipaddress.IPv4Address(value)
+                    gateways.append(ipaddress.ip_address(value))
                 elif key in (*NAMES, "seed") and equals:
                     bad[key] = int(value) if key in ("queue", "seed") else value
                 else:
-                    raise ConfigError(f"uplink {text!r}: unknown option {key!r}; {example}")
+                    raise ConfigError(f"uplink {text!r}: unknown option {key!r}; {EXAMPLE}")
             except ValueError as error:
                 if isinstance(error, ConfigError):
                     raise
-                raise ConfigError(f"uplink {text!r}: {error}; {example}") from None
-        if "gateway" in values and "address" not in values:
-            raise ConfigError(
-                f"uplink {text!r}: a gateway needs the address with its prefix length; {example}"
-            )
-        if "gateway" in values and values["gateway"] not in values["address"].network:
-            raise ConfigError(f"uplink {text!r}: the gateway is not in {values['address'].network}")
+                raise ConfigError(f"uplink {text!r}: {error}; {EXAMPLE}") from None
         try:
-            values["emulation"] = Emulation.of(bad)
+            check_networks(kind, addresses, gateways)
+            emulation = Emulation.of(bad)
         except ConfigError as error:
             raise ConfigError(f"uplink {text!r}: {error}") from None
-        return cls(kind=kind, name=name, **values)
+        return cls(
+            kind=kind, name=name, addresses=tuple(addresses), gateways=tuple(gateways), emulation=emulation
+        )
 
 
-class TapUplink:
-    """A TAP in a router's service.
+def check_networks(kind: str, addresses: list[Interface], gateways: list[Address]) -> None:
+    """One address and one gateway of each version; a gateway that the address's network can reach."""
+    for what, some in (("address", addresses), ("gateway", gateways)):
+        if len({one.version for one in some}) < len(some):
+            raise ConfigError(f"more than one {what} of one version of IP")
+    if gateways and kind == "tun":
+        raise ConfigError("a TUN carries IP packets to the kernel and needs no gateway")
+    for gateway in gateways:
+        if gateway.is_link_local and gateway.version == 6:
+            continue
+        network = next((a.network for a in addresses if a.version == gateway.version), None)
+        if network is None:
+            raise ConfigError(
+                f"gateway {gateway} needs the address with its prefix length: "
+                f"say address=.../N,gateway={gateway}"
+            )
+        if gateway not in network:
+            raise ConfigError(f"the gateway {gateway} is not in {network}")
+
+
+def open_device(kind: str, name: str, mac: bytes) -> Device:
+    """The device of an uplink, and there the router's Ethernet address `mac`.
+
+    Raises
+    ------
+    netstack.errors.LinkError
+        Missing, not permitted, busy, or of another kind.
+    """
+    if kind == "packet":
+        from netstack.router.devices.packet import PacketDevice
+
+        return PacketDevice(name, mac)
+    from netstack.router.devices.tuntap import TunTap
+
+    return TunTap(kind, name)
+
+
+class Uplink:
+    """An uplink in a router's service.
 
     Parameters
     ----------
     config : UplinkConfig
-    router_address : bytes
-        Used where the uplink has no address of its own.
+    router_addresses : iterable of bytes
+        The router's own in its pools: used for the versions of which the uplink has no address of its own.
     default : bool
-        Packets for addresses outside the pool go here.
+        Packets for addresses outside the pools go here.
     """
 
-    def __init__(self, config: UplinkConfig, router_address: bytes, *, default: bool = True):
+    def __init__(self, config: UplinkConfig, router_addresses, *, default: bool = True):
         self.config = config
         self.default = default
-        self.address = pack_address(config.address.ip) if config.address else router_address
+        own = {a.version: a for a in config.addresses}
+        for packed in router_addresses:
+            address = ipaddress.ip_interface(format_address(packed))
+            own.setdefault(address.version, address)
+        self.own: list[Interface] = list(own.values())
         self.mac = bytes([0x02]) + secrets.token_bytes(5)  # locally administered, one station
-        self.port = None  # its id while it is in service
+        self.port: int | None = None  # its id while it is in service
+        self.device: Device | None = None
 
-    def open(self, forwarder) -> None:
+    def open(self, forwarder: Forwarder) -> None:
         """Open the device and hand it to the data path.
 
         Raises
         ------
         netstack.errors.LinkError
-            Missing, not permitted, busy, or no TAP.
+            Missing, not permitted, busy, or of another kind.
         """
-        from netstack.link.tap import Tap
-
-        tap = Tap(self.config.name)
-        options: dict[str, Any] = {}
-        if self.config.gateway is not None and self.config.address is not None:
-            options = {"gateway": pack_address(self.config.gateway), "network": self.config.address.network}
-        self.port = forwarder.add_tap(
-            tap.fileno(), self.mac, self.address, mtu=tap.mtu, default=self.default, keep=tap, **options
-        )
-        forwarder.bind_local(self.address)
+        device = open_device(self.config.kind, self.config.name, self.mac)
+        try:
+            self.port = forwarder.add_uplink(
+                device, mac=self.mac, own=self.own, gateways=self.config.gateways, default=self.default
+            )
+        except BaseException:
+            device.close()
+            raise
+        self.device = device
+        for address in self.own:
+            forwarder.bind_local(pack_address(address.ip))
+            if address.ip in {a.ip for a in self.config.addresses}:
+                forwarder.announce(pack_address(address.ip))
         if self.config.emulation is not None:
             forwarder.emulate(self.port, seed=self.config.emulation.seed, **self.config.emulation.settings)
+
+    def close(self, forwarder: Forwarder) -> None:
+        """Take it out of service and give the device back; it may be opened again."""
+        if self.port is not None:
+            forwarder.remove(self.port)
+            self.port = None
+        if self.device is not None:
+            self.device.close()
+            self.device = None

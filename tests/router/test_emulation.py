@@ -11,7 +11,6 @@ from scapy.packet import Raw
 import netstack
 from netstack.errors import ConfigError
 from netstack.link.emulation import Emulation
-from netstack.router.pool import pack_address
 from netstack.router.uplinks import UplinkConfig
 from tests.router.lan import Lan
 from tests.support import ROOT, run
@@ -293,8 +292,9 @@ def test_a_program_runs_behind_a_bad_link(tmp_path, runtime):
 
 def test_an_uplink_port_takes_a_bad_link_too():
     """A TAP's port as the data path sees it, without a TAP: a pipe of datagrams stands for the device."""
-    import ipaddress
     import socket
+
+    from netstack.router.devices.device import FileDevice
 
     ours, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     lan = Timed()
@@ -303,8 +303,8 @@ def test_an_uplink_port_takes_a_bad_link_too():
     with ours, device:
         ours.setblocking(False)
         device.setblocking(False)
-        port = lan.forwarder.add_tap(ours.fileno(), mac, pack_address("192.0.2.1"), gateway=pack_address("192.0.2.2"),
-                                     network=ipaddress.ip_network("192.0.2.0/24"))
+        uplink = FileDevice(ours.detach())
+        port = lan.forwarder.add_uplink(uplink, mac=mac, own=["192.0.2.1/24"], gateways=["192.0.2.2"])
         lan.forwarder.emulate(port, delay="5ms")
         device.send(mac + peer + b"\x08\x00" + bytes(udp(1, src="198.51.100.9", dst=A)))
         lan.at(0)
@@ -318,4 +318,5 @@ def test_an_uplink_port_takes_a_bad_link_too():
         lan.at(11)
         assert device.recv(2000)[12:14] == b"\x08\x06"   # it has come through, and asks for the gateway
         lan.forwarder.remove(port)
+        uplink.close()
         lan.check()

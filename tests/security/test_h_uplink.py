@@ -1,14 +1,15 @@
 """Rows H1, H4 at an uplink of the router: its neighbours, and who is believed. A pair of sockets stands for the TAP."""
 
 import contextlib
-import ipaddress
 import random
 import socket
+import time
 
 import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import ARP, Ether
 
+from netstack.router.devices.device import FileDevice
 from netstack.router.pool import pack_address
 from tests.router.lan import Lan, wait_until
 from tests.support import scale
@@ -21,15 +22,15 @@ OUR_MAC, EVIL_MAC, EVERYBODY = "02:00:00:00:00:77", "02:00:00:00:00:66", "ff:ff:
 class Uplink(Lan):
     """A data path with one attachment and one uplink; what the wire sees, and what a station on it says."""
 
-    def __init__(self):
+    def __init__(self, network=24):
         super().__init__()
-        self.device, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for s in (self.device, self.wire):
+        ours, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for s in (ours, self.wire):
             s.setblocking(False)
             s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        self.port = self.forwarder.add_tap(
-            self.device.fileno(), bytes.fromhex(OUR_MAC.replace(":", "")), pack_address(ROUTER),
-            gateway=pack_address(GATEWAY), network=ipaddress.ip_network("192.0.2.0/24"))
+        self.device = FileDevice(ours.detach())
+        self.port = self.forwarder.add_uplink(
+            self.device, mac=bytes.fromhex(OUR_MAC.replace(":", "")), own=[f"{ROUTER}/{network}"], gateways=[GATEWAY])
         self.forwarder.bind_local(pack_address(ROUTER))
         self.a = self.stack(A)
 
@@ -141,17 +142,41 @@ def test_h4_a_hundred_thousand_senders_leave_no_trace_at_the_uplink(uplink):
     assert [f.dst for f in uplink.send("198.51.100.7")] == [MACS[GATEWAY]]
 
 
+def scan(uplink, stack, network, count):
+    """Packets of a stack to `count` addresses, none of which anybody has, in no time; who was asked for."""
+    asked, now_ns = set(), time.monotonic_ns()
+    for n in range(count):
+        stack.send(IP(src=stack.address, dst=f"192.0.{network}.{n}") / ICMP(id=1))
+        while uplink.forwarder.run_once(now_ns):
+            pass
+        asked |= {f[ARP].pdst for f in uplink.take() if ARP in f}
+    return asked
+
+
+def test_h2_a_scan_by_one_attachment_leaves_places_for_the_others():
+    uplink = Uplink(network=16)
+    try:
+        uplink.known(GATEWAY)
+        assert len(scan(uplink, uplink.a, 3, 200)) == 128
+        other = uplink.stack("10.77.0.3")
+        assert scan(uplink, other, 4, 1) == {"192.0.4.0"}
+        uplink.check()
+    finally:
+        uplink.close()
+
+
 def test_h4_destinations_that_do_not_answer_fill_half_of_the_table_and_evict_nobody():
-    uplink = Uplink()
+    uplink = Uplink(network=16)
     try:
         uplink.known(GATEWAY).known(FRIEND)
+        stacks = [uplink.stack(f"10.77.1.{n}") for n in range(1, 7)]
         asked = set()
-        for n in range(10, 255):
-            asked |= {f[ARP].pdst for f in uplink.send(f"192.0.2.{n}") if ARP in f}
-        assert len(asked) == 128
+        for n, stack in enumerate(stacks):
+            asked |= scan(uplink, stack, 10 + n, 140)
+        assert len(asked) == 512
         for address in (GATEWAY, FRIEND):
             assert [f.dst for f in uplink.send(address) if ICMP in f] == [MACS[address]]
-        assert uplink.forwarder.counters(uplink.port)["drop_out_neighbor"] >= 245 - 128
+        assert uplink.forwarder.counters(uplink.port)["drop_out_neighbor"] >= 6 * 140 - 512
         uplink.check()
     finally:
         uplink.close()

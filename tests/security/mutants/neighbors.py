@@ -7,10 +7,12 @@ ARP = "netstack/ip/arp.pyx"
 NDP = "netstack/ip/ndp.pyx"
 NUD = "netstack/ip/nud.pyx"
 DISCOVERY = "netstack/ip/discovery.pyx"
-TAP = "netstack/router/tap.pyx"
+STATION = "netstack/router/station.pyx"
+PLACES = "netstack/router/neighbors.pyx"
 
 KEYED = "return <uint32_t> siphash(t.secret, words, 3) & (NEIGHBOR_BUCKETS - 1)"
-BELIEVED = "    elif n != NULL and n.probes and arp.operation == ARP_REPLY and arp.target_be == tap.address_be:\n"
+ASKS = "    if kind == ANSWER:\n"
+BELIEVED = "    elif n.probes and answers_us and (n.resolved or heard.located):\n"
 
 MUTANTS = [
     Mutant("D13", "neighbours are found by their last byte", TABLE, KEYED, "return (<const uint8_t *> a)[15]",
@@ -45,16 +47,16 @@ MUTANTS = [
            "        nud_contradicted(ifc, n, now_ns)     # also with the override flag\n        return "
            "DROP_ND_UNSOLICITED\n",
            "        memcpy(n.mac, mac, 6)\n", ("test_h1_an_advertisement_nobody_asked_for_changes_nothing",)),
-    Mutant("H1", "the router learns from whoever asks", TAP,
-           "    n = find(tap, arp.sender_be, False)\n    if n != NULL and n.resolved and",
-           "    n = find(tap, arp.sender_be, True)\n    if n != NULL and not n.resolved:\n"
-           "        learn(port, n, arp.sender_mac, now_ns)\n    if n != NULL and n.resolved and",
+    Mutant("H1", "the router learns from whoever asks", STATION,
+           "    cdef neighbor_t *n = neighbor_find(&s.neighbors, &heard.claimed)\n    if n == NULL:\n        return\n",
+           "    cdef neighbor_t *n = neighbor_find(&s.neighbors, &heard.claimed)\n    if n == NULL:\n"
+           "        n = neighbor_make(&s.neighbors, &heard.claimed, 0)\n        learn(port, s, n, heard.mac, now_ns)\n",
            ("test_h1_nothing_said_unasked_makes_an_entry_of_the_router",)),
-    Mutant("H1", "the router believes lies about its gateway", TAP,
-           "if n != NULL and n.resolved and memcmp(n.mac, arp.sender_mac, 6) != 0:",
-           "if n != NULL and n.resolved and memcpy(n.mac, arp.sender_mac, 6) == NULL:"),
-    Mutant("H1", "the router never asks the gateway whether that is so", TAP,
-           "            ask(tap, n, now_ns)              # the one", "            pass              # the one",
+    Mutant("H1", "the router believes lies about its gateway", STATION,
+           "if n.resolved and memcmp(n.mac, heard.mac, 6) != 0:",
+           "if n.resolved and memcpy(n.mac, heard.mac, 6) == NULL:"),
+    Mutant("H1", "the router never asks the gateway whether that is so", STATION,
+           "            ask(s, n, now_ns)                # the one", "            pass              # the one",
            ("test_h1_a_lie_makes_the_router_ask_the_gateway_it_knows_and_the_liar_is_not_believed",)),
     Mutant("H2", "addresses that do not answer may fill the table", TABLE,
            "    if t.incomplete >= NEIGHBOR_INCOMPLETE_MAX:\n        return NULL\n", "",
@@ -79,10 +81,14 @@ MUTANTS = [
            ("test_h3_an_address_in_use_is_defended_once_in_ten_seconds",)),
     Mutant("H2", "any neighbour gives way to a new one", TABLE, "if n.state == NEIGHBOR_FAILED or (", "if True or (",
            ("test_h2_new_neighbours_do_not_take_the_places_of_those_in_use",)),
-    Mutant("H4", "destinations that do not answer fill the router's table", TAP, " or asking >= NEIGHBORS_ASKED:", ":",
+    Mutant("H4", "destinations that do not answer fill the router's table", PLACES,
+           "t.asking >= NEIGHBORS_ASKED or ", "",
            ("test_h4_destinations_that_do_not_answer_fill_half_of_the_table_and_evict_nobody",)),
-    Mutant("H4", "senders fill the router's table", TAP, BELIEVED,
-           "    elif arp.operation == ARP_REQUEST and find(tap, arp.sender_be, True) != NULL:\n"
-           "        learn(port, find(tap, arp.sender_be, False), arp.sender_mac, now_ns)\n" + BELIEVED,
+    Mutant("H2", "one attachment asks for all of the router's neighbours", PLACES,
+           " or t.asked_by[source] >= ASKED_BY_ONE:", ":",
+           ("test_h2_a_scan_by_one_attachment_leaves_places_for_the_others",)),
+    Mutant("H4", "senders fill the router's table", STATION, ASKS,
+           "    if kind == QUESTION and neighbor_make(&s.neighbors, &heard.claimed, 0) != NULL:\n"
+           "        learn(port, s, neighbor_find(&s.neighbors, &heard.claimed), heard.mac, now_ns)\n" + ASKS,
            ("test_h4_a_hundred_thousand_senders_leave_no_trace_at_the_uplink",)),
 ]

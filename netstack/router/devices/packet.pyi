@@ -1,0 +1,4 @@
+from netstack.router.devices.device import Device
+
+class PacketDevice(Device):
+    def __init__(self, name: str, mac: bytes) -> None: ...

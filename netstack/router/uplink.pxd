@@ -1,0 +1,43 @@
+"""An uplink as the data path sees it: a device, and the router's station on it where it carries Ethernet.
+
+Only IP packets cross between uplinks and attachments: whatever else comes from a stack never gets here (security I5).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from netstack.router.devices.device cimport device_t
+from netstack.router.port cimport DROP_LINK, packet_t, port_t
+from netstack.router.station cimport station_t
+
+
+cdef struct uplink_t:
+    device_t *device
+    station_t *station               # NULL: the device carries IP packets, nobody has to be found
+
+
+cdef inline uplink_t *uplink_of(const port_t *port) noexcept nogil:
+    return <uplink_t *> port.uplink
+
+
+cdef inline station_t *station_of(const port_t *port) noexcept nogil:
+    return uplink_of(port).station
+
+
+cdef inline int uplink_sent(port_t *port, int status, uint32_t length) noexcept nogil:
+    """Count what a device's `send` said of a packet: 0, or -1."""
+    if status == 0:
+        port.counters.out_packets += 1
+        port.counters.out_bytes += length
+        return 0
+    port.counters.drops_out[<int> DROP_LINK] += 1
+    return -1
+
+
+cdef int uplink_hand(port_t *port, packet_t *p, int64_t now_ns) noexcept nogil      # 0, or -1 when dropped (and counted)
+# Look at the next frame: False when there is none. `packet` is the IP packet in it, of `length` bytes; 0: there is none for us.
+cdef bint uplink_receive(port_t *port, uint8_t **packet, uint32_t *length, int64_t now_ns) noexcept nogil
+cdef void uplink_advance(port_t *port, int64_t now_ns) noexcept nogil
+cdef int64_t uplink_deadline(const port_t *port, int64_t now_ns) noexcept nogil
+cdef void uplink_flush(port_t *port) noexcept nogil
+cdef void uplink_free(uplink_t *uplink) noexcept nogil
+cdef void uplink_trouble(port_t *port) noexcept nogil          # epoll reports an error on its descriptor

@@ -1,0 +1,307 @@
+"""Every kind of uplink against the kernel on its other side: TCP both ways, UDP, ping, neighbours, lost devices."""
+
+import contextlib
+import hashlib
+import ipaddress
+import random
+import socket
+import threading
+
+import pytest
+
+import netstack
+from netstack.errors import ConfigError, LinkError
+from netstack.router import Router
+from netstack.router.uplinks import UplinkConfig
+from tests.router.lan import wait_until
+from tests.support import scale
+
+KINDS = ["tap", "tun", "packet"]
+ETHERNET = [kind for kind in KINDS if kind != "tun"]
+KERNEL = {4: "192.0.2.1", 6: "2001:db8::1"}
+SECOND = {4: "198.51.100.1", 6: "2001:db8:1::1"}     # the kernel's own, on no link
+POOL = {4: "10.77.0.0/16", 6: "fd77::/64"}
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+BYTES = scale(10_000_000)
+
+
+class Site:
+    """A namespace with devices for uplinks; its kernel has addresses on their other side and routes pools there."""
+
+    def __init__(self, netns):
+        self.netns = netns
+
+    def ip(self, *argv):
+        self.netns.run("ip", *argv)
+
+    def make(self, kind, name="up0", number=0):
+        """The device of an uplink. Returns the interface that the kernel has addresses on."""
+        kernel = name if kind in ("tap", "tun") else f"k{name}"
+        if kernel == name:
+            self.ip("tuntap", "add", "dev", name, "mode", kind)
+        else:
+            self.ip("link", "add", name, "type", "veth", "peer", "name", kernel)
+            self.ip("link", "set", name, "addrgenmode", "none", "up")
+        self.ip("link", "set", kernel, "up")
+        for version, bits in ((4, 24), (6, 64)):
+            address = ipaddress.ip_address(KERNEL[version]) + (number << (8 if version == 4 else 64))
+            self.ip("addr", "add", f"{address}/{bits}", "dev", kernel, *(["nodad"] if version == 6 else []))
+            if number == 0:
+                self.ip("route", "add", POOL[version], "dev", kernel)
+        return kernel
+
+    def neighbors(self, device):
+        return self.netns.run("ip", "neigh", "show", "dev", device).stdout
+
+    @contextlib.contextmanager
+    def router(self, *uplinks, version=4, **options):
+        with self.netns.enter():
+            router = Router(POOL[version], uplinks=uplinks, **options)
+        with router:
+            yield router
+            assert router.check_conservation() == []
+
+    def socket(self, *arguments):
+        """A socket of the namespace's kernel."""
+        with self.netns.enter():
+            s = socket.socket(*arguments)
+        s.settimeout(60)
+        return s
+
+
+@pytest.fixture
+def site(runtime, netns):
+    return Site(netns)
+
+
+def exchange(a, b):
+    """Both ends of a connection send BYTES at a time, and get what the other one sent."""
+    rng = random.Random(1)
+    sent = [rng.randbytes(BYTES) for _ in range(2)]
+    got = [b"", b""]
+
+    def receive(s, i):
+        digest, left = hashlib.sha256(), BYTES
+        while left:
+            piece = s.recv(1 << 16)
+            assert piece, f"the connection ended {left} bytes early"
+            digest.update(piece)
+            left -= len(piece)
+        got[i] = digest.digest()
+
+    def run(s, i):
+        sender = threading.Thread(target=s.sendall, args=(sent[i],), daemon=True)
+        sender.start()
+        receive(s, i)
+        sender.join(60)
+
+    threads = [threading.Thread(target=run, args=(s, i), daemon=True) for i, s in enumerate((a, b))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert got == [hashlib.sha256(sent[1]).digest(), hashlib.sha256(sent[0]).digest()]
+
+
+@contextlib.contextmanager
+def connected(site, host, version, listens):
+    """A connection between a stack and the kernel: (stack's end, kernel's end)."""
+    if listens == "kernel":
+        with site.socket(FAMILY[version]) as server:
+            server.bind((KERNEL[version], 0))
+            server.listen()
+            a = host.create_connection(server.getsockname()[:2], timeout=60)
+            b, _ = server.accept()
+            b.settimeout(60)
+    else:
+        with host.socket(FAMILY[version]) as server:
+            server.settimeout(60)
+            server.bind((host.addresses[0].split("/")[0], 0))
+            server.listen()
+            b = site.socket(FAMILY[version])
+            b.connect(server.getsockname()[:2])
+            a, _ = server.accept()
+    with a, b:
+        a.settimeout(60)
+        yield a, b
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stack_and_the_kernel_talk(site, kind, version):
+    kernel = site.make(kind)
+    with site.router(f"{kind}:up0", version=version) as router, netstack.attach(router.name) as host:
+        address = host.addresses[0].split("/")[0]
+        for listens in ("kernel", "stack"):
+            with connected(site, host, version, listens) as (a, b):
+                exchange(a, b)
+        done = site.netns.run("ping", "-c", 3, "-i", 0.05, "-W", 20, address)
+        assert "3 received" in done.stdout and "ttl=63" in done.stdout
+        with host.socket(FAMILY[version], socket.SOCK_DGRAM) as a, site.socket(FAMILY[version], socket.SOCK_DGRAM) as b:
+            a.settimeout(60)
+            b.bind((KERNEL[version], 0))
+            a.connect(b.getsockname()[:2])
+            a.send(b"to the kernel")
+            data, where = b.recvfrom(100)
+            assert data == b"to the kernel" and where[0] == address
+            b.sendto(b"to the stack", where[:2])
+            assert a.recv(100) == b"to the stack"
+        counters = router.counters()
+        assert counters["drop_in_checksum"] == counters["drop_in_malformed"] == counters["neighbor_conflicts"] == 0
+        if kind in ETHERNET:
+            line, = (each for each in site.neighbors(kernel).splitlines() if each.startswith(f"{address} "))
+            known = router.neighbors("up0")
+            assert known[KERNEL[version]] == site.netns.run("cat", f"/sys/class/net/{kernel}/address").stdout.strip()
+            assert line.split()[2] not in known.values() and "REACHABLE" in line
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("kind", ETHERNET)
+def test_gateway_and_own_address(site, kind, version):
+    """What is not on the uplink's network goes to its gateway, and nobody else is asked for."""
+    kernel = site.make(kind)
+    site.ip("addr", "add", SECOND[version], "dev", "lo", *(["nodad"] if version == 6 else []))
+    own = ipaddress.ip_interface(f"{ipaddress.ip_address(KERNEL[version]) + 1}/{24 if version == 4 else 64}")
+    gateway = KERNEL[version]
+    if version == 6:
+        site.ip("addr", "add", "fe80::99/64", "dev", kernel, "nodad")
+        gateway = "fe80::99"
+    uplink = f"{kind}:up0,address={own.with_prefixlen},gateway={gateway}"
+    with site.router(uplink, version=version) as router, netstack.attach(router.name) as host:
+        with host.socket(FAMILY[version], socket.SOCK_DGRAM) as a, site.socket(FAMILY[version], socket.SOCK_DGRAM) as b:
+            b.bind((SECOND[version], 0))
+            a.settimeout(60)
+            a.connect(b.getsockname()[:2])
+            a.send(b"far away")
+            data, where = b.recvfrom(100)
+            assert data == b"far away"
+            b.sendto(b"back", where[:2])
+            assert a.recv(100) == b"back"
+        assert list(router.neighbors("up0")) == [gateway]
+        if version == 4:
+            assert "1 received" in site.netns.run("ping", "-c", 1, "-W", 20, str(own.ip)).stdout
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("kind", ETHERNET)
+def test_addresses_that_arrive_are_announced(site, kind, version):
+    """The kernel has a wrong neighbour entry for an address: it is put right before anybody asks."""
+    kernel = site.make(kind)
+    first = ipaddress.ip_network(POOL[version])[2]
+    with site.router(f"{kind}:up0", version=version) as router:
+        site.ip("neigh", "add", str(first), "lladdr", "02:00:00:00:66:66", "nud", "stale", "dev", kernel)
+        with router.attach() as a:
+            assert a.address == str(first)
+            wait_until(lambda: "02:00:00:00:66:66" not in site.neighbors(kernel))
+            assert f"{first} " in site.neighbors(kernel)
+
+
+@pytest.mark.root
+def test_two_uplinks_of_different_kinds_at_once(site):
+    """The world is behind the first; who asks through the second is answered there too."""
+    site.make("packet", "up0")
+    site.make("tap", "up1", number=1)
+    with site.router("packet:up0", "tap:up1,address=192.0.3.2/24") as router, netstack.attach(router.name) as host:
+        with connected(site, host, 4, "kernel") as (a, b):
+            exchange(a, b)
+        assert "2 received" in site.netns.run("ping", "-c", 2, "-i", 0.05, "-W", 20, "-I", "up1", "192.0.3.2").stdout
+        ports = router.uplinks()
+        assert router.counters(ports["up0"])["out_packets"] > router.counters(ports["up1"])["out_packets"] > 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", KINDS)
+def test_f18_an_uplink_comes_back_with_its_device_and_hurts_nobody(site, kind):
+    site.make(kind)
+    with (
+        site.router(f"{kind}:up0") as router,
+        netstack.attach(router.name) as host,
+        netstack.attach(router.name) as other,
+    ):
+        with connected(site, host, 4, "kernel") as (a, b):
+            exchange(a, b)
+        with other.socket() as server:
+            server.bind((other.addresses[0].split("/")[0], 80))
+            server.listen()
+            a = host.create_connection(server.getsockname(), timeout=60)
+            b, _ = server.accept()
+        with a, b:
+            site.ip("link", "del", "up0")
+            wait_until(lambda: router.uplinks() == {"up0": None})
+            exchange(a, b)                       # between stacks all goes on
+            with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.sendto(b"nobody gets this", (KERNEL[4], 9))
+            wait_until(lambda: router.counters()["drop_in_no_route"])
+            site.make(kind)
+            wait_until(lambda: router.uplinks()["up0"] is not None)
+            with connected(site, host, 4, "kernel") as ends:
+                exchange(*ends)
+            exchange(a, b)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", KINDS)
+def test_f18_a_link_that_is_down_loses_packets_and_works_when_it_is_up(site, kind):
+    kernel = site.make(kind)
+    with site.router(f"{kind}:up0") as router, netstack.attach(router.name) as host:
+        def ping():
+            return "1 received" in site.netns.run("ping", "-c", 1, "-W", 1, address, check=False).stdout
+
+        address = host.addresses[0].split("/")[0]
+        wait_until(ping)
+        site.ip("link", "set", "up0", "down")
+        with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, contextlib.suppress(OSError):
+            for _ in range(100):
+                s.sendto(bytes(100), (KERNEL[4], 9))
+        site.ip("link", "set", "up0", "up")
+        site.ip("route", "replace", POOL[4], "dev", kernel)
+        wait_until(ping, 60)
+        assert router.uplinks()["up0"] is not None
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("uplink, why", [
+    ("packet:none0", "no such interface"), ("packet:lo", "not an Ethernet"),
+    ("packet:this-name-is-too-long", "1 to 15"), ("tun:up0", "is no tun"), ("tap:up0", "is no tap"),
+])
+def test_devices_that_cannot_be_opened(site, uplink, why):
+    site.make("tun" if uplink.startswith("tap") else "tap")
+    with site.netns.enter(), pytest.raises((LinkError, ValueError), match=why):
+        Router(uplinks=[uplink])
+
+
+@pytest.mark.root
+def test_packet_uplink_without_privilege_says_what_to_do(site):
+    site.make("packet")
+    done = site.netns.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", "python3", "-c", """
+from netstack.router.devices.packet import PacketDevice
+try:
+    PacketDevice("up0", bytes([2, 0, 0, 0, 0, 1]))
+except PermissionError as error:
+    print(error)
+""", check=False)
+    assert "cap_net_raw" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("text, why", [
+    ("tap:a,address=192.0.2.2/24,address=192.0.2.3/24", "more than one address"),
+    ("tap:a,gateway=192.0.2.1", "needs the address"),
+    ("tap:a,address=192.0.2.2/24,gateway=198.51.100.1", "not in 192.0.2.0/24"),
+    ("tap:a,address=2001:db8::2/64,gateway=192.0.2.1", "needs the address"),
+    ("tun:a,address=192.0.2.2/24,gateway=192.0.2.1", "needs no gateway"),
+    ("wlan:a", "write tap:NAME"),
+    ("tap:a,color=red", "unknown option"),
+    ("tap:a,address=nowhere", "nowhere"),
+])
+def test_uplinks_that_make_no_sense(text, why):
+    with pytest.raises(ConfigError, match=why):
+        UplinkConfig.parse(text)
+
+
+def test_an_uplink_of_both_versions_is_read():
+    config = UplinkConfig.parse("tap:a,address=192.0.2.2/24,address=2001:db8::2/64,gateway=192.0.2.1,gateway=fe80::1")
+    assert [str(a) for a in config.addresses] == ["192.0.2.2/24", "2001:db8::2/64"]
+    assert [str(g) for g in config.gateways] == ["192.0.2.1", "fe80::1"]
