@@ -10,7 +10,9 @@ from posix.unistd cimport read
 import ipaddress
 import os
 
-from netstack.address cimport address_equal, address_format, address_is_v4, address_parse, address_t, address_v4
+from netstack.address cimport (
+    address_equal, address_format, address_is_any, address_is_v4, address_parse, address_t, address_v4,
+)
 from netstack.errors import ConfigError
 from netstack.link.fault_injector cimport configure, line_stats
 from netstack.link.impairment cimport line_init
@@ -427,6 +429,9 @@ cdef class Forwarder:
             side = station_side(station, &a)
             side.gateway = a
             side.routed = True
+            if address_is_any(&side.own):            # of no network: nobody else is reached directly
+                side.base = a
+                side.mask.hi = side.mask.lo = <uint64_t> -1
         return station
 
     def announce(self, address):

@@ -22,17 +22,17 @@ OUR_MAC, EVIL_MAC, EVERYBODY = "02:00:00:00:00:77", "02:00:00:00:00:66", "ff:ff:
 class Uplink(Lan):
     """A data path with one attachment and one uplink; what the wire sees, and what a station on it says."""
 
-    def __init__(self, network=24):
-        super().__init__()
+    def __init__(self, network=24, own=None, gateways=(GATEWAY,), pools=(), address=A):
+        super().__init__(*pools)
         ours, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for s in (ours, self.wire):
             s.setblocking(False)
             s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.device = FileDevice(ours.detach())
         self.port = self.forwarder.add_uplink(
-            self.device, mac=bytes.fromhex(OUR_MAC.replace(":", "")), own=[f"{ROUTER}/{network}"], gateways=[GATEWAY])
+            self.device, mac=bytes.fromhex(OUR_MAC.replace(":", "")), own=[f"{ROUTER}/{network}"] if own is None else own, gateways=gateways)
         self.forwarder.bind_local(pack_address(ROUTER))
-        self.a = self.stack(A)
+        self.a = self.stack(address)
 
     def take(self):
         out = []
