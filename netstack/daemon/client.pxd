@@ -28,6 +28,9 @@ cdef extern from "netstack/daemon_client.h" nogil:
         NSD_TIMEOUT
         NSD_INTERRUPTED
         NSD_DEAD
+        NSD_TOOK
+        NSD_EMPTIED
+        NSD_FILLED
 
     ctypedef struct nsd_message_t:
         uint16_t type
@@ -67,7 +70,7 @@ cdef extern from "netstack/daemon_client.h" nogil:
     int nsd_wait(nsd_socket_t *s, uint32_t events, int64_t until, int64_t slice)
     void nsd_closed(nsd_socket_t *s)
     void nsd_forget(nsd_socket_t *s)
-    void nsd_show(nsd_socket_t *s, int took)
+    void nsd_show(nsd_socket_t *s, int did)
     int nsd_fileno(nsd_socket_t *s)
 
 

@@ -111,7 +111,7 @@ cdef class Pipe:
         self.p.up_bytes = <const uint8_t *> self.p.up + NSD_PAGE
         self.p.capacity = capacity
         self.p.number = number
-        self.p.back_fd = -1
+        self.p.front_fd = self.p.back_fd = -1
 
     @property
     def unread(self):
@@ -142,11 +142,13 @@ cdef class Pipe:
 
     @property
     def back_fd(self):
+        """Our end of the readiness pair; -1: it has none, or it shows an error."""
         return self.p.back_fd
 
-    def show_by(self, int fd):
-        """Our end of the readiness pair from now on; -1: none."""
-        self.p.back_fd = fd
+    def show_by(self, int front_fd, int back_fd):
+        """The readiness pair: the clients' end, and ours, which may be closed from now on."""
+        self.p.front_fd = front_fd
+        self.p.back_fd = back_fd
 
 
 cdef class Board:

@@ -20,7 +20,9 @@ from netstack.daemon.client cimport (
     NSD_CONNECT,
     NSD_DEAD,
     NSD_DUP,
+    NSD_EMPTIED,
     NSD_FDS,
+    NSD_FILLED,
     NSD_GETSOCKOPT,
     NSD_INTERRUPTED,
     NSD_LISTEN,
@@ -31,6 +33,7 @@ from netstack.daemon.client cimport (
     NSD_SETSOCKOPT,
     NSD_SHUTDOWN,
     NSD_TIMEOUT,
+    NSD_TOOK,
     Client,
     nsd_alive,
     nsd_ask,
@@ -309,7 +312,7 @@ cdef class DaemonHandle(Face):
             m.number = self.s.number
             with nogil:
                 r = nsd_obtain(&self.client.c, &m, &new.s)
-            nsd_show(&self.s, 1)
+            nsd_show(&self.s, NSD_TOOK)
             if r == 0:
                 self.client.sockets += 1
                 get_endpoint(&m, &e)
@@ -513,7 +516,7 @@ cdef class DaemonHandle(Face):
         m.a, m.b, m.c = <int> size, flags & ~(MSG_WAITALL | MSG_TRUNC), <int> min(room, ANCILLARY_MOST)
         with nogil:
             r = nsd_call(&self.client.c, &m, NULL, 0, p, most, &got, fds, &count)
-        nsd_show(&self.s, 1)
+        nsd_show(&self.s, NSD_TOOK)
         if r < 0:
             return -r
         if src != NULL:
@@ -542,7 +545,7 @@ cdef class DaemonHandle(Face):
         else:
             with nogil:
                 r = nsd_recv(&self.s, data, n, flags & MSG_PEEK)
-        nsd_show(&self.s, 1)
+        nsd_show(&self.s, NSD_TOOK if flags & MSG_PEEK or r == <ssize_t> n else NSD_TOOK | NSD_EMPTIED)
         if r == -EAGAIN and not self.blocks(flags) and not nsd_alive(&self.client.c):
             return -ECONNRESET
         return r
@@ -670,7 +673,7 @@ cdef class DaemonHandle(Face):
         else:
             with nogil:
                 r = nsd_send(&self.s, data, n)
-        nsd_show(&self.s, 0)
+        nsd_show(&self.s, NSD_FILLED if (r == -EAGAIN or 0 <= r < <ssize_t> n) and not self.blocks(flags) else 0)
         if r == -EAGAIN and not self.blocks(flags) and not nsd_alive(&self.client.c):
             return -ECONNRESET
         return r

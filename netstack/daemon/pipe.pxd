@@ -34,7 +34,8 @@ cdef struct pipe_t:
     uint32_t note                # the word: sequence << 2 | NSD_NOTE_*
     uint32_t kicked              # the clients' up.armed that was answered
     uint32_t drained             # the clients' up.filled that was answered
-    int back_fd                  # our end of the readiness pair; -1: there is none
+    int front_fd                 # the readiness pair: its clients' end
+    int back_fd                  # and ours; -1: there is none
     uint8_t committed            # the rings have memory
     uint8_t streaming            # and carry the data
     uint8_t shut_wanted          # a FIN behind what is in the ring

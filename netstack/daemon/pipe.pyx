@@ -3,6 +3,7 @@
 from libc.errno cimport EAGAIN, ECONNRESET
 from libc.limits cimport INT_MAX
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
 
 from netstack.daemon.shared cimport (
     NSD_CUT,
@@ -160,8 +161,14 @@ cdef void show_ready(pipe_t *p) noexcept nogil:
             send(p.back_fd, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
             nsd_store32(&p.down.kicked, armed)
     if p.events & (EVENT_ERR | EVENT_HUP):
-        shutdown(p.back_fd, SHUT_RDWR)
         p.hung = 1
+        if p.events & EVENT_ERR or (p.errors and nsd_load32(&p.up.error_taken) != nsd_load32(&p.down.error)):
+            # Closed with something unread in it, the kernel shows an error at the other end until it is asked for.
+            send(p.front_fd, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
+            close(p.back_fd)
+            p.back_fd = -1
+        else:
+            shutdown(p.back_fd, SHUT_RDWR)
     elif p.events & NSD_EOF and not p.ended:
         shutdown(p.back_fd, SHUT_WR)
         p.ended = 1
@@ -255,6 +262,8 @@ cdef int pipe_pump(pipe_t *p, poller_t *poller) noexcept nogil:
     if p.committed and p.o.sock.kind == SOCK_TCP and (<tcb_t *> p.o.sock).state >= ESTABLISHED:
         p.streaming = 1                                # it was connecting
         return pump_stream(p, poller)
+    if p.o.sock.kind != SOCK_TCP and state & EVENT_ERR:
+        state = (state & ~<uint32_t> EVENT_ERR) | EVENT_IN | EVENT_OUT     # told once, then it goes on: no hang-up
     tell(p, state & (EVENT_IN | EVENT_OUT | EVENT_ERR | EVENT_HUP | EVENT_RDHUP), False)
     interest = (EVENT_IN | EVENT_OUT) & ~state
     poller_watch(poller, p.o, 0 if state & (EVENT_ERR | EVENT_HUP) else interest)

@@ -331,7 +331,7 @@ class Server:
             if m.type == Type.HELLO:
                 return self._hello(client, m)
             if m.type == Type.RESERVE:
-                return self._reserve(client), ()
+                return self._reserve(client, m), ()
             if m.type == Type.RELEASE:
                 self._give_back(self._reservations.pop(m.key, (0.0, {}, 0))[1])
                 return {}, ()
@@ -411,14 +411,20 @@ class Server:
             del client.references[number]
         self._give_back({number: 1})
 
-    def _reserve(self, client: Client) -> dict[str, Any]:
-        """References for a child that does not exist yet: as many as its parent has."""
+    def _reserve(self, client: Client, m: Message) -> dict[str, Any]:
+        """References for a child that does not exist yet: as many as its parent has, or one of each that it names."""
         if sum(number == client.number for _, _, number in self._reservations.values()) >= RESERVATIONS_MOST:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        for number, count in client.references.items():
+        references = dict(client.references)
+        if m.data:
+            named = struct.unpack(f"<{len(m.data) // 4}I", m.data)
+            if not references.keys() >= set(named):
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            references = dict.fromkeys(named, 1)
+        for number, count in references.items():
             self.sockets[number].references += count
         key = secrets.randbits(64) | 1
-        self._reservations[key] = time.monotonic() + RESERVATION_S, dict(client.references), client.number
+        self._reservations[key] = time.monotonic() + RESERVATION_S, references, client.number
         return {"key": key}
 
     def _give_back(self, references: dict[int, int]) -> None:
@@ -460,8 +466,9 @@ class Server:
         del self.sockets[number]
         self.engine.remove(shared.pipe)
         shared.handle.close()
-        for fd in shared.pair:
-            os.close(fd)
+        for fd in (*shared.pair[:1], shared.pipe.back_fd):
+            if fd >= 0:
+                os.close(fd)
         shared.memory.close()
         self._free.append(number)
 
@@ -475,7 +482,7 @@ class Server:
                 end.setblocking(False)
             here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)    # the kernel rounds it up to a few KiB
             shared.pair = here.detach(), there.detach()
-            shared.pipe.show_by(shared.pair[1])
+            shared.pipe.show_by(*shared.pair)
         self.engine.touch(shared.pipe)
         return shared.pair[:1]
 

@@ -29,6 +29,7 @@ cdef extern from "netstack/daemon_shared.h" nogil:
         uint32_t waiting
         uint32_t armed
         uint32_t filled
+        uint32_t error_taken
 
     uint64_t nsd_load64(uint64_t *w)
     uint32_t nsd_load32(uint32_t *w)

@@ -7,7 +7,7 @@ EXPORT int socket(int family, int type, int protocol)
     nsd_message_t m = {.type = NSD_OPEN, .a = family, .b = kind, .c = protocol};
     if (family != AF_INET && family != AF_INET6)
         return real()->socket(family, type, protocol);
-    return (int)shim_result(shim_obtain(&m, family, kind, protocol, type));
+    return (int)shim_result(shim_obtain(NULL, &m, family, kind, protocol, type));
 }
 
 static int connect_to(shim_t *o, const struct sockaddr *address, socklen_t n)
@@ -69,8 +69,8 @@ static int accept_from(shim_t *o, struct sockaddr *address, socklen_t *n, int fl
     int r;
     for (;;) {
         nsd_message_t m = {.type = NSD_ACCEPT, .number = o->s.number};
-        r = shim_obtain(&m, o->family, o->type, o->protocol, flags);
-        shim_show(o, 1);
+        r = shim_obtain(o, &m, o->family, o->type, o->protocol, flags);
+        shim_show(o, NSD_TOOK);
         if (r >= 0)
             address_out(o, &m, address, n);
         if (r != -EAGAIN || atomic_load(&o->nonblocking))

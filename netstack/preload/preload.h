@@ -16,8 +16,8 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +40,7 @@
     X(socket) X(connect) X(bind) X(listen) X(accept) X(accept4) X(shutdown) X(getsockname) X(getpeername) \
     X(getsockopt) X(setsockopt) X(send) X(sendto) X(sendmsg) X(sendmmsg) X(recv) X(recvfrom) X(recvmsg) X(recvmmsg) \
     X(read) X(readv) X(write) X(writev) X(close) X(dup) X(dup2) X(dup3) X(fcntl) X(ioctl) X(sendfile) X(sendfile64) \
-    X(splice) X(fdopen)
+    X(splice) X(fdopen) X(execve) X(execvpe) X(fexecve) X(posix_spawn) X(posix_spawnp)
 
 typedef struct {
 #define X(name) __typeof__(&name) name;
@@ -67,6 +67,7 @@ static inline const real_t *real(void)
 #define recv(...) real()->recv(__VA_ARGS__)
 #define sendmsg(...) real()->sendmsg(__VA_ARGS__)
 #define recvmsg(...) real()->recvmsg(__VA_ARGS__)
+#define getsockopt(...) real()->getsockopt(__VA_ARGS__)
 #define write(...) real()->write(__VA_ARGS__)
 #define close(...) real()->close(__VA_ARGS__)
 #include "netstack/daemon_client.h"
@@ -76,6 +77,7 @@ static inline const real_t *real(void)
 #undef recv
 #undef sendmsg
 #undef recvmsg
+#undef getsockopt
 #undef write
 #undef close
 
@@ -86,6 +88,7 @@ typedef struct {
     int family;
     int type;
     int protocol;
+    ino_t inode;                         /* of the readiness descriptor and its duplicates */
     _Atomic int nonblocking;
     _Atomic int64_t receive_timeout_ns;  /* 0: none */
     _Atomic int64_t send_timeout_ns;
@@ -99,8 +102,8 @@ typedef struct {
 /* The socket of a descriptor, for `shim_put` when the call is over; NULL: it is the kernel's. */
 shim_t *shim_get(int fd);
 void shim_put(shim_t *o);
-/* A socket by a request (OPEN, ACCEPT) that gives one: its descriptor, or a negative errno number. */
-int shim_obtain(nsd_message_t *m, int family, int type, int protocol, int flags);
+/* A socket by a request (OPEN, or of `from` ACCEPT) that gives one: its descriptor, or a negative errno number. */
+int shim_obtain(shim_t *from, nsd_message_t *m, int family, int type, int protocol, int flags);
 /* Another descriptor of it, which exists already. */
 int shim_add(int fd, shim_t *o);
 /* The descriptor is about to be closed. NULL: it is the kernel's. Else to be given to `shim_end` after that. */
@@ -110,7 +113,7 @@ int shim_end(shim_t *o);
 int shim_own(int fd);
 /* Give a number that the program asks for, and this library uses for itself, free. */
 void shim_move(int fd);
-void shim_show(shim_t *o, int took);
+void shim_show(shim_t *o, int did);      /* NSD_TOOK and so on */
 /* 0 or a negative errno number: -EAGAIN after `deadline_ns`, -EINTR, -EBADF, -ECONNRESET. */
 int shim_wait(shim_t *o, uint32_t events, int64_t deadline_ns);
 int shim_ask(shim_t *o, nsd_message_t *m, const void *data, size_t n);
@@ -130,6 +133,19 @@ static inline ssize_t shim_result(ssize_t r)
     errno = (int)-r;
     return -1;
 }
+
+/* Sockets of this process whose inode is in `inodes` (NULL: all): at most `room` of them, each once, not yet `shim_put`. */
+size_t shim_list(const ino_t *inodes, size_t count, shim_t **found, size_t room);
+/* Keep sockets for a program to come, by a key; or do so no longer. */
+int shim_reserve(const uint32_t *numbers, size_t count, uint64_t *key);
+void shim_release(uint64_t key);
+/* One that was kept for this program, as `fd`; what else `like` says of it is taken over. */
+int shim_adopt(int fd, uint32_t number, uint64_t key, const shim_t *like);
+
+/* --- exec.c */
+
+/* Take the sockets over that the program before this one in the process has left. */
+void exec_inherit(void);
 
 /* --- address.c */
 

@@ -10,8 +10,7 @@ real_t real_calls;
 static _Atomic(shim_t *) table[PLACES];
 static pthread_mutex_t stripes[STRIPES];
 static pthread_mutex_t join_lock = PTHREAD_MUTEX_INITIALIZER;
-static nsd_client_t client;
-static _Atomic int joined;
+static _Atomic(nsd_client_t *) client;   /* NULL: not joined yet */
 static _Atomic unsigned sockets;         /* that this process has */
 static _Atomic pid_t process;            /* another: a child of vfork, whose memory is its parent's */
 static uint64_t reserved;
@@ -42,7 +41,8 @@ static pthread_mutex_t *stripe(int fd) { return &stripes[fd % STRIPES]; }
 
 int shim_own(int fd)
 {
-    return fd >= 0 && (fd == client.control || fd == client.bell) && atomic_load(&joined);
+    nsd_client_t *c = atomic_load(&client);
+    return fd >= 0 && c != NULL && (fd == c->control || fd == c->bell);
 }
 
 /* High up, where programs do not look for what they have inherited. */
@@ -59,18 +59,29 @@ static int moved(int fd)
     return high;
 }
 
+static void lock_client(nsd_client_t *c)
+{
+    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(&c->note_lock);
+}
+
+static void unlock_client(nsd_client_t *c)
+{
+    pthread_mutex_unlock(&c->note_lock);
+    pthread_mutex_unlock(&c->lock);
+}
+
 void shim_move(int fd)
 {
+    nsd_client_t *c = atomic_load(&client);
     if (!shim_own(fd) || strange())
         return;
-    pthread_mutex_lock(&client.lock);
-    pthread_mutex_lock(&client.note_lock);
-    if (fd == client.control)
-        client.control = moved(fd);
-    else if (fd == client.bell)
-        client.bell = moved(fd);
-    pthread_mutex_unlock(&client.note_lock);
-    pthread_mutex_unlock(&client.lock);
+    lock_client(c);
+    if (fd == c->control)
+        c->control = moved(fd);
+    else if (fd == c->bell)
+        c->bell = moved(fd);
+    unlock_client(c);
 }
 
 static int join_with(uint64_t key)
@@ -78,34 +89,52 @@ static int join_with(uint64_t key)
     char about[4096];
     size_t got;
     const char *path = getenv("NETSTACK_DAEMON_SOCKET");
-    int r = path == NULL ? -ENOENT
-                         : nsd_join(&client, path, key, sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0, about,
-                                    sizeof about, &got);
-    if (r == 0) {
-        client.control = moved(client.control);
-        client.bell = moved(client.bell);
-        atomic_store(&joined, 1);
+    nsd_client_t *c = calloc(1, sizeof *c);
+    int r = c == NULL ? -ENOMEM : path == NULL ? -ENOENT
+                      : nsd_join(c, path, key, sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0, about, sizeof about,
+                                 &got);
+    if (r != 0) {
+        free(c);
+        return r;
     }
-    return r;
+    c->control = moved(c->control);
+    c->bell = moved(c->bell);
+    atomic_store(&client, c);
+    return 0;
 }
 
-static int join(void)
+/* The daemon's client, or NULL; another than before when the daemon had died and there is a new one. */
+static nsd_client_t *join(void)
 {
+    nsd_client_t *c;
     int r = 0;
     pthread_mutex_lock(&join_lock);
-    if (!atomic_load(&joined) && (r = join_with(0)) != 0) {
+    c = atomic_load(&client);
+    if (c != NULL && atomic_load(&c->dead) && c->control >= 0) {
+        lock_client(c);                  /* sockets go on pointing at it, so it stays */
+        nsd_leave(c);
+        unlock_client(c);
+    }
+    if ((c == NULL || atomic_load(&c->dead)) && (r = join_with(0)) != 0) {
         static const char text[] = "netstack: the daemon cannot be joined: ";
         const char *why = strerrorname_np(-r);
         struct iovec parts[3] = {{(void *)text, sizeof text - 1}, {(void *)why, why ? strlen(why) : 0}, {"\n", 1}};
         if (real()->writev(STDERR_FILENO, parts, 3) < 0)
             errno = 0;                   /* nobody listens */
-        r = -ENETDOWN;
     }
+    c = r == 0 ? atomic_load(&client) : NULL;
     pthread_mutex_unlock(&join_lock);
-    return r;
+    return c;
 }
 
 /* --- sockets */
+
+static void drop_shim(shim_t *o)
+{
+    nsd_forget(&o->s);
+    pthread_mutex_destroy(&o->show_lock);
+    free(o);
+}
 
 shim_t *shim_get(int fd)
 {
@@ -122,11 +151,8 @@ shim_t *shim_get(int fd)
 
 void shim_put(shim_t *o)
 {
-    if (atomic_fetch_sub(&o->users, 1) != 1)
-        return;
-    nsd_forget(&o->s);
-    pthread_mutex_destroy(&o->show_lock);
-    free(o);
+    if (atomic_fetch_sub(&o->users, 1) == 1)
+        drop_shim(o);
 }
 
 int shim_add(int fd, shim_t *o)
@@ -189,60 +215,177 @@ int shim_end(shim_t *o)
     return 0;
 }
 
-int shim_obtain(nsd_message_t *m, int family, int type, int protocol, int flags)
+static shim_t *new_shim(int family, int type, int protocol, int nonblocking)
 {
-    nsd_message_t end = {.type = NSD_CLOSE, .a = 1};
-    shim_t *o;
-    int fd, r = join();
-    if (r != 0)
-        return r;
-    if ((o = calloc(1, sizeof *o)) == NULL)
-        return -ENOMEM;
-    if ((r = nsd_obtain(&client, m, &o->s)) != 0) {
-        free(o);
-        return r;
-    }
+    shim_t *o = calloc(1, sizeof *o);
+    if (o == NULL)
+        return NULL;
     o->family = family;
     o->type = type;
     o->protocol = protocol;
-    o->nonblocking = (flags & SOCK_NONBLOCK) != 0;
+    o->nonblocking = nonblocking;
     pthread_mutex_init(&o->show_lock, NULL);
+    return o;
+}
+
+/* From now on `fd` is a descriptor of a socket that this process has. */
+static void settle(int fd, shim_t *o)
+{
+    struct stat about;
+    if (fstat(fd, &about) == 0)
+        o->inode = about.st_ino;
     atomic_fetch_add(&sockets, 1);
+    shim_add(fd, o);
+}
+
+int shim_obtain(shim_t *from, nsd_message_t *m, int family, int type, int protocol, int flags)
+{
+    nsd_message_t ask = *m, end = {.type = NSD_CLOSE, .a = 1};
+    nsd_client_t *c = from == NULL ? join() : from->s.client;
+    shim_t *o;
+    int fd, r;
+    if (c == NULL)
+        return -ENETDOWN;
+    if ((o = new_shim(family, type, protocol, (flags & SOCK_NONBLOCK) != 0)) == NULL)
+        return -ENOMEM;
+    r = nsd_obtain(c, m, &o->s);
+    if (r == -ECONNRESET && from == NULL && atomic_load(&c->dead)) {       /* a new daemon may have its place */
+        *m = ask;
+        r = (c = join()) == NULL ? -ENETDOWN : nsd_obtain(c, m, &o->s);
+    }
+    if (r != 0) {
+        drop_shim(o);
+        return r;
+    }
     fd = nsd_fileno(&o->s);
     if (fd < 0 || fd >= PLACES) {
         if (fd >= 0)
             real()->close(fd);
         nsd_ask(&o->s, &end, NULL, 0);
-        atomic_fetch_sub(&sockets, 1);
-        nsd_forget(&o->s);
-        free(o);
+        drop_shim(o);
         return fd < 0 ? fd : -EMFILE;
     }
-    shim_add(fd, o);
+    if (!(flags & SOCK_CLOEXEC))
+        real()->fcntl(fd, F_SETFD, 0);
+    settle(fd, o);
     return fd;
+}
+
+/* --- for a program that takes this one's place */
+
+size_t shim_list(const ino_t *inodes, size_t count, shim_t **found, size_t room)
+{
+    size_t n = 0, i;
+    for (int fd = 0; fd < PLACES && n < room && atomic_load(&sockets); fd++) {
+        shim_t *o = shim_get(fd);
+        if (o == NULL)
+            continue;
+        for (i = 0; inodes != NULL && i < count && inodes[i] != o->inode; i++)
+            ;
+        if ((inodes != NULL && i == count) || atomic_load(&o->s.client->dead)) {
+            shim_put(o);
+            continue;
+        }
+        for (i = 0; i < n && found[i] != o; i++)
+            ;
+        if (i < n)
+            shim_put(o);
+        else
+            found[n++] = o;
+    }
+    return n;
+}
+
+int shim_reserve(const uint32_t *numbers, size_t count, uint64_t *key)
+{
+    nsd_message_t m = {.type = NSD_RESERVE};
+    nsd_client_t *c = atomic_load(&client);
+    int fds[NSD_FDS], n, r;
+    size_t got;
+    if (c == NULL)
+        return -ENETDOWN;
+    r = nsd_call(c, &m, numbers, count * sizeof *numbers, NULL, 0, &got, fds, &n);
+    *key = m.key;
+    return r;
+}
+
+void shim_release(uint64_t key)
+{
+    nsd_message_t m = {.type = NSD_RELEASE, .key = key};
+    nsd_client_t *c = join();
+    int fds[NSD_FDS], n;
+    size_t got;
+    if (c != NULL)
+        nsd_call(c, &m, NULL, 0, NULL, 0, &got, fds, &n);
+}
+
+int shim_adopt(int fd, uint32_t number, uint64_t key, const shim_t *like)
+{
+    nsd_message_t m = {.type = NSD_ADOPT, .number = number, .key = key};
+    nsd_client_t *c = join();
+    shim_t *o;
+    int r;
+    if (c == NULL || fd >= PLACES)
+        return -ENETDOWN;
+    for (int other = 0; other < fd; other++) {       /* a duplicate of one that is here already */
+        o = shim_get(other);
+        if (o != NULL && o->inode == like->inode) {
+            r = shim_add(fd, o);
+            shim_put(o);
+            return r;
+        }
+        if (o != NULL)
+            shim_put(o);
+    }
+    if ((o = new_shim(like->family, like->type, like->protocol, atomic_load(&like->nonblocking))) == NULL)
+        return -ENOMEM;
+    atomic_store(&o->receive_timeout_ns, atomic_load(&like->receive_timeout_ns));
+    atomic_store(&o->send_timeout_ns, atomic_load(&like->send_timeout_ns));
+    if ((r = nsd_obtain(c, &m, &o->s)) != 0) {
+        drop_shim(o);
+        return r;
+    }
+    o->s.ready_fd = fd;
+    settle(fd, o);
+    return 0;
 }
 
 /* --- calls of one */
 
-void shim_show(shim_t *o, int took)
+void shim_show(shim_t *o, int did)
 {
     pthread_mutex_lock(&o->show_lock);
-    nsd_show(&o->s, took);
+    nsd_show(&o->s, did);
     pthread_mutex_unlock(&o->show_lock);
+}
+
+/* Whether a call that a signal interrupted goes on. Which signal it was nobody can tell any more: it does when all
+ * handlers of the program ask for it. */
+static int restarts(void)
+{
+    struct sigaction of;
+    for (int number = 1; number < NSIG; number++)
+        if (sigaction(number, NULL, &of) == 0 && of.sa_handler != SIG_DFL && of.sa_handler != SIG_IGN &&
+            !(of.sa_flags & SA_RESTART))
+            return 0;
+    return 1;
 }
 
 int shim_wait(shim_t *o, uint32_t events, int64_t deadline_ns)
 {
-    switch (nsd_wait(&o->s, events, deadline_ns, INT64_MAX)) {
-    case NSD_READY_NOW:
-        return 0;
-    case NSD_TIMEOUT:
-        return -EAGAIN;
-    case NSD_INTERRUPTED:
-        return -EINTR;
-    default:
-        return atomic_load(&o->s.closed) ? -EBADF : -ECONNRESET;
-    }
+    for (;;)
+        switch (nsd_wait(&o->s, events, deadline_ns, INT64_MAX)) {
+        case NSD_READY_NOW:
+            return 0;
+        case NSD_TIMEOUT:
+            return -EAGAIN;
+        case NSD_INTERRUPTED:
+            if (deadline_ns != INT64_MAX || !restarts())
+                return -EINTR;
+            break;
+        default:
+            return atomic_load(&o->s.closed) ? -EBADF : -ECONNRESET;
+        }
 }
 
 int shim_ask(shim_t *o, nsd_message_t *m, const void *data, size_t n)
@@ -256,10 +399,10 @@ int shim_ask_data(shim_t *o, nsd_message_t *m, void *answer, size_t room, size_t
 {
     int fds[NSD_FDS], count, r;
     m->number = o->s.number;
-    r = nsd_call(&client, m, NULL, 0, answer, room, got, fds, &count);
+    r = nsd_call(o->s.client, m, NULL, 0, answer, room, got, fds, &count);
     while (count > 0)
         real()->close(fds[--count]);
-    shim_show(o, 1);
+    shim_show(o, NSD_TOOK);
     return r;
 }
 
@@ -267,49 +410,54 @@ int shim_ask_data(shim_t *o, nsd_message_t *m, void *answer, size_t room, size_t
 
 static void before_fork(void)
 {
-    nsd_message_t m = {.type = NSD_RESERVE};
-    int fds[NSD_FDS], count;
-    size_t got;
+    nsd_client_t *c;
     reserved = 0;
     pthread_mutex_lock(&join_lock);
-    if (!atomic_load(&joined))
+    if ((c = atomic_load(&client)) == NULL)
         return;
-    if (atomic_load(&sockets) && nsd_call(&client, &m, NULL, 0, NULL, 0, &got, fds, &count) == 0)
-        reserved = m.key;
+    if (atomic_load(&sockets))
+        shim_reserve(NULL, 0, &reserved);
     for (int i = 0; i < STRIPES; i++)
         pthread_mutex_lock(&stripes[i]);
-    pthread_mutex_lock(&client.lock);
-    pthread_mutex_lock(&client.note_lock);
+    lock_client(c);
 }
 
 static void after_fork_in_parent(void)
 {
-    if (atomic_load(&joined)) {
-        pthread_mutex_unlock(&client.note_lock);
-        pthread_mutex_unlock(&client.lock);
+    nsd_client_t *c = atomic_load(&client);
+    if (c != NULL) {
+        unlock_client(c);
         for (int i = 0; i < STRIPES; i++)
             pthread_mutex_unlock(&stripes[i]);
     }
     pthread_mutex_unlock(&join_lock);
 }
 
+/* Sockets of the child's are its new client's, but for those of a daemon that had died before. */
 static void after_fork_in_child(void)
 {
+    nsd_client_t *old = atomic_load(&client), *now;
     atomic_store(&process, getpid());
     pthread_mutex_init(&join_lock, NULL);
-    if (!atomic_load(&joined))
+    if (old == NULL)
         return;
     for (int i = 0; i < STRIPES; i++)
         pthread_mutex_init(&stripes[i], NULL);
-    for (int fd = 0; fd < PLACES && atomic_load(&sockets); fd++) {
-        shim_t *o = atomic_load(&table[fd]);
-        if (o != NULL)
-            pthread_mutex_init(&o->show_lock, NULL);
-    }
-    atomic_store(&joined, 0);
-    nsd_leave(&client);
+    pthread_mutex_init(&old->lock, NULL);
+    pthread_mutex_init(&old->note_lock, NULL);
+    nsd_leave(old);
+    atomic_store(&client, NULL);
     if (atomic_load(&sockets))
         join_with(reserved);
+    now = atomic_load(&client);
+    for (int fd = 0; fd < PLACES && atomic_load(&sockets); fd++) {
+        shim_t *o = atomic_load(&table[fd]);
+        if (o == NULL)
+            continue;
+        pthread_mutex_init(&o->show_lock, NULL);
+        if (now != NULL && o->s.client == old)
+            o->s.client = now;
+    }
 }
 
 __attribute__((constructor)) static void begin(void)
@@ -319,4 +467,5 @@ __attribute__((constructor)) static void begin(void)
         pthread_mutex_init(&stripes[i], NULL);
     atomic_store(&process, getpid());
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    exec_inherit();
 }

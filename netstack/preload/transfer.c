@@ -77,7 +77,7 @@ static ssize_t send_message(shim_t *o, const struct msghdr *m, int flags)
 /* As much as goes now: bytes, or a negative errno number. */
 static ssize_t send_now(shim_t *o, const struct msghdr *m, size_t skip, int flags)
 {
-    size_t sent = 0;
+    size_t sent = 0, wanted = whole(m) - skip;
     ssize_t r = 0;
     if (o->type != SOCK_STREAM || flags & (MSG_OOB | MSG_FASTOPEN) || !nsd_streams(&o->s))
         return send_message(o, m, flags);
@@ -94,7 +94,7 @@ static ssize_t send_now(shim_t *o, const struct msghdr *m, size_t skip, int flag
             break;
         skip = 0;
     }
-    shim_show(o, 0);
+    shim_show(o, (r >= 0 || r == -EAGAIN) && sent < wanted && !waits(o, flags) ? NSD_FILLED : 0);
     return sent || r >= 0 ? (ssize_t)sent : r;
 }
 
@@ -201,7 +201,7 @@ static ssize_t receive_message(shim_t *o, struct msghdr *m, int flags)
 
 static ssize_t receive_now(shim_t *o, struct msghdr *m, size_t skip, int flags)
 {
-    size_t taken = 0;
+    size_t taken = 0, wanted = whole(m) - skip;
     ssize_t r = 0;
     if (o->type != SOCK_STREAM || flags & (MSG_OOB | MSG_ERRQUEUE) || !nsd_streams(&o->s))
         return receive_message(o, m, flags);
@@ -214,14 +214,15 @@ static ssize_t receive_now(shim_t *o, struct msghdr *m, size_t skip, int flags)
             skip -= v->iov_len;
             continue;
         }
-        r = nsd_recv(&o->s, (uint8_t *)v->iov_base + skip, v->iov_len - skip, flags & MSG_PEEK);
+        r = nsd_recv(&o->s, flags & MSG_TRUNC ? NULL : (uint8_t *)v->iov_base + skip, v->iov_len - skip,
+                     flags & MSG_PEEK);
         if (r > 0)
             taken += (size_t)r;
         if (r < 0 || (size_t)r < v->iov_len - skip || flags & MSG_PEEK)
             break;
         skip = 0;
     }
-    shim_show(o, 1);
+    shim_show(o, !(flags & MSG_PEEK) && taken < wanted ? NSD_TOOK | NSD_EMPTIED : NSD_TOOK);
     return taken || r >= 0 ? (ssize_t)taken : r;
 }
 
@@ -231,8 +232,6 @@ ssize_t shim_receive(shim_t *o, struct msghdr *m, int flags)
     size_t n = whole(m), got = 0;
     int all = flags & MSG_WAITALL && !(flags & MSG_PEEK) && o->type == SOCK_STREAM && waits(o, flags);
     ssize_t r;
-    if (o->type == SOCK_STREAM && flags & MSG_TRUNC)
-        return -EOPNOTSUPP;              /* throw data away: nobody has asked for it so far */
     for (;;) {
         r = receive_now(o, m, got, flags);
         if (r > 0)

@@ -1,50 +1,17 @@
 /* An ordinary program of sockets, which knows nothing of daemons; argument: an address that the kernel does not have. */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <pthread.h>
+#include "preload_test.h"
+
 #include <spawn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
-#include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#define CHECK(what) do { if (!(what)) { fprintf(stderr, "line %d: %s (errno %d)\n", __LINE__, #what, errno); exit(1); } } \
-    while (0)
+enum { MANY = 3000000 };
 
-enum { MANY = 3000000, LIMIT_MS = 20000 };
-
-static struct sockaddr_in here;
-static int listener, a, b;               /* a connected pair */
 extern char **environ;
-
-static struct sockaddr *address(void) { return (struct sockaddr *)&here; }
-
-static void make_pair(void)
-{
-    struct sockaddr_in peer, mine;
-    socklen_t n = sizeof peer, m = sizeof mine;
-    CHECK((a = socket(AF_INET, SOCK_STREAM, 0)) >= 0);
-    CHECK(connect(a, address(), sizeof here) == 0);
-    CHECK((b = accept(listener, (struct sockaddr *)&peer, &n)) >= 0);
-    CHECK(n == sizeof peer && getsockname(a, (struct sockaddr *)&mine, &m) == 0);
-    CHECK(peer.sin_port == mine.sin_port && peer.sin_addr.s_addr == here.sin_addr.s_addr);
-}
-
-static void end_pair(void)
-{
-    CHECK(close(a) == 0 && close(b) == 0);
-    CHECK(close(a) == -1 && errno == EBADF);
-}
 
 static void *write_many(void *data)
 {
@@ -257,6 +224,67 @@ static void datagrams(void)
     CHECK(close(x) == 0 && close(y) == 0);
 }
 
+static void nothing(int number) { (void)number; }
+
+static void *write_later(void *unused)
+{
+    (void)unused;
+    CHECK(poll(NULL, 0, 60) == 0 && write(a, "late", 4) == 4);
+    return NULL;
+}
+
+/* A signal every 10 ms, while a thread waits for 60: SA_RESTART says whether the call goes on. */
+static void signals(void)
+{
+    struct sigaction on = {.sa_handler = nothing}, before;
+    struct itimerval every = {{0, 10000}, {0, 10000}}, never = {{0, 0}, {0, 0}};
+    struct timeval second = {5, 0};
+    pthread_t writer;
+    sigset_t alarm;
+    char got[8];
+    make_pair();
+    sigemptyset(&alarm);
+    sigaddset(&alarm, SIGALRM);
+    pthread_sigmask(SIG_BLOCK, &alarm, NULL);
+    pthread_create(&writer, NULL, write_later, NULL);
+    pthread_sigmask(SIG_UNBLOCK, &alarm, NULL);
+    on.sa_flags = SA_RESTART;
+    CHECK(sigaction(SIGALRM, &on, &before) == 0 && setitimer(ITIMER_REAL, &every, NULL) == 0);
+    CHECK(read(b, got, 8) == 4);
+    on.sa_flags = 0;
+    CHECK(sigaction(SIGALRM, &on, NULL) == 0);
+    CHECK(read(b, got, 8) == -1 && errno == EINTR);
+    CHECK(accept(listener, NULL, NULL) == -1 && errno == EINTR);
+    on.sa_flags = SA_RESTART;            /* a call with a time limit is not taken up again: signal(7) */
+    CHECK(sigaction(SIGALRM, &on, NULL) == 0 && setsockopt(b, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof second) == 0);
+    CHECK(read(b, got, 8) == -1 && errno == EINTR);
+    CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0 && sigaction(SIGALRM, &before, NULL) == 0);
+    pthread_join(writer, NULL);
+    end_pair();
+}
+
+/* MSG_TRUNC on a stream throws away; splice moves between a pipe and a socket. */
+static void thrown_away_and_spliced(void)
+{
+    char got[16];
+    int pipes[2];
+    make_pair();
+    CHECK(send(a, "0123456789", 10, 0) == 10);
+    CHECK(recv(b, NULL, 4, MSG_TRUNC | MSG_WAITALL) == 4 && recv(b, got, 16, 0) == 6 && memcmp(got, "456789", 6) == 0);
+    CHECK(pipe(pipes) == 0 && write(pipes[1], "by a pipe", 9) == 9);
+    CHECK(splice(pipes[0], NULL, a, NULL, 100, 0) == 9);
+    CHECK(splice(b, NULL, pipes[1], NULL, 4, SPLICE_F_MOVE) == 4 && read(pipes[0], got, 16) == 4);
+    CHECK(memcmp(got, "by a", 4) == 0 && splice(b, NULL, pipes[1], NULL, 100, 0) == 5);
+    CHECK(read(pipes[0], got, 16) == 5 && memcmp(got, " pipe", 5) == 0);
+    CHECK(fcntl(b, F_SETFL, O_NONBLOCK) == 0 && splice(b, NULL, pipes[1], NULL, 100, 0) == -1 && errno == EAGAIN);
+    CHECK(fcntl(b, F_SETFL, 0) == 0);
+    CHECK(splice(b, NULL, a, NULL, 100, 0) == -1 && errno == EINVAL);        /* one of them is a pipe */
+    CHECK(shutdown(a, SHUT_WR) == 0 && splice(b, NULL, pipes[1], NULL, 100, 0) == 0);
+    close(pipes[0]);
+    close(pipes[1]);
+    end_pair();
+}
+
 static void the_kernel_s_own(void)
 {
     char got[4];
@@ -270,16 +298,10 @@ static void the_kernel_s_own(void)
 
 int main(int argc, char **argv)
 {
-    socklen_t n = sizeof here;
-    int one = 1, value = 0;
+    socklen_t n = sizeof(int);
+    int value = 0;
     CHECK(argc == 2);
-    here.sin_family = AF_INET;
-    CHECK(inet_pton(AF_INET, argv[1], &here.sin_addr) == 1);
-    CHECK((listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) >= 0);
-    CHECK(setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0);
-    CHECK(bind(listener, address(), sizeof here) == 0 && listen(listener, 16) == 0);
-    CHECK(getsockname(listener, address(), &n) == 0 && here.sin_port != 0);
-    n = sizeof value;
+    make_listener(argv[1]);
     CHECK(getsockopt(listener, SOL_SOCKET, SO_TYPE, &value, &n) == 0 && value == SOCK_STREAM && n == sizeof value);
     blocking_streams();
     the_kernel_s_own();
@@ -291,6 +313,8 @@ int main(int argc, char **argv)
     children();
     broken_pipe();
     datagrams();
+    signals();
+    thrown_away_and_spliced();
     CHECK(close(listener) == 0);
     puts("all is well");
     return 0;

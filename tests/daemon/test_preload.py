@@ -12,7 +12,7 @@ import pytest
 
 import netstack
 from netstack.daemon.paths import socket_path
-from tests.daemon.conftest import LIMIT
+from tests.daemon.conftest import LIMIT, Daemon
 from tests.daemon.test_cli import CLI
 from tests.support import SANITIZED, compile_c
 
@@ -94,10 +94,58 @@ def run(*argv, **options):
 
 
 @needs_gcc
-def test_a_program_in_c_uses_every_call_that_is_replaced(preloaded, tmp_path):
-    program = compile_c("tests/daemon/preload.c", tmp_path, "-Wno-unused-result")
-    done = subprocess.run([program, "10.0.0.1"], env=preloaded, capture_output=True, text=True, timeout=2 * LIMIT)
-    assert (done.returncode, done.stdout) == (0, "all is well\n"), done.stderr
+@pytest.mark.parametrize("source", ["preload", "preload_readiness", "preload_exec"])
+def test_a_program_in_c_sees_what_it_would_see_of_a_kernel(preloaded, tmp_path, source):
+    """The same programs pass on the kernel's own sockets."""
+    program = compile_c(f"tests/daemon/{source}.c", tmp_path, "-Wno-unused-result")
+    for address, env in (("127.0.0.1", None), ("10.0.0.1", preloaded)):
+        done = subprocess.run([program, address], env=env, capture_output=True, text=True, timeout=2 * LIMIT)
+        assert (done.returncode, done.stdout) == (0, "all is well\n"), f"{address}: {done.stderr}"
+
+
+REJOINS = """
+import errno, socket, sys
+
+def listen():
+    s = socket.socket()
+    s.bind(("10.0.0.1", 0))
+    s.listen()
+    return s
+
+first = listen()
+client = socket.create_connection(first.getsockname())
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    client.recv(1)
+except ConnectionResetError:
+    print("reset", flush=True)
+second = listen()
+with socket.create_connection(second.getsockname()) as again:
+    again.sendall(b"word")
+    print(second.accept()[0].recv(10).decode(), flush=True)
+try:
+    first.accept()
+except OSError as e:
+    print(errno.errorcode[e.errno])
+"""
+
+
+def test_a_program_goes_on_with_a_new_daemon_when_the_old_one_died(preloaded, daemon):
+    child = subprocess.Popen([sys.executable, "-I", "-c", REJOINS], env=preloaded, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "ready\n"
+        daemon.kill()
+        after = Daemon()
+        try:
+            said, _ = child.communicate("go on\n", timeout=LIMIT)
+        finally:
+            after.close()
+    finally:
+        child.kill()
+        child.communicate()
+    assert said.split() == ["reset", "word", "ECONNRESET"]
 
 
 @needs_gcc

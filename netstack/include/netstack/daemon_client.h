@@ -17,7 +17,6 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -30,7 +29,6 @@
 
 enum {
     NSD_FDS = 4,                         /* most descriptors that come with a reply */
-    NSD_YIELDS = 10000,                  /* most turns given to a daemon that is about to say something */
     NSD_LOOK_NS = 50000000               /* how often a sleeper looks whether the daemon lives */
 };
 
@@ -60,6 +58,7 @@ typedef struct {
     nsd_down_t *down;
     nsd_up_t *up;
     int ready_fd;                        /* shows readiness; -1: nobody asked */
+    _Atomic int cleared;                 /* the pair's error, once ours was told */
     _Atomic int closed;
 } nsd_socket_t;
 
@@ -274,6 +273,7 @@ static inline int nsd_obtain(nsd_client_t *c, nsd_message_t *m, nsd_socket_t *s)
     s->key = m->key;
     s->capacity = (uint32_t)m->c;
     s->ready_fd = -1;
+    atomic_store(&s->cleared, 0);
     atomic_store(&s->closed, 0);
     if (made)
         nsd_make_locks(s->up);
@@ -379,7 +379,8 @@ static inline ssize_t nsd_send(nsd_socket_t *s, const uint8_t *data, size_t n)
     return r;
 }
 
-/* Of a stream: bytes, 0 at its end, -EAGAIN, or the pending error once the bytes before it are read. */
+/* Of a stream: bytes, 0 at its end, -EAGAIN, or the pending error once the bytes before it are read. `data` NULL: they are
+ * thrown away. */
 static inline ssize_t nsd_recv(nsd_socket_t *s, uint8_t *data, size_t n, int peek)
 {
     uint64_t head, have, at, first;
@@ -396,7 +397,9 @@ static inline ssize_t nsd_recv(nsd_socket_t *s, uint8_t *data, size_t n, int pee
         r = (ssize_t)(n < have ? n : have);
         at = head & (s->capacity - 1);
         first = s->capacity - at;
-        if ((uint64_t)r <= first)
+        if (data == NULL)
+            ;
+        else if ((uint64_t)r <= first)
             memcpy(data, nsd_down_bytes(s->down) + at, (size_t)r);
         else {
             memcpy(data, nsd_down_bytes(s->down) + at, (size_t)first);
@@ -510,50 +513,73 @@ static inline void nsd_forget(nsd_socket_t *s)
 /* --- a pair that shows readiness to poll, select and epoll; it carries no data
  *
  * Readable: a byte lies in it, which the daemon puts there when up.armed says that one is wanted. Not writable: it is
- * full of bytes, which the daemon takes out when there is room again. The end of the stream, and the daemon's: the pair's.
+ * full of bytes, which the daemon takes out when there is room again. The end of the stream, an error, and the daemon's
+ * end: the pair's.
  */
 
-/* After each call that may have changed what the pair has to show. `took`: it took data or a connection, which the
- * daemon's byte announced; the word that says so may come a moment after the byte. */
-static inline void nsd_show(nsd_socket_t *s, int took)
+enum {                                   /* what a call did, for nsd_show */
+    NSD_TOOK = 1,                        /* data or a connection, which the daemon's byte announced */
+    NSD_EMPTIED = 2,                     /* all that there was, and the caller saw it: what comes now is a new edge */
+    NSD_FILLED = 4                       /* there was no room for all, and the caller saw it: room is a new edge */
+};
+
+static inline void nsd_show_readable(nsd_socket_t *s, int did)
 {
-    static const char filler[2048];
     char trash[512];
-    uint32_t filled;
-    int kicked;
-    if (s->ready_fd < 0 || (nsd_state(s) & (POLLERR | POLLHUP)))
+    int kicked = nsd_load32(&s->down->kicked) == nsd_load32(&s->up->armed);
+    ssize_t r;
+    /* The word that says so may come a moment after the byte. */
+    if ((!kicked && !(did & NSD_TOOK)) || (!(did & NSD_EMPTIED) && (nsd_state(s) & (POLLIN | POLLRDHUP))))
         return;
-    kicked = nsd_load32(&s->down->kicked) == nsd_load32(&s->up->armed);
-    if ((kicked || took) && !(nsd_state(s) & (POLLIN | POLLRDHUP))) {
-        while (recv(s->ready_fd, trash, sizeof trash, MSG_DONTWAIT) > 0)
+    do
+        if ((r = recv(s->ready_fd, trash, sizeof trash, MSG_DONTWAIT)) > 0)
             kicked = 1;
-        if (kicked) {
-            atomic_fetch_add(&s->up->armed, 1);
-            nsd_fence();
-            if (nsd_state(s) & POLLIN)
-                nsd_poke(s);
-        }
-    }
-    filled = nsd_load32(&s->up->filled);
-    if ((filled & 1) && !(nsd_state(s) & POLLOUT) && nsd_load32(&s->down->drained) != filled) {
-        /* Shown writable and full again while the daemon empties it: wait for its word, or the next edge is never seen. */
-        struct pollfd p = {s->ready_fd, POLLOUT, 0};
-        for (int i = 0; i < NSD_YIELDS; i++) {
-            if (poll(&p, 1, 0) <= 0 || p.revents != POLLOUT || nsd_load32(&s->down->drained) == filled)
-                break;                   /* full indeed, its other end closed, or all is said */
-            sched_yield();
-        }
-    }
-    if ((filled & 1) && nsd_load32(&s->down->drained) == filled)
-        filled = atomic_fetch_add(&s->up->filled, 1) + 1;      /* also when it is to be filled again at once */
-    if (!(nsd_state(s) & POLLOUT) && !(filled & 1)) {
-        while (send(s->ready_fd, filler, sizeof filler, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
-            ;
-        atomic_fetch_add(&s->up->filled, 1);
+    while (r == sizeof trash);
+    if (kicked) {
+        atomic_fetch_add(&s->up->armed, 1);
         nsd_fence();
-        if (nsd_state(s) & POLLOUT)
+        if (nsd_state(s) & POLLIN)
             nsd_poke(s);
     }
+}
+
+static inline void nsd_show_writable(nsd_socket_t *s, int did)
+{
+    static const char filler[2048];
+    uint32_t filled = nsd_load32(&s->up->filled);
+    int drained = nsd_load32(&s->down->drained) == filled, sent = 0;
+    if (!(did & NSD_FILLED) && nsd_state(s) & POLLOUT) {
+        if ((filled & 1) && drained)
+            atomic_fetch_add(&s->up->filled, 1);
+        return;
+    }
+    while (send(s->ready_fd, filler, sizeof filler, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+        sent = 1;
+    if ((filled & 1) && !drained && !sent)
+        return;                          /* full since before: the edge comes */
+    /* Full now, and so is the edge to come. The daemon may be emptying it for the number before: then it does so again. */
+    atomic_fetch_add(&s->up->filled, filled & 1 ? 2 : 1);
+    nsd_fence();
+    if (nsd_state(s) & POLLOUT)
+        nsd_poke(s);
+}
+
+/* After each call that may have changed what the pair has to show; `did` is of NSD_TOOK and so on. */
+static inline void nsd_show(nsd_socket_t *s, int did)
+{
+    uint32_t state;
+    int error;
+    socklen_t n = sizeof error;
+    if (s->ready_fd < 0)
+        return;
+    state = nsd_state(s);
+    if (state & (POLLERR | POLLHUP)) {
+        if (!(state & POLLERR) && !atomic_exchange(&s->cleared, 1))
+            getsockopt(s->ready_fd, SOL_SOCKET, SO_ERROR, &error, &n);
+        return;
+    }
+    nsd_show_readable(s, did);
+    nsd_show_writable(s, did);
 }
 
 /* The descriptor, made by the first call, or a negative errno number. */

@@ -43,7 +43,7 @@ enum {                                   /* nsd_message_t.type; a reply has its 
     NSD_SEND,                            /* a flags, b: 1 with address, c: bytes of instructions in front of the data */
     NSD_RECV,                            /* a bytes, b flags, c room for ancillary data. Reply: see protocol.py */
     NSD_READY,                           /* reply: a pair of descriptors that shows readiness */
-    NSD_RESERVE,                         /* references for a child to be. Reply: key */
+    NSD_RESERVE,                         /* references for a child to be; data: numbers (u32), or none: of all. Reply: key */
     NSD_RELEASE,                         /* key: the reservation is not needed */
     NSD_ROUTE                            /* address. Reply: the address it would be sent from */
 };
@@ -90,7 +90,7 @@ typedef struct {
     _Alignas(64) _Atomic uint32_t waiting;       /* threads that sleep on down.bell */
     _Atomic uint32_t noted;              /* the down.note that was answered */
     _Atomic uint32_t armed;              /* goes up when the pair shows "not readable" and a byte is wanted */
-    _Atomic uint32_t filled;             /* odd: the pair was made to show "not writable" */
+    _Atomic uint32_t filled;             /* odd: the pair was made to show "not writable"; goes up by 2 when it was again */
     _Atomic uint32_t error_taken;        /* the down.error that somebody was told */
     _Alignas(64) pthread_mutex_t send_lock;      /* among the processes that share the socket; robust */
     _Alignas(64) pthread_mutex_t receive_lock;
