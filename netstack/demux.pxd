@@ -47,6 +47,7 @@ cdef struct demux_t:
     uint32_t tw_count
     sock_t *bound[BIND_BUCKETS]
     port_keeper_t *keeper        # of ports we share with others; NULL: ours alone
+    tcb_t *any_listener          # has the addresses and ports that no other listener has; NULL: nobody
 
 
 cdef inline bint is_tw(void *p) noexcept nogil:

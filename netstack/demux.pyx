@@ -357,7 +357,8 @@ cdef sock_t *demux_first(const demux_t *d, uint8_t kind, uint16_t port) noexcept
 
 
 cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port) noexcept nogil:
-    """The listener on exactly this address, else on any; one of its own version is closer than one of both."""
+    """The listener on exactly this address, else on any; one of its own version is closer than one of both. Last the one that
+    takes whatever others do not, if there is such a one."""
     cdef sock_t *sock = d.bound[bucket(SOCK_TCP, port)]
     cdef tcb_t *tcb
     cdef tcb_t *wildcard = NULL
@@ -371,7 +372,7 @@ cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t po
                         wildcard == NULL or address_is_v4(&tcb.local) == address_is_v4(local)):
                     wildcard = tcb
         sock = sock.bind_next
-    return wildcard
+    return wildcard if wildcard != NULL else d.any_listener
 
 
 cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const address_t *local, uint16_t lport,

@@ -202,9 +202,11 @@ class Host:
         own = [ipaddress.ip_address(a) for a in dict.fromkeys([*given, *self.stack.addresses])]
         return [str(a) for a in sorted(own, key=lambda a: (a.version == 6, a.is_link_local))]
 
-    def _learnt_names(self) -> tuple[list[str], list[str]]:
+    def _learnt_names(self) -> tuple[list[str], list[str] | None]:
         """Name servers and search domains that the network told: by DHCP, by DHCPv6, and behind them those of router
-        advertisements (RFC 8106 section 5.3.1)."""
+        advertisements (RFC 8106 section 5.3.1). Behind a router that asks for us the domains are the machine's."""
+        if getattr(self._lease, "name_servers", ()):
+            return list(self._lease.name_servers), None
         servers: list[str] = []
         search: list[str] = []
         lease = self._dhcp.lease if self._dhcp is not None else None

@@ -11,6 +11,7 @@ import sys
 import click
 
 from netstack.cli.bad_link import bad_link
+from netstack.cli.published import published, with_published
 from netstack.errors import NetstackError
 
 
@@ -50,9 +51,11 @@ def wait_for_signal() -> int:
     "--uplink",
     "uplinks",
     multiple=True,
-    metavar="(tap|tun|packet):NAME[,address=A/N][,gateway=A][,delay=TIME]...",
-    help="Way to the outside; with delay, jitter, rate, loss, queue, seed a bad one. Repeatable.",
+    metavar="user[,loopback=A]... | (tap|tun|packet):NAME[,address=A/N][,gateway=A][,delay=TIME]...",
+    help="Way to the outside: user, over the kernel's sockets, needs no privilege. With delay, jitter, rate, loss, "
+         "queue, seed a bad one. Repeatable.",
 )
+@published
 @click.option(
     "--backend",
     type=click.Choice(["posix", "memfd"]),
@@ -104,8 +107,8 @@ def wait_for_signal() -> int:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
 @bad_link("between each stack and the router")
-def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel, addressing,
-            metrics, quiet, emulation):
+def command(name, pool, uplinks, publish, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel,
+            addressing, metrics, quiet, emulation):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
@@ -125,7 +128,7 @@ def command(name, pool, uplinks, backend, distrust, mtu, ring_capacity, max_atta
         router = Router(
             pool,
             router_name(name),
-            uplinks=uplinks,
+            uplinks=with_published(uplinks, publish),
             backend="memfd" if distrust else backend,
             mtu=mtu,
             ring_capacity=None if ring_capacity is None else size_bytes(ring_capacity),

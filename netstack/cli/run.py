@@ -16,6 +16,7 @@ import click
 
 from netstack.cli.bad_link import bad_link
 from netstack.cli.inside import VARIABLE
+from netstack.cli.published import published, with_published
 from netstack.errors import NoRouterError
 from netstack.router.client import ControlClient
 from netstack.router.paths import NAME_VARIABLE, router_name
@@ -116,7 +117,25 @@ def per_worker(path: str | None, number: int) -> str | None:
     return path and f"{path}.{number}"
 
 
-def run_on_cores(command: list[str], name: str, workers: int | None, address: str | None, options: tuple) -> int:
+def private_router(uplinks: tuple[str, ...]):
+    """A router for one program, which ends with it."""
+    from netstack.errors import NetstackError
+    from netstack.router import Router
+
+    try:
+        return Router(uplinks=uplinks)
+    except NetstackError as error:
+        raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
+
+
+def refuse_uplinks(uplinks: tuple[str, ...], name: str) -> None:
+    if uplinks:
+        raise click.UsageError(f"a router named {name!r} runs, and has its own uplinks: start it with them, or say "
+                               "another --name to get a private router")
+
+
+def run_on_cores(command: list[str], name: str, workers: int | None, address: str | None, options: tuple,
+                 uplinks: tuple[str, ...] = ()) -> int:
     """A worker on each core, behind the router of that name or a private one. Files of worker N end in ``.N``."""
     from netstack.cli.workers import addresses, cores, run_workers
 
@@ -132,12 +151,11 @@ def run_on_cores(command: list[str], name: str, workers: int | None, address: st
         with ControlClient(name) as control:
             control.ping()
     except NoRouterError:
-        from netstack.router import Router
-
-        with Router() as router:
+        with private_router(uplinks) as router:
             print(f"netstack run: no router named {name!r} is running: these workers have a private one",
                   file=sys.stderr, flush=True)
             return run_workers(command, environments(router.environment()), where)
+    refuse_uplinks(uplinks, name)
     return run_workers(command, environments({NAME_VARIABLE: name}), where)
 
 
@@ -184,7 +202,8 @@ def preloaded(env: dict[str, str], control: str) -> dict[str, str]:
     return {**env, "NETSTACK_DAEMON_SOCKET": control, "LD_PRELOAD": f"{library}:{before}" if before else library}
 
 
-def run_through_daemon(command: list[str], name: str | None, options: tuple, preload: bool | None) -> None:
+def run_through_daemon(command: list[str], name: str | None, options: tuple, preload: bool | None,
+                       uplinks: tuple[str, ...] = ()) -> None:
     """Become the program, whose sockets are a daemon's. Without one: run it beside a private daemon and its router."""
     from netstack.daemon.paths import NAME_VARIABLE as DAEMON_VARIABLE
     from netstack.daemon.paths import daemon_name, socket_path
@@ -210,6 +229,8 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
     except NoDaemonError:
         pass
     else:
+        if uplinks:
+            raise click.UsageError(f"the daemon {name!r} runs: its router has the uplinks")
         env = variables({DAEMON_VARIABLE: name, "NETSTACK_RUNTIME_DIR": os.path.dirname(socket_path(name))})
         sys.stdout.flush()
         sys.stderr.flush()
@@ -217,9 +238,8 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
 
     from netstack.daemon.server import Server
     from netstack.host import attach
-    from netstack.router import Router
 
-    with Router() as router:
+    with private_router(uplinks) as router:
         private = f"run-{os.getpid()}"
         os.environ.update(router.environment())
         with Server(attach(router.name), private):
@@ -246,6 +266,10 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
 @click.option("--dns", multiple=True, metavar="SERVER", callback=name_servers,
               help="Ask this name server, through the program's own stack. Repeatable. Default: those of "
                    "/etc/resolv.conf that its network reaches.")
+@click.option("--uplink", "uplinks", multiple=True, metavar="UPLINK",
+              help="Way out of a private router, as of netstack router: with user, which needs no privilege, the "
+                   "program reaches what you reach. Repeatable.")
+@published
 @click.option("--addressing", type=click.Choice(["process", "core"]), default="process", show_default=True,
               help="process: one program, whose processes have an address each. core: a worker pinned on each core, "
                    "with a stack and an address of its own; --address is the first one's, the others follow it.")
@@ -255,7 +279,7 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
                    "Default: where PROGRAM is not Python.")
 @bad_link("below the stack")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(name, mode, address, mtu, pcap, stats, trace, dns, addressing, workers, preload, program,
+def command(name, mode, address, mtu, pcap, stats, trace, dns, uplinks, publish, addressing, workers, preload, program,
             emulation) -> None:
     """Run PROGRAM with a TCP/IP stack of its own.
 
@@ -266,17 +290,22 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, addressing, worke
     \b
     netstack run -- -m http.server 80
     netstack run --address 10.77.0.9 -- app.py --verbose
+    netstack run --uplink user -- -m pip download requests
     netstack run --mode daemon -- curl http://10.77.0.9/
     """
     command = command_line(program)
+    uplinks = with_published(uplinks, publish)
+    if uplinks and mode == "hybrid":
+        raise click.UsageError("--uplink is a router's: a hybrid stack has the kernel's IP below it")
     if addressing == "core":
         if mode != "library":
             raise click.UsageError("--addressing core needs a router, which is below a library stack only")
-        end(run_on_cores(command, router_name(name), workers, address, (mtu, pcap, stats, trace, dns, emulation)))
+        options = mtu, pcap, stats, trace, dns, emulation
+        end(run_on_cores(command, router_name(name), workers, address, options, uplinks))
     if workers is not None:
         raise click.UsageError("--workers needs --addressing core")
     if mode == "daemon":
-        run_through_daemon(command, name, (address, mtu, pcap, stats, trace, dns, emulation), preload)
+        run_through_daemon(command, name, (address, mtu, pcap, stats, trace, dns, emulation), preload, uplinks)
     if preload:
         raise click.UsageError("--preload needs --mode daemon")
     if mode == "hybrid":
@@ -288,14 +317,13 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, addressing, worke
     except NoRouterError:
         pass
     else:
+        refuse_uplinks(uplinks, name)
         env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats, trace, dns, emulation)
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(command[0], command, env)
 
-    from netstack.router import Router
-
-    with Router() as router:
+    with private_router(uplinks) as router:
         print(f"netstack run: no router named {name!r} is running: this program has a private one",
               file=sys.stderr, flush=True)
         code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats, trace, dns,

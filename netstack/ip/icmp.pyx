@@ -267,7 +267,7 @@ cdef DropReason read_embedded(packet_in_t *packet, icmp_message_t *out) noexcept
     address_from_v4(&out.embedded_src, load_native32(p + 12))
     address_from_v4(&out.embedded_dst, load_native32(p + 16))
     if not interface_has_address(packet.interface, &out.embedded_src) and not packet.interface.loopback and \
-            not packet.interface.kernel_ip:
+            not packet.interface.kernel_ip and not packet.interface.any_address:
         return DROP_ICMP_EMBEDDED
     out.embedded_protocol = p[9]
     out.embedded_length = load_be16(p + 2)

@@ -195,7 +195,8 @@ cdef DropReason read_embedded(packet_in_t *packet, icmp_message_t *out) noexcept
     if not packet.interface.loopback:
         address_set_zone(&ip.src, packet.interface.index + 1)
         address_set_zone(&ip.dst, packet.interface.index + 1)
-        if not interface_has_address(packet.interface, &ip.src) and not packet.interface.kernel_ip:
+        if not interface_has_address(packet.interface, &ip.src) and not packet.interface.kernel_ip and \
+                not packet.interface.any_address:
             return DROP_ICMP_EMBEDDED
     if not ipv6_transport(p, out.payload_length, &out.embedded_protocol, &at) or \
             at + EMBEDDED_TRANSPORT > out.payload_length or at + EMBEDDED_TRANSPORT > ip.total_length:

@@ -27,6 +27,9 @@ cdef enum:                       # what interface_claim returns
 
 
 
+cdef struct packet_in_t
+
+
 cdef struct interface_t:
     link_t *link
     counters_t *counters
@@ -38,6 +41,7 @@ cdef struct interface_t:
     uint8_t loopback
     uint8_t kernel_ip            # the kernel has judged addresses, and forwards to itself (LINK_KERNEL_IP)
     uint8_t shared               # others have our addresses too (LINK_SHARED_ADDRESS)
+    uint8_t any_address          # every address of a single host is ours: this stack ends flows on behalf of others
     uint8_t mac[6]
     uint8_t address_count
     uint8_t prefix_lengths[INTERFACE_ADDRESSES]   # of the 16-byte form: IPv4 /24 is 120
@@ -69,6 +73,9 @@ cdef struct interface_t:
                         const address_t *gateway) noexcept nogil
     # a packet that waited for a neighbour in vain: the IP packet, its length
     void (*on_unreachable)(void *context, interface_t *ifc, const uint8_t *packet, uint32_t length) noexcept nogil
+    # Sees whole packets for one host before the protocols do; True: it took this one. NULL: nobody wants to.
+    bint (*divert)(void *context, packet_in_t *packet) noexcept nogil
+    void *divert_context
 
 
 cdef struct fragment_t:

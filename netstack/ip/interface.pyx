@@ -198,7 +198,7 @@ cdef DropReason check_addresses(interface_t *ifc, const ipv4_t *ip, packet_in_t 
         elif ip.dst_be == ifc.v4_broadcast[i] and ip.dst_be != 0:
             ours = True
             out.broadcast = 1
-    if ours:
+    if ours or (ifc.any_address and not ipv4_source_is_martian(ip.dst_be)):
         return DROP_NONE
     out.broadcast = 1
     if ip.dst_be == UINT32_MAX:

@@ -93,7 +93,7 @@ cdef DropReason check_addresses(interface_t *ifc, ipv6_t *ip, packet_in_t *out) 
         if not local_zeros(&ip.dst):
             return DROP_IP_DESTINATION
         address_set_zone(&ip.dst, ifc.index + 1)
-    if address_is_v4(&ip.dst) or interface_index_of(ifc, &ip.dst) < 0:
+    if address_is_v4(&ip.dst) or (interface_index_of(ifc, &ip.dst) < 0 and (not ifc.any_address or ip.dst.hi == 0)):
         return DROP_IP_DESTINATION
     return DROP_NONE
 

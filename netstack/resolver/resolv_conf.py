@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from netstack.config import ResolverConfig, parse_server
 
 PATH = "/etc/resolv.conf"
-Learnt = Callable[[], tuple[list[str], list[str]]]
+Learnt = Callable[[], tuple[list[str], list[str] | None]]     # servers and domains; None: the domains of the machine
 SERVERS_MOST = 3                 # MAXNS of resolv.h
 NDOTS_MOST, TIMEOUT_MOST, ATTEMPTS_MOST = 15, 30, 5      # RES_MAXNDOTS, RES_MAXRETRANS, RES_MAXRETRY
 
@@ -114,7 +114,7 @@ class SettingsSource:
         servers, search = self._learnt()
         if servers:
             settings = replace(settings, servers=[(address, 53) for address in servers[:SERVERS_MOST]])
-            if self._config.search is None:
+            if self._config.search is None and search is not None:
                 settings = replace(settings, search=search)
         return settings
 

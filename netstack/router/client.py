@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -177,6 +178,8 @@ class Attachment:
         The router's number for this attachment.
     name : str
         The router's name.
+    name_servers : tuple of str
+        Who answers questions for names there, if anybody does.
     ports : netstack.router.ports.SharedPorts or None
         Where the address is shared with other stacks: what this one has of its ports.
     """
@@ -206,6 +209,10 @@ class Attachment:
         self.epoch = reply.epoch
         self.id = reply.id
         self.name = control.name
+        self.name_servers: tuple[str, ...] = ()
+        if reply.capabilities & Capability.NAMES:
+            network = ipaddress.ip_network(f"{self.address}/{self.prefix_length}", strict=False)
+            self.name_servers = (str(network.network_address + (network.num_addresses - 2)),)
         self.ports: SharedPorts | None = None
         if reply.capabilities & Capability.SHARED:
             from netstack.router.ports import SharedPorts

@@ -465,6 +465,22 @@ cdef class Forwarder:
         leave(self.f)
         return found
 
+    def lead_outside(self, uint64_t ident, *, bint default=True):
+        """Make an attachment the way to the outside, whose stack speaks for all addresses but those of stacks and pools.
+
+        Parameters
+        ----------
+        default : bool
+            Packets for addresses outside the pools go there.
+        """
+        cdef port_t *port = self.port(ident)
+        with nogil:
+            enter(self.f)
+            port.outside = True
+            if default:
+                self.f.default_uplink = port
+            leave(self.f)
+
     def remove(self, uint64_t ident, *, bint hold=False):
         """Take a port out of service; nothing of it is touched afterwards.
 

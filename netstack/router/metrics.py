@@ -132,6 +132,13 @@ def render(router: Router) -> str:
     lines += family("netstack_uplink_up", "gauge", "1 while the uplink's device is there.",
                     ((labels, int(bool(c))) for labels, c in uplinks))
     lines += of_ports("uplink", uplinks)
+    relayed = router.relayed()
+    if relayed is not None:
+        kinds = ("streams", "datagrams")
+        lines += family("netstack_user_uplink_flows", "gauge", "TCP connections; UDP ports and echo identifiers.",
+                        (({"kind": kind}, relayed[kind]) for kind in kinds))
+        lines += family("netstack_user_uplink_total", "counter", "What the uplink without privilege did, by reason.",
+                        (({"what": what}, n) for what, n in relayed.items() if what not in kinds))
     return "\n".join(lines) + "\n"
 
 

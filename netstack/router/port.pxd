@@ -97,6 +97,7 @@ cdef struct port_t:
     uint32_t mtu
     uint32_t epoch
     int failure              # why PORT_FAILED: a ring state
+    bint outside             # it speaks for all the world: from any address but those of stacks and pools
     # --- towards the stack, and from it
     ring_producer_t *tx
     ring_consumer_t *rx

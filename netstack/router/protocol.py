@@ -85,6 +85,7 @@ class Capability(enum.IntFlag):
     NONE = 0
     HOLD = 1  # after its death keep the addresses for the owner of the token (10 s)
     SHARED = 2  # it claims ports: its address may be one that others have too
+    NAMES = 4  # granted only: the last address of its network, before the broadcast, answers questions for names
 
 
 class Backend(enum.IntEnum):

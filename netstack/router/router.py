@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import ipaddress
 import itertools
 import logging
 import os
@@ -34,6 +35,7 @@ from netstack.router.uplinks import Uplink, UplinkConfig
 
 if TYPE_CHECKING:
     from netstack.router.metrics import MetricsServer
+    from netstack.router.user import UserUplink
 
 log = logging.getLogger("netstack.router")
 
@@ -104,6 +106,7 @@ class Router:
         Under which stacks find it. Without one it gets a random name, found in the attribute `name`: a
         private router for this process and those it tells (`environment`).
     uplinks : iterable of str
+        ``"user"``, which needs no privilege (`netstack.router.user.UserConfig`), or
         ``"KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]"``, see `netstack.router.uplinks.UplinkConfig`. The first is
         where addresses outside the pool are, also while it is lost.
     backend : {"posix", "memfd"}
@@ -194,7 +197,11 @@ class Router:
         self.backend = backend
         self.mtu = mtu
         self.ring_capacity = check_capacity(ring_capacity)
-        self._pool = AddressPool(pool, reserved=[a.ip for c in configs for a in c.addresses])
+        users = [c for c in configs if c.kind == "user"]
+        if len(users) > 1:
+            raise ConfigError("one uplink 'user' reaches all that this user reaches: give it once")
+        reserved = [a.ip for c in configs for a in c.addresses] + user_addresses(pool, users)
+        self._pool = AddressPool(pool, reserved=reserved)
         self._max = max_attachments
         self._lock = threading.RLock()
         self._attached: dict[int, _Attached] = {}
@@ -216,15 +223,19 @@ class Router:
         if addressing == "interface":
             address = self._pool.reserve()
             self._shared = SharedAddresses(self._forwarder, [address])
-        self._uplinks = [
-            Uplink(config, [self._pool.router_address], default=config is configs[0]) for config in configs
-        ]
-        for uplink in self._uplinks:
-            uplink.open(self._forwarder)
+        self._uplinks = [self._make_uplink(config, default=config is configs[0]) for config in configs]
+        self._user: UserUplink | None = next((u for u in self._uplinks if u.config.kind == "user"), None)
         self.path = socket_path(self.name)
-        self._control = ControlServer(
-            self.path, self, max_connections=2 * max_attachments + 64, allowed_uids=allowed_uids
-        )
+        try:
+            for uplink in self._uplinks:
+                uplink.open(self._forwarder)
+            self._control = ControlServer(
+                self.path, self, max_connections=2 * max_attachments + 64, allowed_uids=allowed_uids
+            )
+        except BaseException:
+            for uplink in self._uplinks:
+                uplink.close(self._forwarder)
+            raise
         self._control.watch(self._forwarder.fileno())
         self._metrics: MetricsServer | None = None
         if metrics is not None:
@@ -234,6 +245,8 @@ class Router:
                 self._metrics = MetricsServer(self, metrics)
             except BaseException:
                 self._control.stop()
+                for uplink in self._uplinks:
+                    uplink.close(self._forwarder)
                 raise
         self._forwarder.start()
         self._control.start()
@@ -288,6 +301,15 @@ class Router:
             known = self._forwarder.neighbors(port) if port is not None else {}
         return {address: mac.hex(":") if mac else None for address, (mac, _) in known.items()}
 
+    @property
+    def published(self) -> list[tuple[str, str, int]]:
+        """Ports of the machine that are stacks': protocol, host, port, in the order in which they were asked for."""
+        return list(self._user.published) if self._user is not None else []
+
+    def relayed(self) -> dict[str, int] | None:
+        """What the uplink ``user`` did, by name; None without one. See `netstack.router.relay.engine.COUNTER_NAMES`."""
+        return self._user.counters() if self._user is not None else None
+
     def attachments(self) -> list[AttachmentInfo]:
         """Who is attached, oldest first."""
         with self._lock:
@@ -333,9 +355,9 @@ class Router:
         if self._metrics is not None:
             self._metrics.close()
         self._control.stop()
-        self._forwarder.stop()
         for uplink in self._uplinks:
             uplink.close(self._forwarder)
+        self._forwarder.stop()
         self._forwarder.close()
         log.info("router %s ended", self.name)
 
@@ -397,7 +419,7 @@ class Router:
             self._attached[attached.port] = attached
             reply = AttachReply(
                 id=attached.port,
-                capabilities=attached.capabilities,
+                capabilities=attached.capabilities | (Capability.NAMES if self._user is not None else 0),
                 ring_capacity=capacity,
                 generation=channel.generation,
                 epoch=attached.leases[0].epoch if attached.leases else 1,
@@ -427,9 +449,10 @@ class Router:
                 return
             self._attached.pop(attached.port, None)
             self._endings[why] += 1
-            self._take_back(
-                attached, hold=bool(attached.capabilities & Capability.HOLD) and why != "released"
-            )
+            hold = bool(attached.capabilities & Capability.HOLD) and why != "released"
+            self._take_back(attached, hold=hold)
+            if self._user is not None and not hold and not attached.shared:
+                self._user.forget(attached.addresses)
         self._reclaims_ns.append(time.monotonic_ns() - began)
         log.info(
             "detached %s: process %d, %s",
@@ -495,11 +518,20 @@ class Router:
         with self._lock:
             for address in self._pool.expire():
                 self._forwarder.set_state(address, "dead")
+                if self._user is not None:
+                    self._user.forget([address])
             if self._retry_at_ns and now_ns >= self._retry_at_ns:
                 self._reopen_uplinks(now_ns)
             return min(self._pool.next_expiry_ns() or FAR_AWAY, self._retry_at_ns or FAR_AWAY)
 
     # ---- inside
+
+    def _make_uplink(self, config, *, default: bool):
+        if config.kind != "user":
+            return Uplink(config, [self._pool.router_address], default=default)
+        from netstack.router.user import UserUplink
+
+        return UserUplink(config, self._pool.network, mtu=self.mtu, ring_capacity=self.ring_capacity, default=default)
 
     def _reopen_uplinks(self, now_ns: int) -> None:
         self._retry_at_ns = 0
@@ -579,6 +611,19 @@ class Router:
         attached.channel.close()
         for sock in attached.bells:
             sock.close()
+
+
+def user_addresses(pool: str, configs) -> list[Any]:
+    """What an uplink without privilege takes of the pool for itself."""
+    if not configs:
+        return []
+    from netstack.router.user import own_address
+
+    try:
+        network = ipaddress.ip_network(pool)
+    except ValueError:
+        return []  # the pool says so better
+    return [own_address(network), *(c.loopback for c in configs if c.loopback is not None)]
 
 
 def check_capacity(capacity: int) -> int:

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from netstack.address cimport address_equal, address_from_v4, address_is_v4, address_t
+from netstack.address cimport address_equal, address_from_v4, address_is_v4, address_t, address_v4
 from netstack.link.impairment cimport held_t
 from netstack.router.emulation cimport wire_arrived_back, wire_arrived_out, wire_push_back, wire_push_out
 from netstack.router.mirror cimport MIRROR_FROM, mirror_packet
@@ -182,7 +182,17 @@ cdef inline bint may_send(forwarder_t *f, port_t *src, packet_t *p, const addres
                 return verdict[0] == FORWARDED
             return True
     verdict[0] = <int> DROP_SPOOFED
-    return False
+    return src.outside and is_outside(f, source)
+
+
+cdef bint is_outside(forwarder_t *f, const address_t *source) noexcept nogil:
+    """May an uplink bring packets from there? Not from stacks, pools, groups, or who cannot be a sender."""
+    if address_is_v4(source):
+        if ipv4_source_is_martian(address_v4(source)):
+            return False
+    elif source.hi == 0 or (<const uint8_t *> source)[0] == 0xff:
+        return False
+    return table_find(&f.table, source) == NULL and network_of(f, source) == NULL
 
 
 cdef network_t *network_of(forwarder_t *f, const address_t *a) noexcept nogil:

@@ -14,9 +14,10 @@ from netstack.router.pool import format_address, pack_address
 if TYPE_CHECKING:
     from netstack.router.devices.device import Device
     from netstack.router.forwarding import Forwarder
+    from netstack.router.user import UserConfig
 
 KINDS = ("tap", "tun", "packet")
-EXAMPLE = "write tap:NAME, tun:NAME or packet:NAME, or tap:NAME,address=192.0.2.2/24,gateway=192.0.2.1"
+EXAMPLE = "write tap:NAME, tun:NAME, packet:NAME or user, or tap:NAME,address=192.0.2.2/24,gateway=192.0.2.1"
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -50,9 +51,10 @@ class UplinkConfig:
     emulation: Emulation | None = None
 
     @classmethod
-    def parse(cls, text) -> UplinkConfig:
-        """Read ``KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]``, both once for each version of IP, and the settings
-        of a bad link: ``,delay=5ms`` and the others of `netstack.link.emulation.Emulation`.
+    def parse(cls, text) -> UplinkConfig | UserConfig:
+        """Read ``user`` (see `netstack.router.user.UserConfig`), or ``KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]``
+        with both once for each version of IP, and the settings of a bad link: ``,delay=5ms`` and the others of
+        `netstack.link.emulation.Emulation`.
 
         Raises
         ------
@@ -61,6 +63,10 @@ class UplinkConfig:
         """
         if isinstance(text, cls):
             return text
+        if str(text).split(",")[0] == "user":
+            from netstack.router.user import UserConfig
+
+            return UserConfig.parse(str(text))
         head, *options = str(text).split(",")
         kind, colon, name = head.partition(":")
         if not colon or not name or kind not in KINDS:

@@ -9,7 +9,7 @@ from netstack.ip.interface cimport interface_t
 from netstack.ip.reassembly cimport reassembly_t
 from netstack.ip.route cimport route_table_t
 from netstack.ip.shared cimport ip_t
-from netstack.link.link cimport Link, link_t
+from netstack.link.link cimport Link, frame_t, link_t
 from netstack.sock cimport event_list_t, sock_t
 from netstack.stack.tracing cimport trace_t
 from netstack.tcp.output cimport plan_t
@@ -44,6 +44,8 @@ cdef struct stack_t:
 
 # One pass: input from every link (at most budget frames each), timers due, output, flush. 1 when input is left.
 cdef int stack_process(stack_t *stack, int64_t now_ns, int budget) noexcept nogil
+# One frame, as if the interface's link had received it.
+cdef void stack_frame(stack_t *stack, interface_t *ifc, const frame_t *frame) noexcept nogil
 # Only timers and output; only output.
 cdef void stack_advance(stack_t *stack, int64_t now_ns) noexcept nogil
 cdef void stack_output(stack_t *stack) noexcept nogil

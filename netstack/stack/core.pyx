@@ -583,7 +583,7 @@ cdef DropReason reincarnate(stack_t *stack, tcb_t *listener, tw_t *tw, segment_t
     return listen_state(listener, seg, &last, &child)
 
 
-cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) noexcept nogil:
+cdef void stack_frame(stack_t *stack, interface_t *ifc, const frame_t *frame) noexcept nogil:
     cdef packet_in_t packet
     cdef bint heard = False
     cdef DropReason reason = interface_input(ifc, frame, stack.tcp.now_ns, &packet)
@@ -602,6 +602,9 @@ cdef void frame_input(stack_t *stack, interface_t *ifc, const frame_t *frame) no
             reason = ipv6_again(&packet)
     if reason == DROP_NONE and stack.raw_count and packet.protocol != PROTOCOL_CONSUMED:
         heard = raw_input(stack, &packet)
+    if reason == DROP_NONE and ifc.divert != NULL and packet.protocol != PROTOCOL_CONSUMED and not packet.broadcast and \
+            ifc.divert(ifc.divert_context, &packet):
+        packet.protocol = PROTOCOL_CONSUMED
     if reason == DROP_NONE:
         if ifc.loopback and packet.protocol != PROTOCOL_CONSUMED:
             stack_rezone(stack, &packet.src)
@@ -655,7 +658,7 @@ cdef int receive_from(stack_t *stack, interface_t *ifc, int budget) noexcept nog
         want = BATCH if budget > BATCH else budget
         n = ifc.link.receive(ifc.link, frames, want)
         for i in range(n):
-            frame_input(stack, ifc, &frames[i])
+            stack_frame(stack, ifc, &frames[i])
             if stack.tcp.ack_urgent:
                 stack.tcp.ack_urgent = 0
                 if not ifc.loopback:                   # whose frames lie where output would write

@@ -1,6 +1,6 @@
 """Datagrams and ICMP: what arrives finds its socket; errors, and neighbours that do not answer, find who they concern."""
 
-from libc.errno cimport EHOSTUNREACH, EPROTO
+from libc.errno cimport EACCES, ECONNREFUSED, EHOSTUNREACH, EPROTO
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -154,6 +154,7 @@ cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
     cdef void *p
     cdef tcb_t *tcb
     cdef int error = EHOSTUNREACH
+    cdef bint hard = m.type == ICMP_UNREACHABLE and m.error in (ECONNREFUSED, EACCES)      # those of IPv6; as Linux
     if m.embedded_protocol != PROTOCOL_TCP:
         endpoint_icmp_error(stack, m)
         return
@@ -163,7 +164,9 @@ cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
     if m.error:
         error = m.error
     elif m.type == ICMP_UNREACHABLE:
-        error = icmp_unreachable_errno(m.code) & ~ICMP_HARD
+        error = icmp_unreachable_errno(m.code)
+        hard = error & ICMP_HARD != 0
+        error &= ~ICMP_HARD
     elif m.type == ICMP_PARAMETER_PROBLEM:
         error = EPROTO
     p = demux_find(
@@ -177,7 +180,7 @@ cdef void icmp_error(stack_t *stack, const icmp_message_t *m) noexcept nogil:
             tcb.state == SYN_SENT and m.embedded_seq == tcb.iss):
         return
     stack.tcp.counters.icmp_errors_in += 1
-    if tcb.state == SYN_SENT and m.type == ICMP_UNREACHABLE and (m.code == 2 or m.code == 3):
+    if tcb.state == SYN_SENT and hard:
         connection_abort(tcb, error, False)
     else:
         tcb.soft_error = error

@@ -8,7 +8,7 @@ from netstack.testing import build_icmp, is_tcp
 
 from .tools import SO_ERROR, SOL_SOCKET, SYNCHRONIZED, A, B, reach
 
-HARD = {2: errno.ENOPROTOOPT, 3: errno.ECONNREFUSED}
+HARD = {2: errno.ENOPROTOOPT, 3: errno.ECONNREFUSED, 9: errno.ENETUNREACH, 13: errno.EHOSTUNREACH}   # 9, 13: prohibited
 SOFT = {0: errno.ENETUNREACH, 1: errno.EHOSTUNREACH, 5: errno.EOPNOTSUPP}
 
 

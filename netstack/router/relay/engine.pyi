@@ -1,0 +1,33 @@
+"""Types of the compiled module; see engine.pyx."""
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from netstack.driver import Driver
+
+COUNTER_NAMES: list[str]
+
+class Relay:
+    driver: Driver
+    rounds: int
+    sleeps: int
+    def __init__(
+        self,
+        driver: Driver,
+        own: Iterable[str] = (),
+        *,
+        streams: int = 4096,
+        client_streams: int = 1024,
+        datagrams: int = 2048,
+        client_datagrams: int = 512,
+        idle_s: float = 120.0,
+    ) -> None: ...
+    def close(self) -> None: ...
+    def wake(self) -> None: ...
+    def forget(self, address: object) -> None: ...
+    def set_servers(self, servers: Sequence[tuple[str, int]]) -> None: ...
+    def deny(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None: ...
+    def alias(self, shown: object, real: object) -> None: ...
+    def publish(self, fd: int, stream: bool, address: object, port: int) -> None: ...
+    def counters(self) -> dict[str, int]: ...
+    def run(self) -> None: ...

@@ -1,0 +1,1 @@
+"""The names of what a relay counts, for Python: see state.pxd."""
