@@ -120,6 +120,12 @@ def better(row: Row, a: float, b: float) -> float:
     return b / a if row.less_is_better else a / b
 
 
+def ratios_of(row: Row, figures: dict[str, list[float | None]], peer: str) -> list[float]:
+    """How much better ours is than a peer, of each round that has both, in order of size."""
+    rounds = zip(figures[row.ours.name], figures[peer], strict=False)
+    return sorted(better(row, a, b) for a, b in rounds if a and b)
+
+
 def judge(row: Row, figures: dict[str, list[float | None]]) -> dict:
     """The figures of all rounds as one line of the result."""
     medians = {name: statistics.median([v for v in values if v is not None])
@@ -128,8 +134,8 @@ def judge(row: Row, figures: dict[str, list[float | None]]) -> dict:
     present = [p.name for p in row.peers if p.name in medians]
     judges = [p.name for p in row.peers if p.name in medians and p.judges] or present
     best = max(judges, key=lambda name: better(row, medians[name], 1.0), default=None)
-    rounds = zip(figures[row.ours.name], figures.get(best, ()), strict=False)
-    ratios = sorted(better(row, a, b) for a, b in rounds if a and b)
+    against = {name: ratios_of(row, figures, name) for name in present}
+    ratios = against.get(best, [])
     ratio = statistics.median(ratios) if ratios else None
     decided = own if row.by_value else ratio
 
@@ -141,6 +147,8 @@ def judge(row: Row, figures: dict[str, list[float | None]]) -> dict:
     return {
         "row": row.name, "ours": own, "unit": row.unit, "peer": medians.get(best), "peer_name": best,
         "ratio": ratio, "ratio_min": ratios[0] if ratios else None, "ratio_max": ratios[-1] if ratios else None,
+        "peers": {name: {"figure": medians[name], "ratio": statistics.median(of) if of else None}
+                  for name, of in against.items()},
         "gate": row.gate, "goal": row.goal,
         "gate_met": met(row.needs) if row.gate else None, "goal_met": met(row.wants) if row.goal else None,
     }

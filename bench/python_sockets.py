@@ -106,8 +106,9 @@ def host_pair(test, spin_us):
     return host.create_connection(("10.0.0.2", PORT)), pid, (host,)
 
 
-def call(kind, seconds):
-    """Us of one send and one recv of 64 bytes in one thread, on a connection of the stack to itself."""
+def call(kind, seconds, which="call"):
+    """Of 64 bytes in one thread, on a connection to itself: us of one send and one recv, or ns of one ``send`` or one
+    ``recv`` alone, a hundred in a row."""
     if kind == "kernel":
         listener = socket.create_server(("127.0.0.1", 0))
         out = socket.create_connection(listener.getsockname())
@@ -119,22 +120,32 @@ def call(kind, seconds):
         out = host.create_connection(("127.0.0.1", PORT))
     into, _ = listener.accept()
     out.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    send, recv, message = out.send, into.recv, MESSAGE
-    count, start = 0, time.perf_counter()
+    send, recv, message, clock = out.send, into.recv, MESSAGE, time.perf_counter
+    count, start = 0, clock()
     end = start + seconds
-    while (now := time.perf_counter()) < end:
-        for _ in range(100):
-            send(message)
-            recv(64)
+    sending = receiving = 0.0
+    while (now := clock()) < end:
+        if which == "call":
+            for _ in range(100):
+                send(message)
+                recv(64)
+        else:
+            for _ in range(100):
+                send(message)
+            between = clock()
+            for _ in range(100):
+                recv(64)
+            sending += between - now
+            receiving += clock() - between
         count += 100
-    return (now - start) / count * 1e6
+    return {"call": (now - start) * 1e6, "send": sending * 1e9, "recv": receiving * 1e9}[which] / count
 
 
 def run(kind, test, seconds, spin_us=50):
     """Measure one test over ``"hosts"`` or ``"kernel"``."""
-    if test == "call":
+    if test in ("call", "send", "recv"):
         pin(0)
-        return call(kind, seconds)
+        return call(kind, seconds, test)
     s, pid, keep = kernel_pair(test) if kind == "kernel" else host_pair(test, spin_us)
     try:
         pin(0)

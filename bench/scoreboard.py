@@ -43,6 +43,9 @@ def say_row(row, result, where, stream):
     peer = "" if result["peer"] is None else f"   {result['peer_name']}: {number(result['peer'])}"
     place = "" if where is None else f"   line {where[0]:.0f} ns, {where[1]}"
     print(f"{row.name}\n    {number(result['ours'])} {row.unit}{peer}{ratio}{place}", file=stream)
+    for name, one in result["peers"].items():
+        if name != result["peer_name"]:
+            print(f"    beside {name}: {number(one['figure'])}, ratio {number(one['ratio'])}", file=stream)
     if row.note:
         print(f"    ({row.note})", file=stream)
     if said := verdict(result):

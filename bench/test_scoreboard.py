@@ -8,8 +8,8 @@ from bench import scoreboard
 from bench.measure import Absent, Contestant, Row, Settings, judge, measure
 from bench.rows import all_rows
 
-KEYS = {"row", "ours", "unit", "peer", "peer_name", "ratio", "ratio_min", "ratio_max", "gate", "goal", "gate_met",
-        "goal_met"}
+KEYS = {"row", "ours", "unit", "peer", "peer_name", "ratio", "ratio_min", "ratio_max", "peers", "gate", "goal",
+        "gate_met", "goal_met"}
 
 
 def always(value):
@@ -31,6 +31,7 @@ def test_the_best_judging_peer_is_the_one_that_counts():
     result = measure(row(always(3.0), Contestant("slow", always(1.0)), Contestant("fast", always(2.0)),
                          Contestant("shown", always(9.0), judges=False), gate="1x", needs=1.0), Settings(rounds=3))
     assert (result["peer_name"], result["ratio"], result["gate_met"]) == ("fast", 1.5, True)
+    assert {name: one["ratio"] for name, one in result["peers"].items()} == {"slow": 3, "fast": 1.5, "shown": 3 / 9}
 
 
 def test_an_absent_peer_leaves_the_gate_open():

@@ -24,14 +24,15 @@ cdef void poller_part(poller_t *p) noexcept nogil            # sockets that it l
 cdef void poller_watch(poller_t *p, owner_t *o, uint32_t interest) noexcept nogil
 # Something about a socket may have changed.
 cdef void poller_note(driver_t *d, owner_t *o) noexcept nogil
-# Before the loop sleeps until ``until``: False: it need not. ``wake_at`` is when the stack needs it.
-cdef bint poller_sleeps(poller_t *p, int64_t until, int64_t *wake_at) noexcept nogil
+# Before the loop sleeps until ``until``: False: it need not. ``wake_at`` is when the stack needs it. spin: look at the
+# links for a while first, if that pays.
+cdef bint poller_sleeps(poller_t *p, int64_t until, bint spin, int64_t *wake_at) noexcept nogil
 # Before the loop sleeps elsewhere, where nothing of ours wakes it but its bell: whoever else drives rings that. False: a
 # socket is ready already.
 cdef bint poller_rests(poller_t *p) noexcept nogil
 # It woke, by RANG_*.
 cdef void poller_woke(poller_t *p, uint32_t rang) noexcept nogil
-# A look at the links without sleeping.
-cdef void poller_look(poller_t *p) noexcept nogil
+# A look at the links without sleeping. True: a socket is ready.
+cdef bint poller_look(poller_t *p) noexcept nogil
 # The next socket of the list that is ready and its state, in turn; NULL: the one after ``last`` was the last.
 cdef owner_t *poller_take(poller_t *p, uint32_t *state) noexcept nogil

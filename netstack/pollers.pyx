@@ -127,14 +127,15 @@ cdef owner_t *poller_take(poller_t *p, uint32_t *state) noexcept nogil:
     return o
 
 
-cdef void poller_look(poller_t *p) noexcept nogil:
+cdef bint poller_look(poller_t *p) noexcept nogil:
     cdef driver_t *d = p.driver
     if d.leader == NULL and not d.dead:
         d.lead_count += 1
         driver_pass(d, driver_now(d), d.budget, 0)
+    return any_ready(p)
 
 
-cdef bint poller_sleeps(poller_t *p, int64_t until, int64_t *wake_at) noexcept nogil:
+cdef bint poller_sleeps(poller_t *p, int64_t until, bint spin, int64_t *wake_at) noexcept nogil:
     cdef driver_t *d = p.driver
     cdef bint hit
     cdef uint32_t dead
@@ -147,7 +148,7 @@ cdef bint poller_sleeps(poller_t *p, int64_t until, int64_t *wake_at) noexcept n
             return False
         park_store(&d.kick, 0)
         d.wake_leader = 0
-        if d.spin_ns:
+        if spin and d.spin_ns:
             until = until if until < d.next_deadline else d.next_deadline
             d.lead_wake_at = until
             dead = dead_links(d)

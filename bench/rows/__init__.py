@@ -1,9 +1,9 @@
 """The rows of ``targets.md`` that exist so far, in its order."""
 
-from bench.rows import copies, handshake, lossy, memory, python_faces, rings, router, tcp
+from bench.rows import asyncio, copies, handshake, lossy, memory, python_faces, rings, router, tcp
 
 
 def all_rows():
     """Every `bench.measure.Row`, those through the router last."""
-    return [*copies.rows(), *rings.rows(), *tcp.rows(), *python_faces.rows(), *memory.rows(), *handshake.rows(),
-            *lossy.rows(), *router.forwarding_rows(), *router.rows()]
+    return [*copies.rows(), *rings.rows(), *tcp.rows(), *python_faces.rows(), *asyncio.rows(), *memory.rows(),
+            *handshake.rows(), *lossy.rows(), *router.forwarding_rows(), *router.rows(), *asyncio.routed_rows()]

@@ -39,4 +39,8 @@ def rows():
         Row(CALL, "us", Contestant("one Host to itself", hosts("call")),
             (Contestant("kernel over loopback", kernel_python("call")),), "0.5 us", "0.15 us", 0.5, 0.15,
             by_value=True, less_is_better=True),
+        *(Row(f"{CALL}: one {which}", "ns", Contestant("one Host to itself", hosts(which)),
+              (Contestant("kernel over loopback", kernel_python(which)),), less_is_better=True, note=note)
+          for which, note in (("send", "what arrives is processed in it, as in the kernel's"),
+                              ("recv", "of bytes that wait"))),
     ]

@@ -17,14 +17,12 @@ from asyncio import sslproto
 from typing import TYPE_CHECKING, Any
 
 from netstack.aio import connecting
-from netstack.aio.poller import Poller
+from netstack.aio.poller import Poller, Watch
 from netstack.aio.selector import Selector
 from netstack.aio.transports import DatagramTransport, StreamTransport
-from netstack.aio.watching import Watch
 from netstack.handle import EVENT_IN, EVENT_OUT, Handle
 from netstack.placing import across_hosts
 
-_ERROR_OR_HANG_UP = 0x008 | 0x010          # EVENT_ERR, EVENT_HUP
 _DONTWAIT = _kernel.MSG_DONTWAIT
 
 
@@ -82,23 +80,15 @@ class LoopMixin(_Base):
         self._watches.pop(handle, None)
 
     def _process_events(self, event_list) -> None:
-        super()._process_events(event_list)  # type: ignore[misc]
-        closed = []
+        if event_list:
+            super()._process_events(event_list)  # type: ignore[misc]
+        closed = None
         for driver, poller in self._pollers.items():
-            self._call_the_ready(poller)
-            if poller.host_closed and not len(poller):
-                closed.append(driver)
-        for driver in closed:
+            poller.schedule(self._ready.append)
+            if poller.done:
+                closed = [*(closed or ()), driver]
+        for driver in closed or ():
             self._drop(driver)
-
-    def _call_the_ready(self, poller: Poller) -> None:
-        """Schedule what waits for the sockets that are ready."""
-        add = self._add_callback
-        for watch, events in poller.ready():
-            if events & (EVENT_IN | _ERROR_OR_HANG_UP) and watch.reader is not None:
-                add(watch.reader)
-            if events & (EVENT_OUT | _ERROR_OR_HANG_UP) and watch.writer is not None:
-                add(watch.writer)
 
     def _drop(self, driver) -> None:
         poller = self._pollers.pop(driver)

@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.unistd cimport close
 
-from netstack.driver cimport Driver, driver_forked, driver_t, driver_unlock, owner_t, park_lock, park_now_ns, poller_t
+from netstack.driver cimport Driver, driver_forked, driver_t, driver_unlock, owner_t, park_lock, park_now_ns, park_try_hard
 from netstack.handle cimport Handle
 from netstack.link.link cimport NEVER
 from netstack.pollers cimport (
@@ -22,7 +22,9 @@ from netstack.pollers cimport (
     poller_watch,
     poller_woke,
 )
+from netstack.sock cimport EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT
 
+import asyncio
 import os
 
 
@@ -41,13 +43,6 @@ cdef class Poller:
         What the loop sleeps on, for reading.
     """
 
-    cdef poller_t p
-    cdef Driver driver
-    cdef dict tags               # Handle: tag. Keeps alive what the list points to
-    cdef readonly list fds
-    cdef list duplicates         # those of `fds` that are ours to close
-    cdef bint parted
-
     def __cinit__(self, Driver driver not None):
         cdef driver_t *d = &driver.d
         cdef uint32_t i
@@ -57,7 +52,8 @@ cdef class Poller:
         self.tags = {}
         self.p.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Duplicates: a closed host's numbers may be given to others while they still stand in the loop's selector.
-        self.duplicates = [os.dup(d.leader_fd)]
+        self.leader_fd = os.dup(d.leader_fd)
+        self.duplicates = [self.leader_fd]
         self.fds = []
         for i in range(d.link_count):
             if d.leader_fds[i] >= 0 and d.kernel_fd[i]:
@@ -94,14 +90,22 @@ cdef class Poller:
         for fd in self.duplicates:
             close(fd)
 
+    cdef bint alive(self) noexcept:
+        return not self.parted and not driver_forked(&self.driver.d)
+
     @property
     def usable(self):
         """False once it is closed, or in a child of the process that made the host."""
-        return not self.parted and not driver_forked(&self.driver.d)
+        return self.alive()
 
     @property
     def host_closed(self):
         return bool(self.driver.d.dead)
+
+    @property
+    def done(self):
+        """The host is closed, and nothing of it is watched any more."""
+        return bool(self.driver.d.dead) and not self.tags
 
     def watch(self, Handle handle not None, unsigned int events, object tag=None):
         """Tell of ``events`` (EVENT_IN, EVENT_OUT) of a socket, and of errors, by ``tag``; 0: no more.
@@ -111,47 +115,69 @@ cdef class Poller:
         RuntimeError
             Another event loop looks after it.
         """
+        self.tell(handle, events, tag)
+
+    cdef int tell(self, Handle handle, uint32_t events, object tag) except -1:
         cdef driver_t *d = &self.driver.d
         cdef owner_t *o = &handle.o
-        if not self.usable:
-            return
+        if not self.alive():
+            return 0
         if o.poller != NULL and o.poller != &self.p:
             raise RuntimeError(f"{handle!r} is looked after by another event loop")
         if events:
             self.tags[handle] = tag
-        with nogil:
-            park_lock(&d.lock)
-            o.tag = <void *> tag
-            poller_watch(&self.p, o, events)
-            driver_unlock(d)
+        self.lock()
+        o.tag = <void *> tag
+        poller_watch(&self.p, o, events)
+        driver_unlock(d)
         if not events:
             self.tags.pop(handle, None)
+        return 0
 
-    def sleeps(self, object seconds):
-        """Get ready for a sleep of ``seconds``, None without end; how long it may be, None without end. 0: not at all."""
+    cdef void lock(self) noexcept:
         cdef driver_t *d = &self.driver.d
-        cdef int64_t until = NEVER, wake_at = NEVER, now
-        cdef bint sleep
-        if not self.usable:
-            return seconds
-        if seconds is not None:
-            if seconds <= 0:
-                with nogil:
-                    park_lock(&d.lock)
-                    poller_look(&self.p)
-                    driver_unlock(d)
-                return 0
-            until = park_now_ns() + <int64_t> (min(seconds, 9e8) * 1e9)
+        if not park_try_hard(&d.lock):
+            with nogil:
+                park_lock(&d.lock)
+
+    # --- sleeping
+
+    cdef bint look(self) noexcept:
+        cdef driver_t *d = &self.driver.d
+        cdef bint ready
+        if not self.alive():
+            return False
         with nogil:
             park_lock(&d.lock)
-            sleep = poller_sleeps(&self.p, until, &wake_at)
+            ready = poller_look(&self.p)
             driver_unlock(d)
-        if not sleep:
-            return 0
-        if wake_at == NEVER:
-            return None
-        now = park_now_ns()
-        return max(wake_at - now, 0) / 1e9
+        return ready
+
+    cdef bint fall_asleep(self, int64_t until, bint spin, int64_t *wake_at) noexcept:
+        cdef driver_t *d = &self.driver.d
+        cdef bint sleeps
+        self.rang = 0
+        if not self.alive():
+            wake_at[0] = until
+            return True
+        with nogil:
+            park_lock(&d.lock)
+            sleeps = poller_sleeps(&self.p, until, spin, wake_at)
+            driver_unlock(d)
+        return sleeps
+
+    cdef void note(self, int fd) noexcept:
+        self.rang |= RANG_BELL if fd == self.p.bell else RANG_LEADER if fd == self.leader_fd else RANG_LINK
+
+    cdef void wake(self) noexcept:
+        cdef driver_t *d = &self.driver.d
+        if not self.p.asleep or not self.alive():
+            return
+        with nogil:
+            park_lock(&d.lock)
+            poller_woke(&self.p, self.rang)
+            driver_unlock(d)
+        self.rang = 0
 
     @property
     def bell(self):
@@ -162,7 +188,7 @@ cdef class Poller:
         """Get ready for a sleep elsewhere, which the bell ends. False: a socket is ready, do not sleep."""
         cdef driver_t *d = &self.driver.d
         cdef bint rests
-        if not self.usable:
+        if not self.alive():
             return True
         with nogil:
             park_lock(&d.lock)
@@ -170,18 +196,24 @@ cdef class Poller:
             driver_unlock(d)
         return bool(rests)
 
-    def woke(self, fds):
-        """The sleep is over; ``fds`` are those of `fds` that woke it."""
-        cdef driver_t *d = &self.driver.d
-        cdef uint32_t rang = 0
-        if not self.usable:
-            return
-        for fd in fds:
-            rang |= RANG_BELL if fd == self.p.bell else RANG_LEADER if fd == self.duplicates[0] else RANG_LINK
-        with nogil:
-            park_lock(&d.lock)
-            poller_woke(&self.p, rang)
-            driver_unlock(d)
+    def woke(self):
+        """That sleep is over, the bell rang."""
+        self.rang = RANG_BELL
+        self.wake()
+
+    # --- what is ready
+
+    def schedule(self, add):
+        """Give the handles of the watches whose sockets are ready to ``add``, in turn."""
+        cdef Watch watch
+        cdef uint32_t events
+        for tag, state in self.ready():
+            watch = tag
+            events = state
+            if events & (EVENT_IN | EVENT_ERR | EVENT_HUP) and watch.reader is not None:
+                add(watch.reader)
+            if events & (EVENT_OUT | EVENT_ERR | EVENT_HUP) and watch.writer is not None:
+                add(watch.writer)
 
     def ready(self):
         """``[(tag, events)]`` of the sockets that are ready now."""
@@ -191,22 +223,21 @@ cdef class Poller:
         cdef uint32_t *states = NULL
         cdef uint32_t i, n = 0, count
         cdef list out = []
-        if self.p.first == NULL or not self.usable:
+        if self.p.first == NULL or not self.alive():
             return out
-        with nogil:
-            park_lock(&d.lock)
-            count = self.p.count
-            found = <owner_t **> malloc(count * (sizeof(owner_t *) + sizeof(uint32_t)) + 1)
-            if found != NULL:
-                states = <uint32_t *> (found + count)
-                for i in range(count):
-                    o = poller_take(&self.p, &states[n])
-                    if o == NULL:
-                        break
-                    if states[n]:
-                        found[n] = o
-                        n += 1
-            driver_unlock(d)
+        self.lock()
+        count = self.p.count
+        found = <owner_t **> malloc(count * (sizeof(owner_t *) + sizeof(uint32_t)) + 1)
+        if found != NULL:
+            states = <uint32_t *> (found + count)
+            for i in range(count):
+                o = poller_take(&self.p, &states[n])
+                if o == NULL:
+                    break
+                if states[n]:
+                    found[n] = o
+                    n += 1
+        driver_unlock(d)
         if found == NULL:
             raise MemoryError
         for i in range(n):       # they are all there: only this thread takes them from `tags`
@@ -216,3 +247,53 @@ cdef class Poller:
 
     def __len__(self):
         return len(self.tags)
+
+
+cdef class Watch:
+    """The two callbacks of a socket, as ``add_reader`` and ``add_writer`` keep them for a descriptor.
+
+    Attributes
+    ----------
+    reader, writer : asyncio.Handle or None
+        What the loop calls.
+    transport : bool
+        It is a transport's: the socket is not for ``loop.sock_recv`` and the like.
+    """
+
+    def __init__(self, loop, Poller poller not None, Handle handle not None):
+        self.loop = loop
+        self.poller = poller
+        self.handle = handle
+
+    cdef object instead(self, object before, object callback, tuple args):
+        if before is not None:
+            before.cancel()
+        return None if callback is None else asyncio.Handle(callback, args, self.loop)
+
+    cdef int tell(self, bint news) except -1:
+        if not news:
+            return 0
+        return self.poller.tell(self.handle, (EVENT_IN if self.reader is not None else 0)
+                                | (EVENT_OUT if self.writer is not None else 0), self)
+
+    def on_readable(self, callback, *args):
+        """Call ``callback(*args)`` in each turn in which it is readable; None: no more."""
+        cdef object before = self.reader
+        self.reader = self.instead(before, callback, args)
+        self.tell((before is None) != (callback is None))
+
+    def on_writable(self, callback, *args):
+        """As `on_readable`."""
+        cdef object before = self.writer
+        self.writer = self.instead(before, callback, args)
+        self.tell((before is None) != (callback is None))
+
+    @property
+    def idle(self):
+        return self.reader is None and self.writer is None
+
+    def close(self):
+        """Neither any more."""
+        self.on_readable(None)
+        self.on_writable(None)
+        self.loop._forget(self.handle)

@@ -16,6 +16,7 @@ from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from netstack.aio.stream import Stream
 from netstack.handle import Handle
 
 if TYPE_CHECKING:
@@ -101,9 +102,13 @@ class _StackTransport(transports._FlowControlMixin, transports.Transport):
         self._closing = True
         self._watch.on_readable(None)
         if not self.get_write_buffer_size():
-            self._lost += 1
-            self._watch.close()
+            self._stop()
             self._loop.call_soon(self._call_connection_lost, None)
+
+    def _stop(self) -> None:
+        """connection_lost is on its way: nothing is received or sent any more."""
+        self._lost += 1
+        self._watch.close()
 
     def abort(self) -> None:
         self._force_close(None)
@@ -116,8 +121,7 @@ class _StackTransport(transports._FlowControlMixin, transports.Transport):
             return
         self._clear_buffer()
         self._closing = True
-        self._watch.close()
-        self._lost += 1
+        self._stop()
         self._loop.call_soon(self._call_connection_lost, error)
 
     def _fatal_error(self, error, message="Fatal error on transport") -> None:
@@ -157,6 +161,9 @@ class StreamTransport(_StackTransport):
         self._buffer: collections.deque[memoryview] = collections.deque()
         self._buffered = 0
         self._eof = False
+        self._stream = Stream(self, sock._handle)      # type: ignore[arg-type]
+        self._receive = self._stream.receive           # type: ignore[method-assign]
+        self.write = self._stream.write                # type: ignore[method-assign]
         super().__init__(loop, sock, protocol, extra, server)
         try:
             sock.setsockopt(_kernel.IPPROTO_TCP, _kernel.TCP_NODELAY, 1)
@@ -165,54 +172,21 @@ class StreamTransport(_StackTransport):
         self._begin(waiter)
 
     def set_protocol(self, protocol) -> None:
-        self._into_buffer = isinstance(protocol, asyncio.BufferedProtocol)
+        self._stream.set_protocol(protocol, isinstance(protocol, asyncio.BufferedProtocol))
         super().set_protocol(protocol)
 
-    # --- receiving
+    def _stop(self) -> None:
+        self._stream.stop()
+        super()._stop()
 
-    def _receive(self) -> None:
-        if self._lost:
-            return
-        if self._into_buffer:
-            self._receive_into()
-            return
+    def _call_connection_lost(self, error) -> None:
         try:
-            data = self._handle.recv(RECEIVE_MOST, _kernel.MSG_DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._fatal_error(error, "Fatal read error on socket transport")
-            return
-        if not data:
-            self._receive_eof()
-            return
-        try:
-            self._protocol.data_received(data)
-        except Exception as error:  # noqa: BLE001 - the protocol's
-            self._fatal_error(error, "Fatal error: protocol.data_received() call failed.")
+            super()._call_connection_lost(error)
+        finally:
+            del self.write                             # from here on it warns
+            self._stream.release()
 
-    def _receive_into(self) -> None:
-        try:
-            space = self._protocol.get_buffer(-1)
-            if not len(space):
-                raise RuntimeError("get_buffer() returned an empty buffer")
-        except Exception as error:  # noqa: BLE001 - the protocol's
-            self._fatal_error(error, "Fatal error: protocol.get_buffer() call failed.")
-            return
-        try:
-            n = self._handle.recv_into(space, 0, _kernel.MSG_DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            return
-        except Exception as error:  # noqa: BLE001 - the buffer may be none
-            self._fatal_error(error, "Fatal read error on socket transport")
-            return
-        if not n:
-            self._receive_eof()
-            return
-        try:
-            self._protocol.buffer_updated(n)
-        except Exception as error:  # noqa: BLE001 - the protocol's
-            self._fatal_error(error, "Fatal error: protocol.buffer_updated() call failed.")
+    # --- receiving: `Stream.receive`
 
     def _receive_eof(self) -> None:
         try:
@@ -231,6 +205,7 @@ class StreamTransport(_StackTransport):
         return self._buffered
 
     def write(self, data) -> None:
+        # Of an open transport `Stream.write` hides this, and calls it for what is unusual.
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if self._eof:
@@ -238,22 +213,16 @@ class StreamTransport(_StackTransport):
         if self._lost:
             self._warn_of_vain_write()
             return
+        self._keep(data, 0)
+
+    def _keep(self, data, sent: int) -> None:
+        """What the socket does not take now waits behind what waits already."""
+        left = memoryview(data).cast("B")[sent:]
+        if not left:
+            return
         if not self._buffered:
-            try:
-                sent = self._handle.send(data, _kernel.MSG_DONTWAIT)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as error:
-                self._fatal_error(error, "Fatal write error on socket transport")
-                return
-            left = memoryview(data).cast("B")[sent:]
-            if not left:
-                return
+            self._stream.flows = False
             self._watch.on_writable(self._send)
-        else:
-            left = memoryview(data).cast("B")
-            if not left:
-                return
         # A bytearray may change under us: the caller has it back when this returns.
         self._buffer.append(left if isinstance(data, bytes) else memoryview(bytes(left)))
         self._buffered += len(left)
@@ -300,11 +269,12 @@ class StreamTransport(_StackTransport):
             return
         self._watch.on_writable(None)
         if self._closing:
-            self._lost += 1
-            self._watch.close()
+            self._stop()
             self._call_connection_lost(None)
         elif self._eof:
             self._shutdown()
+        else:
+            self._stream.flows = True
 
     def _clear_buffer(self) -> None:
         self._buffer.clear()
@@ -320,6 +290,7 @@ class StreamTransport(_StackTransport):
         if self._closing or self._eof:
             return
         self._eof = True
+        self._stream.flows = False
         if not self._buffered:
             self._shutdown()
 
@@ -402,8 +373,7 @@ class DatagramTransport(_StackTransport, transports.DatagramTransport):
         if not self._buffer and not self._lost:
             self._watch.on_writable(None)
             if self._closing:
-                self._lost += 1
-                self._watch.close()
+                self._stop()
                 self._call_connection_lost(None)
 
     def _clear_buffer(self) -> None:

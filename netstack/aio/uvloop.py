@@ -60,11 +60,11 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
     # --- driving
 
     def _rang(self, poller: Poller) -> None:
-        poller.woke((poller.bell,))
+        poller.woke()
         self._turn(poller)
 
     def _turn(self, poller: Poller) -> None:
-        self._call_the_ready(poller)
+        poller.schedule(self._add_callback)
         self.call_soon(self._rest, poller)             # behind what was scheduled
 
     def _rest(self, poller: Poller) -> None:

@@ -464,7 +464,7 @@ cdef class Engine:
             busy = True
         if not busy and not self.spin(until) and self.arm():
             park_lock(&d.lock)
-            sleeps = poller_sleeps(&self.poller, until, &wake_at)
+            sleeps = poller_sleeps(&self.poller, until, True, &wake_at)
             driver_unlock(d)
             if sleeps and wake_at == NEVER:
                 timeout = -1

@@ -787,6 +787,12 @@ cdef void stack_output(stack_t *stack) noexcept nogil:
     cdef tcb_t *blocked = NULL
     cdef tcb_t *blocked_last = NULL
     cdef uint32_t full = 0, i
+    # First what belongs to no connection: behind those that fill the link again and again it would never have room.
+    for i in range(tcp.bare_count):
+        if send_bare(stack, &tcp.bare[i]) == CLAIM_FULL:
+            drop(&tcp.counters, DROP_TX_FULL)
+    tcp.bare_count = 0
+    send_answers(stack)
     while tcp.output_first != NULL:
         tcb = tcp.output_first
         tcp.output_first = tcb.output_next
@@ -808,11 +814,6 @@ cdef void stack_output(stack_t *stack) noexcept nogil:
     if blocked != NULL:
         tcp.output_first = blocked
         tcp.output_last = blocked_last
-    for i in range(tcp.bare_count):
-        if send_bare(stack, &tcp.bare[i]) == CLAIM_FULL:
-            drop(&tcp.counters, DROP_TX_FULL)
-    tcp.bare_count = 0
-    send_answers(stack)
     if stack.datagram_waiters and not full:
         wake_datagram_waiters(stack)
     stack_flush(stack)

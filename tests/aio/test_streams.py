@@ -139,6 +139,8 @@ def test_a_writer_is_paused_while_its_peer_does_not_read(net):
         server = await net.create_server(factory, net.address, 0)
         transport, client = await net.create_connection(Recorder, net.address, port_of(server))
         peer = await accepted
+        while "made" not in peer.events:
+            await asyncio.sleep(0)
         peer.transport.pause_reading()
         sent = 0
         while "pause" not in client.events:

@@ -1,10 +1,12 @@
 """Listeners: queues and their limits, addresses, who may bind what (RFC 9293 section 3.10.1; security row D3)."""
 
+import contextlib
 import errno
 import random
 
 import pytest
 
+from netstack.link import Wire
 from netstack.stack import Stack
 from netstack.testing import ScriptedPeer, is_tcp
 
@@ -332,3 +334,48 @@ def test_shutdown_ends_listening():
     server.shutdown(0)
     knock(peer, 40000).expect(is_tcp(flags="RA"))
     assert passive(new_peer()).state == "ESTABLISHED"
+
+
+# --- beside others ---------------------------------------------------------------------------------------------------
+
+
+def test_a_handshake_comes_through_a_link_that_connections_keep_full():
+    """Their data leaves whenever a frame has room; the SYN,ACK and what follows must get their turn."""
+    one, two = Wire(mtu=1500, frames=2)
+    a = Stack(links=[one], addresses="10.0.0.1/24", seed=1)
+    b = Stack(links=[two], addresses="10.0.0.2/24", seed=2)
+    now = 1_000_000_000
+    listener = b.socket()
+    listener.bind(("10.0.0.2", 80))
+    listener.listen(16)
+    senders, receivers = [], []
+
+    def turn():
+        nonlocal now
+        now += 100_000
+        for stack in (a, b):
+            stack.process(now)
+        for sock in receivers:
+            try:
+                while sock.recv(1 << 16):
+                    pass
+            except BlockingIOError:
+                pass
+        for sock in senders:
+            with contextlib.suppress(BlockingIOError):
+                sock.send(bytes(1 << 16))
+
+    def connected():
+        client = a.socket()
+        client.connect_ex(("10.0.0.2", 80))
+        for _ in range(400):                           # 40 ms: before the SYN is sent again
+            turn()
+            with contextlib.suppress(BlockingIOError):
+                return client, listener.accept()[0]
+        raise AssertionError(f"no connection beside {len(senders)} that send")
+
+    for _ in range(8):
+        client, server = connected()
+        receivers.append(client)
+        senders.append(server)
+    assert two.refused
