@@ -377,7 +377,7 @@ cdef class Relay:
         if r.streams.first != NULL or r.datagrams.first != NULL or r.published.first != NULL:
             until = r.swept_ns + NS_PER_S
         if not busy:
-            sleeps = poller_sleeps(&r.poller, until, &wake_at)
+            sleeps = poller_sleeps(&r.poller, until, True, &wake_at)
         driver_unlock(d)
         if sleeps and wake_at == NEVER:
             timeout = -1
