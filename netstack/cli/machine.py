@@ -24,6 +24,7 @@ IFF_TUN, IFF_TAP = 1, 2              # linux/if_tun.h
 TUN_DEVICE = "/dev/net/tun"
 DESCRIPTORS_PER_STACK = 8            # of a router
 SHM_MIN_BYTES = 64 << 20             # a router with a few stacks
+AF_XDP = 44  # <bits/socket.h>; the socket module has no name for it
 ROOT_OR = "run as root, or give the interpreter the capability (setcap {cap}+ep, on a copy that only you may execute)"
 
 
@@ -282,12 +283,29 @@ def check_links() -> Iterator[Check]:
         else:
             yield Check("links", name, "missing", "no device of this user",
                         f"as root: ip tuntap add dev {name.lower()}0 mode {name.lower()} user $USER")
+    yield from check_uplink_sockets()
     refused = raw_socket_error()
     if refused:
         yield Check("links", "kernel's IP (hybrid)", "missing", f"raw sockets: {refused}",
                     ROOT_OR.format(cap="cap_net_raw"))
     else:
         yield Check("links", "kernel's IP (hybrid)", "ok", "netstack run --mode hybrid")
+
+
+def check_uplink_sockets() -> Iterator[Check]:
+    """What uplinks on an interface of the kernel need: ``packet:NAME`` and ``xdp:NAME``."""
+    for name, family, capabilities in (("packet (AF_PACKET)", socket.AF_PACKET, "cap_net_raw,cap_net_admin"),
+                                       ("xdp (AF_XDP)", AF_XDP, "cap_net_raw,cap_net_admin,cap_bpf")):
+        try:
+            socket.socket(family, socket.SOCK_RAW, 0).close()
+        except PermissionError:
+            yield Check("links", name, "missing", "not permitted", "only for uplinks of a router: " +
+                        ROOT_OR.format(cap=capabilities))
+        except OSError as error:
+            yield Check("links", name, "missing", error.strerror or str(error),
+                        "this kernel lacks it (CONFIG_PACKET, CONFIG_XDP_SOCKETS): use an uplink on a TAP")
+        else:
+            yield Check("links", name, "ok", f"uplinks on any Ethernet interface: {name.split()[0]}:NAME")
 
 
 # ---- routers

@@ -51,7 +51,7 @@ def wait_for_signal() -> int:
     "--uplink",
     "uplinks",
     multiple=True,
-    metavar="user[,loopback=A]... | (tap|tun|packet):NAME[,address=A/N][,gateway=A][,delay=TIME]...",
+    metavar="user[,loopback=A]... | (tap|tun|packet|xdp):NAME[,address=A/N][,gateway=A][,delay=TIME]...",
     help="Way to the outside: user, over the kernel's sockets, needs no privilege. With delay, jitter, rate, loss, "
          "queue, seed a bad one. Repeatable.",
 )

@@ -236,6 +236,7 @@ class Router:
             for uplink in self._uplinks:
                 uplink.close(self._forwarder)
             raise
+        self._next_look(time.monotonic_ns())
         self._control.watch(self._forwarder.fileno())
         self._metrics: MetricsServer | None = None
         if metrics is not None:
@@ -508,9 +509,7 @@ class Router:
                     continue
                 for uplink in self._uplinks:
                     if uplink.port == port:
-                        log.warning("uplink %s is gone; trying again every second", uplink.config.name)
-                        uplink.close(self._forwarder)
-                        self._retry_at_ns = time.monotonic_ns() + UPLINK_RETRY_NS
+                        self._lost(uplink)
         return out
 
     def tick(self, now_ns: int) -> int:
@@ -521,7 +520,7 @@ class Router:
                 if self._user is not None:
                     self._user.forget([address])
             if self._retry_at_ns and now_ns >= self._retry_at_ns:
-                self._reopen_uplinks(now_ns)
+                self._look_after_uplinks(now_ns)
             return min(self._pool.next_expiry_ns() or FAR_AWAY, self._retry_at_ns or FAR_AWAY)
 
     # ---- inside
@@ -533,15 +532,29 @@ class Router:
 
         return UserUplink(config, self._pool.network, mtu=self.mtu, ring_capacity=self.ring_capacity, default=default)
 
-    def _reopen_uplinks(self, now_ns: int) -> None:
+    def _lost(self, uplink: Uplink | UserUplink) -> None:
+        log.warning("uplink %s is gone; trying again every second", uplink.config.name)
+        uplink.close(self._forwarder)
+        self._retry_at_ns = time.monotonic_ns() + UPLINK_RETRY_NS
+
+    def _look_after_uplinks(self, now_ns: int) -> None:
+        """Once a second: open what is lost, and ask devices that would not tell."""
         self._retry_at_ns = 0
         for uplink in self._uplinks:
-            if uplink.port is None:
+            if uplink.watched and uplink.lost():
+                self._lost(uplink)
+            elif uplink.port is None:
                 try:
                     uplink.open(self._forwarder)
                     log.info("uplink %s is back", uplink.config.name)
                 except (LinkError, OSError):
-                    self._retry_at_ns = now_ns + UPLINK_RETRY_NS
+                    pass
+        self._next_look(now_ns)
+
+    def _next_look(self, now_ns: int) -> None:
+        """When to look after the uplinks again, if there is anything to look after."""
+        if any(uplink.port is None or uplink.watched for uplink in self._uplinks):
+            self._retry_at_ns = now_ns + UPLINK_RETRY_NS
 
     def _make_channel(self, capacity: int):
         """A channel: the router's side, what the stack gets, sockets to ring it, sockets only it keeps."""

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from netstack.router.forwarding import Forwarder
     from netstack.router.user import UserConfig
 
-KINDS = ("tap", "tun", "packet")
-EXAMPLE = "write tap:NAME, tun:NAME, packet:NAME or user, or tap:NAME,address=192.0.2.2/24,gateway=192.0.2.1"
+KINDS = ("tap", "tun", "packet", "xdp")
+EXAMPLE = (
+    "write tap:NAME, tun:NAME, packet:NAME, xdp:NAME[,queue=N] or user, "
+    "or tap:NAME,address=192.0.2.2/24,gateway=192.0.2.1"
+)
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -29,9 +32,10 @@ class UplinkConfig:
 
     Attributes
     ----------
-    kind : {"tap", "tun", "packet"}
+    kind : {"tap", "tun", "packet", "xdp"}
         TAP and TUN: a device of the kernel whose other side the router is; it is made if need be. packet: an interface
-        that exists, on whose network the router is a station of its own beside the kernel.
+        that exists, on whose network the router is a station of its own beside the kernel. xdp: a queue of an
+        interface, which is the router's instead of the kernel's.
     name : str
         The device.
     addresses : tuple of ipaddress interfaces
@@ -40,6 +44,8 @@ class UplinkConfig:
     gateways : tuple of ipaddress addresses
         Where packets for addresses outside those networks go, one of each version at most; without one every address is
         asked for by ARP or neighbour discovery.
+    queue : int
+        Of an xdp uplink.
     emulation : Emulation or None
         A bad link, in front of the device.
     """
@@ -48,6 +54,7 @@ class UplinkConfig:
     name: str
     addresses: tuple[Interface, ...] = ()
     gateways: tuple[Address, ...] = ()
+    queue: int = 0
     emulation: Emulation | None = None
 
     @classmethod
@@ -73,6 +80,7 @@ class UplinkConfig:
             raise ConfigError(f"uplink {text!r}: {EXAMPLE}")
         addresses: list[Interface] = []
         gateways: list[Address] = []
+        queue = 0
         bad: dict[str, Any] = {}
         for option in options:
             key, equals, value = option.partition("=")
@@ -81,6 +89,8 @@ class UplinkConfig:
                     addresses.append(ipaddress.ip_interface(value))
                 elif key == "gateway" and equals:
                     gateways.append(ipaddress.ip_address(value))
+                elif key == "queue" and equals and kind == "xdp":
+                    queue = int(value)
                 elif key in (*NAMES, "seed") and equals:
                     bad[key] = int(value) if key in ("queue", "seed") else value
                 else:
@@ -95,7 +105,12 @@ class UplinkConfig:
         except ConfigError as error:
             raise ConfigError(f"uplink {text!r}: {error}") from None
         return cls(
-            kind=kind, name=name, addresses=tuple(addresses), gateways=tuple(gateways), emulation=emulation
+            kind=kind,
+            name=name,
+            addresses=tuple(addresses),
+            gateways=tuple(gateways),
+            queue=queue,
+            emulation=emulation,
         )
 
 
@@ -119,21 +134,25 @@ def check_networks(kind: str, addresses: list[Interface], gateways: list[Address
             raise ConfigError(f"the gateway {gateway} is not in {network}")
 
 
-def open_device(kind: str, name: str, mac: bytes) -> Device:
-    """The device of an uplink, and there the router's Ethernet address `mac`.
+def open_device(config: UplinkConfig, mac: bytes) -> Device:
+    """The device of an uplink, and there the router's Ethernet address `mac`, if that may be chosen.
 
     Raises
     ------
     netstack.errors.LinkError
         Missing, not permitted, busy, or of another kind.
     """
-    if kind == "packet":
+    if config.kind == "packet":
         from netstack.router.devices.packet import PacketDevice
 
-        return PacketDevice(name, mac)
+        return PacketDevice(config.name, mac)
+    if config.kind == "xdp":
+        from netstack.router.devices.xdp import XdpDevice
+
+        return XdpDevice(config.name, config.queue)
     from netstack.router.devices.tuntap import TunTap
 
-    return TunTap(kind, name)
+    return TunTap(config.kind, config.name)
 
 
 class Uplink:
@@ -168,10 +187,14 @@ class Uplink:
         netstack.errors.LinkError
             Missing, not permitted, busy, or of another kind.
         """
-        device = open_device(self.config.kind, self.config.name, self.mac)
+        device = open_device(self.config, self.mac)
         try:
             self.port = forwarder.add_uplink(
-                device, mac=self.mac, own=self.own, gateways=self.config.gateways, default=self.default
+                device,
+                mac=device.mac or self.mac,
+                own=self.own,
+                gateways=self.config.gateways,
+                default=self.default,
             )
         except BaseException:
             device.close()
@@ -183,6 +206,14 @@ class Uplink:
                 forwarder.announce(pack_address(address.ip))
         if self.config.emulation is not None:
             forwarder.emulate(self.port, seed=self.config.emulation.seed, **self.config.emulation.settings)
+
+    @property
+    def watched(self) -> bool:
+        """Does nobody tell when the device is gone, so that it has to be asked?"""
+        return self.device is not None and self.device.must_be_asked
+
+    def lost(self) -> bool:
+        return self.device is not None and self.device.lost()
 
     def close(self, forwarder: Forwarder) -> None:
         """Take it out of service and give the device back; it may be opened again."""

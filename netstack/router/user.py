@@ -225,6 +225,11 @@ class UserUplink:
         if self.config.emulation is not None:
             forwarder.emulate(self.port, seed=self.config.emulation.seed, **self.config.emulation.settings)
 
+    watched = False  # it has no device that could be lost
+
+    def lost(self) -> bool:
+        return False
+
     def close(self, forwarder) -> None:
         """End all its connections and take the stack out of service. Closing twice is allowed."""
         relay, self._relay = self._relay, None

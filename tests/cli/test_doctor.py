@@ -127,4 +127,6 @@ def test_privileges_are_those_that_the_kernel_grants(netns):
     assert mine["CAP_NET_ADMIN"][0] == mine["CAP_NET_RAW"][0] == mine["kernel's IP (hybrid)"][0] == "ok"
     assert others["CAP_NET_ADMIN"][0] == others["CAP_NET_RAW"][0] == others["kernel's IP (hybrid)"][0] == "missing"
     assert "ip tuntap add" in others["CAP_NET_ADMIN"][1] and "setcap" in others["kernel's IP (hybrid)"][1]
+    for kind in ("packet (AF_PACKET)", "xdp (AF_XDP)"):
+        assert mine[kind][0] == "ok" and others[kind][0] == "missing" and "cap_net_raw" in others[kind][1]
     assert mine["TUN"][0] == "ok" and others["TUN"][0] == "missing" and "mode tun" in others["TUN"][1]

@@ -1,10 +1,14 @@
 """Every kind of uplink against the kernel on its other side: TCP both ways, UDP, ping, neighbours, lost devices."""
 
 import contextlib
+import ctypes
 import hashlib
 import ipaddress
+import os
 import random
+import shutil
 import socket
+import struct
 import threading
 
 import pytest
@@ -16,7 +20,7 @@ from netstack.router.uplinks import UplinkConfig
 from tests.router.lan import wait_until
 from tests.support import scale
 
-KINDS = ["tap", "tun", "packet"]
+KINDS = ["tap", "tun", "packet", "xdp"]
 ETHERNET = [kind for kind in KINDS if kind != "tun"]
 KERNEL = {4: "192.0.2.1", 6: "2001:db8::1"}
 SECOND = {4: "198.51.100.1", 6: "2001:db8:1::1"}     # the kernel's own, on no link
@@ -42,6 +46,8 @@ class Site:
         else:
             self.ip("link", "add", name, "type", "veth", "peer", "name", kernel)
             self.ip("link", "set", name, "addrgenmode", "none", "up")
+            if kind == "xdp":                    # nobody tells the router that a checksum is still to be written
+                self.netns.run("ethtool", "-K", kernel, "tx", "off")
         self.ip("link", "set", kernel, "up")
         for version, bits in ((4, 24), (6, 64)):
             address = ipaddress.ip_address(KERNEL[version]) + (number << (8 if version == 4 else 64))
@@ -72,6 +78,13 @@ class Site:
 @pytest.fixture
 def site(runtime, netns):
     return Site(netns)
+
+
+@pytest.fixture(autouse=True)
+def _what_a_kind_needs(request):
+    kind = getattr(request.node, "callspec", None) and request.node.callspec.params.get("kind")
+    if (kind == "xdp" or "xdp" in request.node.name) and not shutil.which("ethtool"):
+        pytest.skip("needs ethtool")
 
 
 def exchange(a, b):
@@ -263,8 +276,49 @@ def test_f18_a_link_that_is_down_loses_packets_and_works_when_it_is_up(site, kin
 
 
 @pytest.mark.root
+def test_f18_an_xdp_program_that_is_detached_is_attached_again(site):
+    """By somebody with the right to: the queue is the kernel's until the router notices."""
+    kernel = site.make("xdp")
+    with site.router("xdp:up0") as router, netstack.attach(router.name) as host:
+        address = host.addresses[0].split("/")[0]
+        first = router.uplinks()["up0"]
+        device = router._uplinks[0].device
+        assert device.mode == "native" and not device.zero_copy
+        bpf_link_detach()
+        wait_until(lambda: router.uplinks()["up0"] not in (None, first))
+        assert "1 received" in site.netns.run("ping", "-c", 1, "-W", 20, address).stdout
+        assert "xdp" in site.netns.run("ip", "link", "show", "up0").stdout and kernel
+    assert "xdp" not in site.netns.run("ip", "link", "show", "up0").stdout
+
+
+def bpf_link_detach():
+    """``bpf(BPF_LINK_DETACH)`` on what holds the program of a device of this process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:bpf_link":
+                attribute = ctypes.create_string_buffer(struct.pack("I", fd), 128)
+                assert libc.syscall({"x86_64": 321, "aarch64": 280}[os.uname().machine], 34, attribute, 128) == 0
+
+
+@pytest.mark.root
+def test_two_routers_cannot_have_one_queue(site):
+    site.make("xdp")
+    with site.router("xdp:up0"), site.netns.enter(), pytest.raises(LinkError, match="another program holds queue 0"):
+        Router(uplinks=["xdp:up0"])
+
+
+@pytest.mark.root
+def test_an_interface_without_that_queue_says_so(site):
+    site.make("xdp")
+    with site.netns.enter(), pytest.raises(LinkError, match="has it a queue 200"):
+        Router(uplinks=["xdp:up0,queue=200"])
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("uplink, why", [
     ("packet:none0", "no such interface"), ("packet:lo", "not an Ethernet"),
+    ("xdp:none0", "no such interface"), ("xdp:lo", "not an Ethernet"),
     ("packet:this-name-is-too-long", "1 to 15"), ("tun:up0", "is no tun"), ("tap:up0", "is no tap"),
 ])
 def test_devices_that_cannot_be_opened(site, uplink, why):

@@ -24,15 +24,28 @@ class Uplink(Lan):
 
     def __init__(self, network=24, own=None, gateways=(GATEWAY,), pools=(), address=A):
         super().__init__(*pools)
+        self.now_ns = None
         ours, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for s in (ours, self.wire):
             s.setblocking(False)
             s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.device = FileDevice(ours.detach())
         self.port = self.forwarder.add_uplink(
-            self.device, mac=bytes.fromhex(OUR_MAC.replace(":", "")), own=[f"{ROUTER}/{network}"] if own is None else own, gateways=gateways)
+            self.device, mac=bytes.fromhex(OUR_MAC.replace(":", "")),
+            own=[f"{ROUTER}/{network}"] if own is None else own, gateways=gateways)
         self.forwarder.bind_local(pack_address(ROUTER))
         self.a = self.stack(address)
+
+    def run(self):
+        """Everything that there is to do, at the same moment if time stands still."""
+        while self.forwarder.run_once(self.now_ns):
+            pass
+        self.check()
+
+    def freeze(self):
+        """Time stands still from now on."""
+        self.now_ns = time.monotonic_ns()
+        return self
 
     def take(self):
         out = []
@@ -143,18 +156,17 @@ def test_h4_a_hundred_thousand_senders_leave_no_trace_at_the_uplink(uplink):
 
 
 def scan(uplink, stack, network, count):
-    """Packets of a stack to `count` addresses, none of which anybody has, in no time; who was asked for."""
-    asked, now_ns = set(), time.monotonic_ns()
+    """Packets of a stack to `count` addresses, none of which anybody has, who was asked for."""
+    asked = set()
     for n in range(count):
         stack.send(IP(src=stack.address, dst=f"192.0.{network}.{n}") / ICMP(id=1))
-        while uplink.forwarder.run_once(now_ns):
-            pass
+        uplink.run()
         asked |= {f[ARP].pdst for f in uplink.take() if ARP in f}
     return asked
 
 
 def test_h2_a_scan_by_one_attachment_leaves_places_for_the_others():
-    uplink = Uplink(network=16)
+    uplink = Uplink(network=16).freeze()
     try:
         uplink.known(GATEWAY)
         assert len(scan(uplink, uplink.a, 3, 200)) == 128
@@ -166,7 +178,7 @@ def test_h2_a_scan_by_one_attachment_leaves_places_for_the_others():
 
 
 def test_h4_destinations_that_do_not_answer_fill_half_of_the_table_and_evict_nobody():
-    uplink = Uplink(network=16)
+    uplink = Uplink(network=16).freeze()
     try:
         uplink.known(GATEWAY).known(FRIEND)
         stacks = [uplink.stack(f"10.77.1.{n}") for n in range(1, 7)]

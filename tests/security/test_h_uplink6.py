@@ -1,10 +1,14 @@
-"""Rows H1 to H4 at an uplink that speaks IPv6: solicitations, advertisements, and who is believed (RFC 4861, RFC 6583)."""
-
-import time
+"""Rows H1 to H4 at an uplink that speaks IPv6: solicitations, advertisements, and who is believed (RFC 4861, 6583)."""
 
 import pytest
 from scapy.layers.inet6 import (
-    ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_Redirect, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6,
+    ICMPv6EchoRequest,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6ND_Redirect,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
 )
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
@@ -27,12 +31,10 @@ class Uplink6(Uplink):
         super().__init__(own=[f"{ROUTER}/64"], gateways=[GATEWAY], pools=["fd77::/64"], address=A)
 
     def send(self, dst, stack=None):
-        """A packet of an attachment; what went onto the wire, at one moment."""
+        """A packet of an attachment; what went onto the wire."""
         stack = stack or self.a
         stack.send(IPv6(src=stack.address, dst=dst, hlim=9) / ICMPv6EchoRequest())
-        now_ns = time.monotonic_ns()
-        while self.forwarder.run_once(now_ns):
-            pass
+        self.run()
         return self.take()
 
     def known(self, address):
@@ -52,10 +54,10 @@ def uplink():
     u.close()
 
 
-def advertisement(address, mac, to=ROUTER, S=1, O=1, hlim=255, link=True, **more):
+def advertisement(address, mac, to=ROUTER, S=1, hlim=255, link=True, **more):
     option = ICMPv6NDOptDstLLAddr(lladdr=mac) if link else Raw(b"")
     return Ether(src=mac, dst=OUR_MAC) / IPv6(src=more.get("src", address), dst=to, hlim=hlim) / ICMPv6ND_NA(
-        tgt=address, S=S, O=O, R=0, code=more.get("code", 0)) / option
+        tgt=address, S=S, O=1, R=0, code=more.get("code", 0)) / option
 
 
 def solicitation(about, src=FRIEND, mac=None, hlim=255, link=True, **more):
@@ -151,7 +153,7 @@ def test_h3_answers_that_are_none(uplink, broken_answer):
 
 
 def test_h2_a_scan_of_a_network_evicts_nobody_and_leaves_places():
-    uplink = Uplink6()
+    uplink = Uplink6().freeze()
     try:
         uplink.known(GATEWAY).known(FRIEND)
         stacks = [uplink.a, *(uplink.stack(f"fd77::1:{n}") for n in range(1, 7))]

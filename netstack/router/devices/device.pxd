@@ -46,6 +46,7 @@ cdef bint device_ended(int error) noexcept nogil
 cdef class Device:
     cdef device_t device
     cdef readonly str name
+    cdef readonly bytes mac
 
 
 cdef class FileDevice(Device):

@@ -22,6 +22,8 @@ cdef class Device:
     ----------
     name : str
         Of the network interface.
+    mac : bytes or None
+        The Ethernet address that the router has to have there; None: any that is nobody else's.
     """
 
     def __cinit__(self, *args, **options):
@@ -41,6 +43,14 @@ cdef class Device:
     def fileno(self):
         """Readable when there is something to receive; -1 when closed."""
         return self.device.fd
+
+    def lost(self):
+        """Has the device gone without the data path being told? Asked every second of those that `must_be_asked`."""
+        return False
+
+    @property
+    def must_be_asked(self):
+        return False
 
     def close(self):
         """Give the device back. No uplink may use it any more."""
