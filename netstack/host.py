@@ -424,7 +424,8 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
     name : str, optional
         Which router, when several run; ``$NETSTACK_ROUTER`` or ``default`` without it. Which daemon, with that mode.
     address : str or iterable of str, optional
-        Addresses wanted; one that the router chooses, or all that the kernel has, by default.
+        Addresses wanted, ``"0.0.0.0"`` and ``"::"`` for any of that version; by default one of each version that the
+        router chooses, or all that the kernel has.
     mode : "library", "hybrid" or "daemon"
         What is in this process: all of TCP/IP, behind a router; or TCP and UDP, with IP left to the kernel
         (`netstack.link.KernelIp`, which needs CAP_NET_RAW); or sockets alone, whose stack is in a daemon, with its
@@ -467,7 +468,7 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
     lease = ask(name, address, mtu=mtu)
     try:
         link = lease.link if wrap is None else wrap(lease.link)
-        addresses = [f"{a}/{lease.prefix_length}" for a in lease.addresses]
+        addresses = [f"{a}/{n}" for a, n in zip(lease.addresses, lease.prefix_lengths, strict=True)]
         return Host(link=link, address=addresses, lease=lease, **options)
     except BaseException:
         lease.close()

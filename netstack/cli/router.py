@@ -42,10 +42,11 @@ def wait_for_signal() -> int:
 @click.option("--name", default=None, help="Name under which stacks find it (default: 'default').")
 @click.option(
     "--pool",
-    default="10.77.0.0/16",
-    show_default=True,
-    metavar="CIDR",
-    help="Addresses it hands out; the first is its own.",
+    "pools",
+    multiple=True,
+    metavar="CIDR[,addressing=MODE]",
+    help="Addresses it hands out, IPv4 or IPv6; the first is its own. Repeatable. Default: 10.77.0.0/16 and a private "
+         "IPv6 network of this machine's and the name's, which it tells at the start.",
 )
 @click.option(
     "--uplink",
@@ -97,7 +98,8 @@ def wait_for_signal() -> int:
     type=click.Choice(["process", "interface"]),
     default="process",
     show_default=True,
-    help="process: an address for each stack. interface: one for all that ask for none, which claim their ports.",
+    help="Of pools that say nothing else. process: an address for each stack. interface: one for all that ask for "
+         "none, which claim their ports.",
 )
 @click.option(
     "--metrics",
@@ -107,7 +109,7 @@ def wait_for_signal() -> int:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
 @bad_link("between each stack and the router")
-def command(name, pool, uplinks, publish, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel,
+def command(name, pools, uplinks, publish, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel,
             addressing, metrics, quiet, emulation):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
@@ -126,7 +128,7 @@ def command(name, pool, uplinks, publish, backend, distrust, mtu, ring_capacity,
     raise_descriptor_limit()
     try:
         router = Router(
-            pool,
+            pools or None,
             router_name(name),
             uplinks=with_published(uplinks, publish),
             backend="memfd" if distrust else backend,

@@ -9,6 +9,7 @@ _LAZY = {
     "ControlClient": "netstack.router.client",
     "attach": "netstack.router.client",
     "AddressPool": "netstack.router.pool",
+    "PoolConfig": "netstack.router.pools",
     "AttachmentInfo": "netstack.router.protocol",
     "UplinkConfig": "netstack.router.uplinks",
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from netstack.errors import AddressTakenError, NoRouterError, PoolEmptyError, RouterError
 from netstack.router import protocol
 from netstack.router.paths import router_name, socket_path
-from netstack.router.pool import format_address, pack_address
+from netstack.router.pool import format_address, last_address, pack_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability, Type
 
 if TYPE_CHECKING:
@@ -164,10 +164,10 @@ class Attachment:
         What the stack sends and receives through; dead when the router is gone.
     addresses : tuple of str
         Leased for as long as this object (or the process) lives.
-    prefix_length : int
-        Of the pool.
-    router_address : str
-        The router itself: it answers ping.
+    prefix_lengths : tuple of int
+        Of the pool of each address.
+    router_addresses : tuple of str
+        The router itself, in the pools of these addresses: it answers ping.
     mtu : int
         Largest packet, bytes.
     token : bytes
@@ -202,8 +202,8 @@ class Attachment:
         self._pid = os.getpid()
         self.link = ChannelLink(channel, mtu=reply.mtu, watch_peer=False)  # the watcher does, by the control socket
         self.addresses = tuple(format_address(a) for a in reply.addresses)
-        self.prefix_length = reply.prefix_lengths[0] if reply.prefix_lengths else 32
-        self.router_address = format_address(reply.router_address)
+        self.prefix_lengths = reply.prefix_lengths
+        self.router_addresses = tuple(format_address(a) for a in reply.router_addresses)
         self.mtu = reply.mtu
         self.token = reply.token
         self.epoch = reply.epoch
@@ -211,8 +211,8 @@ class Attachment:
         self.name = control.name
         self.name_servers: tuple[str, ...] = ()
         if reply.capabilities & Capability.NAMES:
-            network = ipaddress.ip_network(f"{self.address}/{self.prefix_length}", strict=False)
-            self.name_servers = (str(network.network_address + (network.num_addresses - 2)),)
+            network = ipaddress.ip_network(f"{self.address}/{self.prefix_lengths[0]}", strict=False)
+            self.name_servers = (str(last_address(network)),)
         self.ports: SharedPorts | None = None
         if reply.capabilities & Capability.SHARED:
             from netstack.router.ports import SharedPorts
@@ -229,9 +229,9 @@ class Attachment:
         return self.addresses[0]
 
     @property
-    def gateway(self) -> str:
-        """Another name of `router_address`."""
-        return self.router_address
+    def router_address(self) -> str:
+        """The first of the router's addresses."""
+        return self.router_addresses[0]
 
     @property
     def closed(self) -> bool:
@@ -281,7 +281,8 @@ def attach(
     name : str, optional
         The router; ``$NETSTACK_ROUTER`` or ``default`` without it.
     address : str, or iterable of str, optional
-        Addresses wanted, at most 8; without any the router chooses one, or gives the one that its stacks share.
+        Addresses wanted, at most 8; ``"0.0.0.0"`` and ``"::"`` are any of that version. Without any the router chooses
+        one of each version that it has, or gives the one that its stacks share.
     token : bytes, optional
         Of an earlier attachment: brings its addresses back, also from one that still lives.
     mtu : int, optional

@@ -11,7 +11,7 @@ class Forwarder:
     def __init__(
         self,
         networks: Iterable[IPv4Network | IPv6Network] = (),
-        router_address: bytes | None = None,
+        router_address: bytes | Iterable[bytes] = (),
         *,
         max_ports: int = 1024,
         queue_limit: int = 1 << 20,

@@ -11,7 +11,8 @@ import ipaddress
 import os
 
 from netstack.address cimport (
-    address_equal, address_format, address_is_any, address_is_v4, address_parse, address_t, address_v4,
+    address_equal, address_format, address_is_any, address_is_unspecified6, address_is_v4, address_parse, address_t,
+    address_v4,
 )
 from netstack.errors import ConfigError
 from netstack.link.fault_injector cimport configure, line_stats
@@ -30,7 +31,7 @@ from netstack.router.port cimport (
 )
 from netstack.router.rounds cimport close_descriptors, one_round, round_at, run
 from netstack.router.state cimport (
-    MAX_NETWORKS, enter, forwarder_t, leave, network_t, pthread_mutex_t, pthread_t,
+    MAX_NETWORKS, enter, forwarder_t, leave, network_has, network_t, pthread_mutex_t, pthread_t,
 )
 from netstack.router.station cimport side_t, station_announce, station_init, station_side, station_t
 from netstack.router.table cimport (
@@ -139,8 +140,8 @@ cdef class Forwarder:
     ----------
     networks : iterable of ipaddress networks
         The pools: addresses in them that nobody has are unreachable, never sent to an uplink.
-    router_address : bytes or None
-        16 bytes; where ICMP errors come from.
+    router_address : bytes, or iterable of bytes
+        Its own: 16 bytes each. ICMP errors come from that of the network they go to, else from the first of their version.
     max_ports : int
         Attachments and uplinks together, at most 65,535.
     queue_limit : int
@@ -154,12 +155,13 @@ cdef class Forwarder:
         And packets do not wait there for long (RFC 8289): marked if their transport knows ECN, else dropped.
     """
 
-    def __cinit__(self, networks=(), router_address=None, *, uint32_t max_ports=1024, uint64_t queue_limit=1 << 20,
+    def __cinit__(self, networks=(), router_address=(), *, uint32_t max_ports=1024, uint64_t queue_limit=1 << 20,
                   int64_t spin_us=50, bint fair=True, bint codel=False):
         cdef bytes secret = os.urandom(16)
         cdef forwarder_t *f
         cdef epoll_event event
         cdef address_t a
+        cdef int i
         self._keep = {}
         self._mirrored = {}
         if not 1 <= max_ports <= 65535:
@@ -192,11 +194,14 @@ cdef class Forwarder:
             raise OSError(errno, os.strerror(errno))
         for network in networks:
             self.add_network(network)
-        if router_address is not None:
-            address_parse(router_address, &a)
-            if address_is_v4(&a):
-                f.router_be = address_v4(&a)
-            self.bind_local(router_address)
+        for own in (router_address,) if isinstance(router_address, bytes) else router_address:
+            self.bind_local(own)
+            address_parse(own, &a)
+            for i in range(f.n_networks):
+                if network_has(&f.networks[i], &a):
+                    f.networks[i].router = a
+            if address_is_unspecified6(&f.routers[not address_is_v4(&a)]):
+                f.routers[not address_is_v4(&a)] = a
 
     def __dealloc__(self):
         cdef uint32_t i

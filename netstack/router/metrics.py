@@ -112,7 +112,7 @@ def render(router: Router) -> str:
     uplinks = [(labels, c) for kind, labels, c in ports if kind == "uplink"]
     lines: list[str] = []
     lines += family("netstack_router_info", "gauge", "The router; always 1.", [(
-        {"name": router.name, "pool": router.pool, "backend": router.backend}, 1)])
+        {"name": router.name, "pool": ",".join(router.pools), "backend": router.backend}, 1)])
     lines += family("netstack_router_attachments", "gauge", "Stacks that are attached.", [({}, len(attachments))])
     lines += family("netstack_router_endings_total", "counter", "Attachments that ended, by reason.",
                     (({"reason": why}, n) for why, n in sorted(router.endings().items())))

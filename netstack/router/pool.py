@@ -1,9 +1,12 @@
-"""The address pool: who may use which address, for how long, and who gets which one next.
+"""An address pool: who may use which address, for how long, and who gets which one next.
 
 An address is *free*, *leased* (to an attachment), *held* (its owner died or moves, and may come back with its
 token) or *resting* (free, but used before). Leases go to addresses that were never used first and then to
 those that rested longest: segments of a connection that died with its process meet nobody new for as long as
 possible (design section 6).
+
+In a large IPv6 network addresses are drawn at random, so that one says nothing of its owner, nor of who else is there
+(the aim of RFC 7721 and 8981), and nothing counts through the network. Small ones and IPv4 are counted through.
 
 Addresses are 16 bytes inside, IPv4 mapped (RFC 4291 section 2.5.5.2), as everywhere in the stack.
 """
@@ -24,7 +27,13 @@ from netstack.errors import AddressTakenError, ConfigError, PoolEmptyError, Rout
 TOKEN_BYTES = 16
 RESTING_LIMIT = 65536  # addresses whose last use is remembered
 HOLD_NS = 10_000_000_000  # how long an address waits for its owner's token (security.md R18)
+LARGE_BITS = 24  # an IPv6 network whose addresses have so many bits of their own is drawn from
+_ANYCAST = range(0xFDFFFFFFFFFFFF80, 0xFE00000000000000)  # interface identifiers of no single host (RFC 2526, RFC 5453)
+DRAWS = 64  # with 65,536 of 2**24 leased and as many resting, one draw in 128 fails
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
+_NEVER_FORWARDED = [
+    ipaddress.ip_network(n) for n in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/64", "fe80::/10", "ff00::/8")
+]
 
 
 def pack_address(address) -> bytes:
@@ -38,9 +47,21 @@ def pack_address(address) -> bytes:
     return _V4_MAPPED + packed if len(packed) == 4 else packed
 
 
+def is_v4(packed: bytes) -> bool:
+    """Whether 16 bytes are an IPv4 address."""
+    return packed[:12] == _V4_MAPPED
+
+
+def last_address(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The last address of a network but one: in IPv4 that is before the broadcast."""
+    return network.network_address + (network.num_addresses - 2)
+
+
 def format_address(packed: bytes) -> str:
     """Text of 16 bytes, IPv4 in dotted form."""
-    if packed[:12] == _V4_MAPPED:
+    if is_v4(packed):
         return str(ipaddress.IPv4Address(packed[12:]))
     return str(ipaddress.IPv6Address(packed))
 
@@ -79,8 +100,8 @@ class AddressPool:
     Parameters
     ----------
     network : str
-        ``"10.77.0.0/16"``. The first host address is the router's own; of IPv4 networks the first (network)
-        and the last (broadcast) address are never leased.
+        ``"10.77.0.0/16"``, ``"fd77::/64"``. The first host address is the router's own; the first address (the network,
+        or all its routers) and in IPv4 the last (broadcast) are never leased.
     reserved : iterable
         Further addresses that are never leased.
     clock : callable
@@ -92,8 +113,11 @@ class AddressPool:
             self.network = ipaddress.ip_network(network)
         except ValueError as error:
             raise ConfigError(
-                f"pool {network!r}: {error}; a pool is a network such as 10.77.0.0/16"
+                f"pool {network!r}: {error}; a pool is a network such as 10.77.0.0/16 or fd77::/64"
             ) from None
+        for never in _NEVER_FORWARDED:
+            if never.version == self.network.version and never.overlaps(self.network):
+                raise ConfigError(f"pool {network}: routers do not forward to addresses of {never}")
         self._clock = clock
         self._base = int(self.network.network_address)
         size = self.network.num_addresses
@@ -108,21 +132,27 @@ class AddressPool:
         # released addresses and their epochs, oldest first
         self._resting: OrderedDict[bytes, int] = OrderedDict()
         self._held: dict[bytes, Lease] = {}  # the part of _leases that waits for its owner
-
+        self._bits = self.network.max_prefixlen - self.network.prefixlen
+        self._large = self.network.version == 6 and self._bits >= LARGE_BITS
         self._expired: list[bytes] = []
 
-    def reserve(self) -> bytes:
-        """The next address is leased to nobody from now on: it is the router's to share."""
-        address = self._least_recently_used()
+    def reserve(self, address: bytes | None = None) -> bytes:
+        """An address, or the next, is leased to nobody from now on: it is the router's to share."""
+        address = address or self._least_recently_used()
         self._reserved.add(address)
         return address
+
+    @property
+    def last_address(self) -> bytes:
+        """The last that could be leased."""
+        return pack_address(last_address(self.network))
 
     @property
     def prefix_length(self) -> int:
         return self.network.prefixlen
 
     def __contains__(self, address: bytes) -> bool:
-        version = 4 if address[:12] == _V4_MAPPED else 6
+        version = 4 if is_v4(address) else 6
         if version != self.network.version:
             return False
         packed = address[12:] if version == 4 else address
@@ -169,7 +199,7 @@ class AddressPool:
         """
         self._expire()
         if address is None:
-            address = self._least_recently_used()
+            address = self._draw() if self._large else self._least_recently_used()
         else:
             self.check(address, uid, token)
         before = self._leases.get(address)
@@ -271,6 +301,19 @@ class AddressPool:
 
     def _leasable(self, address: bytes) -> bool:
         return self._first <= self._number(address) <= self._last and address not in self._reserved
+
+    def _draw(self) -> bytes:
+        """A random address that nobody has, or had as long as that is remembered."""
+        for _ in range(DRAWS):
+            number = secrets.randbits(self._bits)
+            address = (self._base + number).to_bytes(16, "big")
+            if int.from_bytes(address[8:], "big") in _ANYCAST or not self._leasable(address):
+                continue
+            if address not in self._leases and address not in self._resting:
+                return address
+        raise PoolEmptyError(
+            errno.ENOBUFS, f"pool {self.network}: no free address in {DRAWS} draws; give the router a larger one"
+        )
 
     def _least_recently_used(self) -> bytes:
         while self._fresh <= self._last:

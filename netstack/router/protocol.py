@@ -45,8 +45,8 @@ HELLO_REPLY = struct.Struct("<QIIH62s")
 # ATTACH: capabilities, ring capacity and mtu (0: the router's), number of addresses, token, addresses
 ATTACH = struct.Struct(f"<QQIH2x16s{16 * MAX_ADDRESSES}s")
 # reply: id, capabilities, ring capacity, generation, epoch, mtu, backend, number of fds, number of addresses,
-# prefix lengths, router address, token, addresses
-ATTACH_REPLY = struct.Struct(f"<QQQQIIHHH2x{MAX_ADDRESSES}B16s16s{16 * MAX_ADDRESSES}s")
+# prefix lengths, router address, token, addresses, router address of the other version (zeros: none)
+ATTACH_REPLY = struct.Struct(f"<QQQQIIHHH2x{MAX_ADDRESSES}B16s16s{16 * MAX_ADDRESSES}s16s")
 # LIST: the id after which to go on; reply: one attachment (id 0: no more)
 LIST = struct.Struct("<Q")
 LIST_REPLY = struct.Struct(f"<QIIIIQQQQQQQHH4x{16 * MAX_ADDRESSES}s64s")
@@ -172,7 +172,7 @@ class AttachReply:
     fds: int
     addresses: tuple[bytes, ...]
     prefix_lengths: tuple[int, ...]
-    router_address: bytes
+    router_addresses: tuple[bytes, ...]
     token: bytes
 
     def pack(self) -> bytes:
@@ -188,16 +188,17 @@ class AttachReply:
             self.fds,
             len(self.addresses),
             *lengths,
-            self.router_address,
+            self.router_addresses[0],
             self.token,
             b"".join(self.addresses),
+            self.router_addresses[1] if len(self.router_addresses) > 1 else bytes(16),
         )
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachReply:
         values = ATTACH_REPLY.unpack_from(body)
         (ident, capabilities, capacity, generation, epoch, mtu, backend, fds, n) = values[:9]
-        lengths, (router, token, packed) = values[9 : 9 + MAX_ADDRESSES], values[9 + MAX_ADDRESSES :]
+        lengths, (router, token, packed, other) = values[9 : 9 + MAX_ADDRESSES], values[9 + MAX_ADDRESSES :]
         if n > MAX_ADDRESSES or fds > MAX_FDS:
             raise ProtocolError("the router's reply is out of bounds")
         return cls(
@@ -211,7 +212,7 @@ class AttachReply:
             fds,
             tuple(packed[i * 16 : i * 16 + 16] for i in range(n)),
             tuple(lengths[:n]),
-            router,
+            (router, other) if any(other) else (router,),
             token,
         )
 

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from netstack.errors import ConfigError, LinkError, RouterError
@@ -28,7 +28,8 @@ from netstack.router.captures import Captures
 from netstack.router.control import FAR_AWAY, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
 from netstack.router.paths import socket_path
-from netstack.router.pool import TOKEN_BYTES, AddressPool, Lease, format_address, pack_address
+from netstack.router.pool import TOKEN_BYTES, Lease, format_address, is_v4, pack_address
+from netstack.router.pools import ADDRESSING, DEFAULT_V4, PoolConfig, Pools, unique_local_network
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
 from netstack.router.sharing import SharedAddresses
 from netstack.router.uplinks import Uplink, UplinkConfig
@@ -42,7 +43,6 @@ log = logging.getLogger("netstack.router")
 CAPACITY_MIN = 256 << 10
 CAPACITY_MAX = 64 << 20
 UPLINK_RETRY_NS = 1_000_000_000
-ADDRESSING = ("process", "interface")
 
 
 class _Attached:
@@ -55,14 +55,15 @@ class _Attached:
         self.mtu = mtu
         self.capabilities = capabilities
         self.leases: list[Lease] = []
-        self.shared: tuple[bytes, ...] = ()  # instead of leases: addresses that others have too
+        self.shared: tuple[bytes, ...] = ()  # addresses that others have too
         self.port = 0
         self.since_ns = time.monotonic_ns()
         self.command = command_of(connection.pid)
 
     @property
     def addresses(self) -> tuple[bytes, ...]:
-        return self.shared or tuple(lease.address for lease in self.leases)
+        addresses = (*self.shared, *(lease.address for lease in self.leases))
+        return tuple(sorted(addresses, key=lambda a: not is_v4(a))) if self.shared else addresses
 
     def info(self, forwarder: Forwarder) -> AttachmentInfo:
         c = forwarder.counters(self.port)
@@ -100,8 +101,11 @@ class Router:
 
     Parameters
     ----------
-    pool : str
-        Network of the addresses it hands out, ``"10.77.0.0/16"``; its first address is the router's own.
+    pool : str, or iterable of str
+        Networks of the addresses it hands out, ``"10.77.0.0/16"``, ``"fd77::/64"``, each with
+        ``",addressing=interface"`` (or ``process``) if it is to have another than the router's; the first address of
+        each is the router's own. Default: 10.77.0.0/16 and a private IPv6 network of this machine and this name
+        (`pools.unique_local_network`). A stack that asks for no address gets one of each version.
     name : str, optional
         Under which stacks find it. Without one it gets a random name, found in the attribute `name`: a
         private router for this process and those it tells (`environment`).
@@ -123,7 +127,7 @@ class Router:
         How long the data thread looks at the rings before it sleeps, when a core is free for that.
     addressing : {"process", "interface"}
         What a stack gets that asks for no address: one of its own, or the one that all such stacks share, each by the
-        ports it has. Both kinds live on one router.
+        ports it has. Both kinds live on one router, and the pools of IPv4 and of IPv6 may differ.
     emulation : mapping or Emulation, optional
         A bad link between each stack and the router, ``{"delay": "5ms", "loss": 0.01}``: see
         `netstack.link.emulation.Emulation`. Stacks get dice of their own, in the order in which they attach.
@@ -155,7 +159,7 @@ class Router:
 
     def __init__(
         self,
-        pool: str = "10.77.0.0/16",
+        pool: str | PoolConfig | Iterable[str | PoolConfig] | None = None,
         name: str | None = None,
         *,
         uplinks=(),
@@ -200,8 +204,14 @@ class Router:
         users = [c for c in configs if c.kind == "user"]
         if len(users) > 1:
             raise ConfigError("one uplink 'user' reaches all that this user reaches: give it once")
-        reserved = [a.ip for c in configs for a in c.addresses] + user_addresses(pool, users)
-        self._pool = AddressPool(pool, reserved=reserved)
+        if pool is None:
+            pool = DEFAULT_V4, str(unique_local_network(self.name))
+        self._pools = Pools(
+            (pool,) if isinstance(pool, str | PoolConfig) else pool,
+            addressing=addressing,
+            reserved=[a.ip for c in configs for a in c.addresses] + [c.loopback for c in users if c.loopback],
+            last_is_reserved=bool(users),
+        )
         self._max = max_attachments
         self._lock = threading.RLock()
         self._attached: dict[int, _Attached] = {}
@@ -210,8 +220,8 @@ class Router:
         self._retry_at_ns = 0
         self._closed = False
         self._forwarder = Forwarder(
-            [self._pool.network],
-            self._pool.router_address,
+            [each.network for each in self._pools],
+            [each.router_address for each in self._pools],
             max_ports=max_attachments + len(configs),
             queue_limit=queue_limit,
             spin_us=spin_us,
@@ -219,10 +229,7 @@ class Router:
             codel=codel,
         )
         self.captures = Captures(self._forwarder, self._lock)
-        self._shared: SharedAddresses | None = None
-        if addressing == "interface":
-            address = self._pool.reserve()
-            self._shared = SharedAddresses(self._forwarder, [address])
+        self._shared = SharedAddresses(self._forwarder, self._pools.shared) if self._pools.shared else None
         self._uplinks = [self._make_uplink(config, default=config is configs[0]) for config in configs]
         self._user: UserUplink | None = next((u for u in self._uplinks if u.config.kind == "user"), None)
         self.path = socket_path(self.name)
@@ -252,7 +259,7 @@ class Router:
         self._forwarder.start()
         self._control.start()
         _living.add(self)
-        log.info("router %s: pool %s, control socket %s", self.name, self._pool.network, self.path)
+        log.info("router %s: pool %s, control socket %s", self.name, self._pools, self.path)
         if self._metrics is not None:
             log.info("router %s: metrics at %s", self.name, self._metrics.address)
         for what, bad in (("each stack", self._emulation), *((f"uplink {c.name}", c.emulation) for c in configs)):
@@ -262,13 +269,19 @@ class Router:
     # ---- what programs use
 
     @property
-    def pool(self) -> str:
-        return str(self._pool.network)
+    def pools(self) -> list[str]:
+        """The networks of the addresses it hands out."""
+        return [str(pool.network) for pool in self._pools]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The router's own address in each pool."""
+        return [format_address(pool.router_address) for pool in self._pools]
 
     @property
     def address(self) -> str:
-        """The router's own address."""
-        return format_address(self._pool.router_address)
+        """The first of these."""
+        return self.addresses[0]
 
     @property
     def shared_addresses(self) -> list[str]:
@@ -370,7 +383,7 @@ class Router:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._attached)} attached"
-        return f"<Router {self.name} {self.pool} {state}>"
+        return f"<Router {self.name} {self._pools} {state}>"
 
     # ---- what the control thread asks for
 
@@ -396,9 +409,10 @@ class Router:
             if mtu < 576:
                 raise RouterError(errno.EINVAL, f"mtu {mtu}: 576 to {self.mtu} bytes")
             capacity = check_capacity(request.ring_capacity or self.ring_capacity)
-            for address in request.addresses:
-                self._pool.check(address, connection.uid, request.token)
-            shared = self._shared is not None and not request.addresses
+            wanted = self._pools.wanted(request.addresses, mtu)
+            for address in wanted:
+                self._pools.check(address, connection.uid, request.token)
+            shared = [address for each in wanted if (address := self._pools.shared_address(each)) is not None]
             if shared and not request.capabilities & Capability.SHARED:
                 raise RouterError(
                     errno.EPROTONOSUPPORT,
@@ -406,10 +420,12 @@ class Router:
                     "let it ask for an address, or use the same release",
                 )
             channel, fds, bells, its = self._make_channel(capacity)
-            granted = Capability.SHARED if shared else request.capabilities & Capability.HOLD
+            granted = Capability.SHARED if shared else Capability.NONE
+            if len(shared) < len(wanted):
+                granted |= Capability(request.capabilities) & Capability.HOLD
             attached = _Attached(connection, channel, bells, mtu, granted)
             try:
-                self._put_into_service(attached, request)
+                self._put_into_service(attached, request.token, wanted)
             except BaseException:
                 for sock in its:
                     sock.close()
@@ -428,8 +444,10 @@ class Router:
                 backend=Backend[self.backend.upper()],
                 fds=len(fds),
                 addresses=attached.addresses,
-                prefix_lengths=(self._pool.prefix_length,) * len(attached.addresses),
-                router_address=self._pool.router_address,
+                prefix_lengths=tuple(self._pools.of(address).prefix_length for address in attached.addresses),
+                router_addresses=tuple(
+                    dict.fromkeys(self._pools.of(address).router_address for address in attached.addresses)
+                )[:2],
                 token=attached.leases[0].token if attached.leases else bytes(TOKEN_BYTES),
             )
         log.info(
@@ -515,22 +533,23 @@ class Router:
     def tick(self, now_ns: int) -> int:
         """What is due: ends of holds, lost uplinks. Returns when to come again."""
         with self._lock:
-            for address in self._pool.expire():
+            for address in self._pools.expire():
                 self._forwarder.set_state(address, "dead")
                 if self._user is not None:
                     self._user.forget([address])
             if self._retry_at_ns and now_ns >= self._retry_at_ns:
                 self._look_after_uplinks(now_ns)
-            return min(self._pool.next_expiry_ns() or FAR_AWAY, self._retry_at_ns or FAR_AWAY)
+            return min(self._pools.next_expiry_ns() or FAR_AWAY, self._retry_at_ns or FAR_AWAY)
 
     # ---- inside
 
     def _make_uplink(self, config, *, default: bool):
         if config.kind != "user":
-            return Uplink(config, [self._pool.router_address], default=default)
+            return Uplink(config, [pool.router_address for pool in self._pools], default=default)
         from netstack.router.user import UserUplink
 
-        return UserUplink(config, self._pool.network, mtu=self.mtu, ring_capacity=self.ring_capacity, default=default)
+        networks = [pool.network for pool in self._pools]
+        return UserUplink(config, networks, mtu=self.mtu, ring_capacity=self.ring_capacity, default=default)
 
     def _lost(self, uplink: Uplink | UserUplink) -> None:
         log.warning("uplink %s is gone; trying again every second", uplink.config.name)
@@ -582,7 +601,7 @@ class Router:
         there.detach()
         return here, fds, bells, its
 
-    def _put_into_service(self, attached: _Attached, request: AttachRequest) -> None:
+    def _put_into_service(self, attached: _Attached, token: bytes, wanted: list[bytes]) -> None:
         """First what can fail, then the addresses, which may come from an attachment that still lives."""
         channel = attached.channel
         bells = (-1, *(sock.fileno() for sock in attached.bells), -1) if attached.bells else channel.peer_fds
@@ -597,13 +616,14 @@ class Router:
         )
         if self._emulation is not None and self._seeds is not None:
             self._forwarder.emulate(attached.port, seed=next(self._seeds), **self._emulation.settings)
-        if attached.capabilities & Capability.SHARED and self._shared is not None:
-            self._shared.join(attached.port, attached.connection.uid)
-            attached.shared = self._shared.addresses
-            return
-        token = request.token or secrets.token_bytes(TOKEN_BYTES)
-        for address in request.addresses or (None,):
-            lease, previous = self._pool.lease(attached, attached.connection.uid, address, token)
+        token = token or secrets.token_bytes(TOKEN_BYTES)
+        for each in wanted:
+            shared = self._pools.shared_address(each)
+            if shared is not None and self._shared is not None:
+                self._shared.join(attached.port, attached.connection.uid, shared)
+                attached.shared = (*attached.shared, shared)
+                continue
+            lease, previous = self._pools.lease(attached, attached.connection.uid, each, token)
             if previous is not None:
                 previous.leases.remove(lease)
             attached.leases.append(lease)
@@ -616,27 +636,14 @@ class Router:
             self._forwarder.remove(attached.port, hold=hold)
         for lease in attached.leases:
             if hold:
-                self._pool.hold(lease.address, attached)
+                self._pools.hold(lease.address, attached)
             else:
-                self._pool.release(lease.address, attached)
-        for address in self._pool.forget():
+                self._pools.release(lease.address, attached)
+        for address in self._pools.forget():
             self._forwarder.forget(address)
         attached.channel.close()
         for sock in attached.bells:
             sock.close()
-
-
-def user_addresses(pool: str, configs) -> list[Any]:
-    """What an uplink without privilege takes of the pool for itself."""
-    if not configs:
-        return []
-    from netstack.router.user import own_address
-
-    try:
-        network = ipaddress.ip_network(pool)
-    except ValueError:
-        return []  # the pool says so better
-    return [own_address(network), *(c.loopback for c in configs if c.loopback is not None)]
 
 
 def check_capacity(capacity: int) -> int:

@@ -11,7 +11,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from netstack.address cimport address_equal, address_from_v4, address_is_v4, address_t, address_v4
+from netstack.address cimport (
+    address_equal, address_from_v4, address_is_unspecified6, address_is_v4, address_t, address_v4,
+)
 from netstack.link.impairment cimport held_t
 from netstack.router.emulation cimport wire_arrived_back, wire_arrived_out, wire_push_back, wire_push_out
 from netstack.router.mirror cimport MIRROR_FROM, mirror_packet
@@ -21,8 +23,11 @@ from netstack.router.port cimport (
     DROP_UNKNOWN_ADDRESS, packet_t, PORT_ACTIVE, port_drain, port_fail, PORT_FAILED, port_flush, port_hand,
     port_ring, PORT_STACK, port_t, PORT_UPLINK,
 )
-from netstack.router.replies cimport echo_to_reply, REPLY_BYTES, reply_icmp_error, reply_rst
-from netstack.router.state cimport forwarder_t, network_t
+from netstack.router.reading cimport ipv6_never_forwarded, read_header, readable, reading_t
+from netstack.router.replies cimport (
+    Complaint, echo_to_reply, NO_HOST, NO_PORT, NO_ROUTE, reply_error, REPLY_BYTES, reply_rst, TIME_EXCEEDED, TOO_BIG,
+)
+from netstack.router.state cimport forwarder_t, network_has, network_t
 from netstack.router.steering cimport (
     STEER_ECHO, steer_in, STEER_MALFORMED, STEER_NOBODY, steer_out, STEER_OWNER, STEER_PIECE,
 )
@@ -32,12 +37,10 @@ from netstack.router.table cimport (
 from netstack.router.uplink cimport uplink_advance, uplink_flush, uplink_hand, uplink_of, uplink_receive
 from netstack.wire.byte_order cimport host_to_be32, load_be16, load_native16, load_native32, store_native16
 from netstack.wire.checksum cimport checksum_fold, checksum_partial, checksum_update16
-from netstack.wire.icmp cimport (
-    ICMP_CODE_FRAGMENTATION, ICMP_CODE_HOST, ICMP_CODE_NET, ICMP_CODE_PORT, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
-)
 from netstack.wire.ipv4 cimport (
     check_ipv4_options, IPV4_OFFSET_MASK, ipv4_source_is_martian, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
+from netstack.wire.ipv6 cimport NEXT_NONE, PROTOCOL_ICMPV6
 from rings.spsc_ring cimport (
     RING_CLOSED, ring_consumer_disarm, RING_DAMAGED, RING_FRAME, RING_OK, ring_peek, RING_POISONED,
     ring_record_t, ring_release, ring_space_needs_kick,
@@ -46,7 +49,6 @@ from rings.spsc_ring cimport (
 cdef enum:
     FORWARDED = -1                   # verdicts beside Drop
     CONSUMED = -2
-    ICMPV6 = 58
 
 cdef int64_t ICMP_COST_NS = 1000000          # 1,000 errors a second to one port, bursts of 50 (Linux: icmp_msgs_per_sec)
 cdef int64_t ICMP_DEPTH_NS = 50000000
@@ -81,29 +83,52 @@ cdef void answer(forwarder_t *f, port_t *to, uint8_t *packet, uint32_t length) n
     """Send a packet of the router's own back to where its cause came from."""
     cdef packet_t p
     p.header = packet
-    p.header_length = p.head_length = length
+    p.header_length = p.head_length = length if length < HEADER_COPY else HEADER_COPY
     p.head = packet
-    p.body = NULL
-    p.body_length = 0
+    p.body = packet + p.head_length
+    p.body_length = length - p.head_length
     p.source = 0
     to.counters.generated += 1
     hand(f, to, &p)
 
 
-cdef void icmp_error(forwarder_t *f, port_t *to, packet_t *p, uint8_t type, uint8_t code, uint32_t mtu) noexcept nogil:
-    """Tell the source of an IPv4 packet why it was dropped, as often as its rate allows."""
-    icmp_error_from(f, to, p, type, code, mtu, f.router_be)
+cdef void addresses_of(const packet_t *p, address_t *source, address_t *destination) noexcept nogil:
+    if p.header[0] >> 4 == 4:
+        address_from_v4(source, load_native32(p.header + 12))
+        address_from_v4(destination, load_native32(p.header + 16))
+    else:
+        memcpy(source, p.header + 8, 16)
+        memcpy(destination, p.header + 24, 16)
 
 
-cdef void icmp_error_from(forwarder_t *f, port_t *to, packet_t *p, uint8_t type, uint8_t code, uint32_t mtu,
-                          uint32_t from_be) noexcept nogil:
+cdef uint8_t transport_of(const packet_t *p) noexcept nogil:
+    """The protocol behind the extension headers, NEXT_NONE where it cannot be seen."""
+    cdef reading_t r
+    return r.protocol if read_header(p.header, readable(p), &r) else <uint8_t> NEXT_NONE
+
+
+cdef void complain(forwarder_t *f, port_t *to, packet_t *p, Complaint why, uint32_t mtu=0) noexcept nogil:
+    """Tell the source of a packet why it was dropped: from the router's address in the source's pool, or another of that
+    version."""
+    cdef address_t source, destination
+    cdef const address_t *own = &f.routers[p.header[0] >> 4 == 6]
+    cdef network_t *network
+    addresses_of(p, &source, &destination)
+    network = network_of(f, &source)
+    if network != NULL and not address_is_unspecified6(&network.router):
+        own = &network.router
+    complain_from(f, to, p, why, mtu, own)
+
+
+cdef void complain_from(forwarder_t *f, port_t *to, packet_t *p, Complaint why, uint32_t mtu,
+                        const address_t *own) noexcept nogil:
+    """As often as the rate of the source's port allows."""
     cdef uint8_t out[REPLY_BYTES]
     cdef uint32_t n
-    if p.header[0] >> 4 != 4 or from_be == 0:
+    pull(p)
+    if address_is_unspecified6(own) or not bucket_take(&to.icmp_bucket, f.now_ns, ICMP_COST_NS, ICMP_DEPTH_NS):
         return
-    if not bucket_take(&to.icmp_bucket, f.now_ns, ICMP_COST_NS, ICMP_DEPTH_NS):
-        return
-    n = reply_icmp_error(out, p.header, (p.header[0] & 15) << 2, p.header_length, type, code, mtu, from_be)
+    n = reply_error(out, p, why, mtu, own)
     if n:
         answer(f, to, out, n)
 
@@ -116,35 +141,40 @@ cdef void reset(forwarder_t *f, port_t *to, packet_t *p) noexcept nogil:
         answer(f, to, out, n)
 
 
-cdef int for_the_router(forwarder_t *f, port_t *src, packet_t *p, uint8_t protocol) noexcept nogil:
+cdef int refuse(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
+    """There is nobody behind this address and port: as a host would say. False: it would say nothing."""
+    cdef address_t source, destination
+    cdef uint8_t protocol = transport_of(p)
+    if protocol == PROTOCOL_TCP:
+        reset(f, src, p)
+    elif protocol == PROTOCOL_UDP:
+        addresses_of(p, &source, &destination)
+        complain_from(f, src, p, NO_PORT, 0, &destination)
+    else:
+        return False
+    return True
+
+
+cdef int for_the_router(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     """A packet to an address of the router itself: it answers echo, and refuses the rest politely."""
     if echo_to_reply(p.header, p.header_length):
         src.counters.generated += 1
         p.source = 0
         hand(f, src, p)
         return CONSUMED
-    if protocol == PROTOCOL_TCP:
-        reset(f, src, p)
-        return CONSUMED
-    if protocol == PROTOCOL_UDP:
-        icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_PORT, 0)
-        return CONSUMED
-    return <int> DROP_PROTOCOL
+    return CONSUMED if refuse(f, src, p) else <int> DROP_PROTOCOL
 
 
-cdef int for_sharers(forwarder_t *f, port_t *src, packet_t *p, uint8_t protocol, port_t **to) noexcept nogil:
+cdef int for_sharers(forwarder_t *f, port_t *src, packet_t *p, port_t **to) noexcept nogil:
     """A packet to an address that stacks share: to whose flow or port it is. The router answers for the host that they make."""
     cdef int verdict = steer_in(f, p, to)
     p.at_home = True
     if verdict == STEER_OWNER:
         return FORWARDED
     if verdict == STEER_ECHO:
-        return for_the_router(f, src, p, protocol)
+        return for_the_router(f, src, p)
     if verdict == STEER_NOBODY:
-        if protocol == PROTOCOL_UDP:
-            icmp_error_from(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_PORT, 0, load_native32(p.header + 16))
-        else:
-            reset(f, src, p)
+        refuse(f, src, p)
         return <int> DROP_NO_PORT
     if verdict == STEER_PIECE:
         return <int> DROP_PIECE
@@ -176,7 +206,7 @@ cdef inline bint may_send(forwarder_t *f, port_t *src, packet_t *p, const addres
                 return False
             if src.shared >> i & 1:
                 p.at_home = True
-                if protocol == PROTOCOL_ICMP or protocol == ICMPV6:
+                if protocol == PROTOCOL_ICMP or protocol == PROTOCOL_ICMPV6:
                     pull(p)
                 verdict[0] = steer_out(f, src, p)
                 return verdict[0] == FORWARDED
@@ -198,8 +228,7 @@ cdef bint is_outside(forwarder_t *f, const address_t *source) noexcept nogil:
 cdef network_t *network_of(forwarder_t *f, const address_t *a) noexcept nogil:
     cdef int i
     for i in range(f.n_networks):
-        if (a.lo & f.networks[i].mask.lo) == f.networks[i].base.lo and \
-                (a.hi & f.networks[i].mask.hi) == f.networks[i].base.hi:
+        if network_has(&f.networks[i], a):
             return &f.networks[i]
     return NULL
 
@@ -209,16 +238,16 @@ cdef int no_entry(forwarder_t *f, port_t *src, packet_t *p, const address_t *des
     cdef network_t *network = network_of(f, destination)
     if network != NULL:
         if not address_equal(destination, &network.broadcast):
-            icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_HOST, 0)
+            complain(f, src, p, NO_HOST)
         return <int> DROP_UNKNOWN_ADDRESS
     if f.default_uplink == NULL or f.default_uplink == src:
-        icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_NET, 0)
+        complain(f, src, p, NO_ROUTE)
         return <int> DROP_NO_ROUTE
     to[0] = f.default_uplink
     return FORWARDED
 
 
-cdef int destination_of(forwarder_t *f, port_t *src, packet_t *p, const address_t *destination, uint8_t protocol,
+cdef int destination_of(forwarder_t *f, port_t *src, packet_t *p, const address_t *destination,
                         port_t **to) noexcept nogil:
     """The port for an address: FORWARDED, CONSUMED, or why not."""
     cdef entry_t *e
@@ -233,16 +262,16 @@ cdef int destination_of(forwarder_t *f, port_t *src, packet_t *p, const address_
         return no_entry(f, src, p, destination, to)
     if e.state == ENTRY_ACTIVE or e.state == ENTRY_COMMIT:
         to[0] = <port_t *> e.port
-        return FORWARDED if to[0] != src else <int> DROP_DESTINATION
+        return FORWARDED if to[0] != src or src.sharer != NULL else <int> DROP_DESTINATION
     if e.state == ENTRY_LOCAL:
-        return for_the_router(f, src, p, protocol)
+        return for_the_router(f, src, p)
     if e.state == ENTRY_SHARED:
-        return for_sharers(f, src, p, protocol, to)
+        return for_sharers(f, src, p, to)
     if e.state == ENTRY_DEAD:
-        if protocol == PROTOCOL_TCP:
+        if transport_of(p) == PROTOCOL_TCP:
             reset(f, src, p)
         else:
-            icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_HOST, 0)
+            complain(f, src, p, NO_HOST)
         return <int> DROP_DEAD_ADDRESS
     return <int> DROP_HELD
 
@@ -287,14 +316,14 @@ cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
         return <int> DROP_SPOOFED
     if h[16] == 0 or h[16] == 127 or h[16] >= 224:
         return <int> DROP_DESTINATION
-    verdict = destination_of(f, src, p, &destination, h[9], &to)
+    verdict = destination_of(f, src, p, &destination, &to)
     if verdict != FORWARDED:
         return verdict
     if h[8] <= 1 and not p.at_home:
-        icmp_error(f, src, p, ICMP_TIME_EXCEEDED, 0, 0)
+        complain(f, src, p, TIME_EXCEEDED)
         return <int> DROP_TTL
     if total > to.mtu:
-        icmp_error(f, src, p, ICMP_UNREACHABLE, ICMP_CODE_FRAGMENTATION, to.mtu)
+        complain(f, src, p, TOO_BIG, to.mtu)
         return <int> DROP_TOO_BIG
     if not p.at_home:
         decrement_ttl(h)
@@ -326,16 +355,20 @@ cdef int route_ipv6(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if src.kind == PORT_STACK:
         if not may_send(f, src, p, &source, h[6], &verdict):
             return verdict
-    elif h[8] == 0xff or table_find(&f.table, &source) != NULL:
+    elif h[8] == 0xff or source.hi == 0 or table_find(&f.table, &source) != NULL:
         return <int> DROP_SPOOFED
-    if h[24] == 0xff or (h[24] == 0xfe and (h[25] & 0xc0) == 0x80) or destination.hi == 0:
-        return <int> DROP_DESTINATION                                # multicast, link-local, :: and ::1
-    verdict = destination_of(f, src, p, &destination, h[6], &to)
+    if ipv6_never_forwarded(h + 24):
+        return <int> DROP_DESTINATION
+    verdict = destination_of(f, src, p, &destination, &to)
     if verdict != FORWARDED:
         return verdict
+    if src.kind == PORT_UPLINK and ipv6_never_forwarded(h + 8):      # a link-local neighbour speaks to the router only
+        return <int> DROP_SPOOFED
     if h[7] <= 1 and not p.at_home:
+        complain(f, src, p, TIME_EXCEEDED)
         return <int> DROP_TTL
     if total > to.mtu:
+        complain(f, src, p, TOO_BIG, to.mtu)
         return <int> DROP_TOO_BIG
     if not p.at_home:
         h[7] -= 1

@@ -59,20 +59,23 @@ cdef class SharedAddresses:
         finally:
             leave(f)
 
-    def join(self, uint64_t ident, uint32_t uid):
-        """The attachment may use the addresses, from ports that it claims. Groups are of one user's."""
+    def join(self, uint64_t ident, uint32_t uid, *addresses):
+        """The attachment may use these of the addresses (all by default), from ports that it claims. Groups are of one user's."""
         cdef forwarder_t *f = self.forwarder.f
         cdef port_t *port = self.forwarder.port(ident)
         cdef address_t a
         cdef int i
-        if port.n_addresses + len(self.addresses) > MAX_PORT_ADDRESSES:
+        addresses = addresses or self.addresses
+        if not set(addresses) <= set(self.addresses):
+            raise ConfigError("an attachment joins addresses that are shared, no others")
+        if port.n_addresses + len(addresses) > MAX_PORT_ADDRESSES:
             raise ConfigError(f"an attachment has at most {MAX_PORT_ADDRESSES} addresses")
         with nogil:
             enter(f)
         try:
             if claims_join(port, uid) < 0:
                 raise MemoryError
-            for address in self.addresses:
+            for address in addresses:
                 address_parse(address, &a)
                 i = port.n_addresses
                 port.addresses[i] = a

@@ -27,6 +27,7 @@ cdef struct network_t:           # a pool: addresses that are nobody's unless th
     address_t base
     address_t mask
     address_t broadcast          # 0: none
+    address_t router             # the router's own there; 0: none
 
 
 cdef struct forwarder_t:
@@ -55,7 +56,7 @@ cdef struct forwarder_t:
     claims_t *claims         # of the addresses that stacks share; NULL: there are none
     network_t networks[MAX_NETWORKS]
     int n_networks
-    uint32_t router_be           # source of ICMP errors
+    address_t routers[2]         # the router's own of each version, source of ICMP errors to whoever is of no pool; 0: none
     uint64_t next_generation
     uint64_t queue_limit
     int64_t now_ns
@@ -66,6 +67,10 @@ cdef struct forwarder_t:
     port_counters_t retired      # of ports that are gone
     uint64_t rounds
     uint64_t sleeps
+
+
+cdef inline bint network_has(const network_t *n, const address_t *a) noexcept nogil:
+    return (a.lo & n.mask.lo) == n.base.lo and (a.hi & n.mask.hi) == n.base.hi
 
 
 cdef inline void enter(forwarder_t *f) noexcept nogil:

@@ -1,132 +1,32 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Reading of a packet what says whose it is, on its way to a shared address and from one.
 
-Only bytes that are private are read (the router's copy of the header, or a packet that lies in the router's memory). Where
-the names of a flow do not stand there, the packet is nobody's. Later pieces of a datagram have no ports: they follow the
-first one, which is remembered for as long as pieces may wait to be put together.
+Where the names of a flow do not stand in the bytes that are private (``reading``), the packet is nobody's. Later pieces of a
+datagram have no ports: they follow the first one, which is remembered for as long as pieces may wait to be put together.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from netstack.address cimport address_equal, address_from_v4, address_t
+from netstack.address cimport address_equal
 from netstack.router.claims cimport (
     CLAIM_ECHO, CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claim_t, claims_claim, claims_owner, claims_t, flow_learn, group_has,
     names_t, piece_t, PIECES,
 )
 from netstack.router.port cimport DROP_MALFORMED, DROP_PIECE, DROP_SPOOFED, packet_t, port_t
+from netstack.router.reading cimport (
+    FIRST, is_echo, is_error, is_icmp, LATER, read_header, readable, reading_t, WHOLE,
+)
 from netstack.siphash cimport siphash
-from netstack.wire.byte_order cimport load_be16, load_be32, load_native32
-from netstack.wire.icmp cimport ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HEADER
-from netstack.wire.ipv4 cimport IPV4_HEADER, IPV4_MF, IPV4_OFFSET_MASK, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
-from netstack.wire.ipv6 cimport IPV6_HEADER, PROTOCOL_ICMPV6
+from netstack.wire.byte_order cimport load_be16
+from netstack.wire.icmp cimport ICMP_HEADER
+from netstack.wire.ipv4 cimport PROTOCOL_TCP, PROTOCOL_UDP
 
 cdef enum:
     ALLOWED = -1                 # FORWARDED of routing
-    WHOLE = 0                    # which part of a datagram
-    FIRST = 1
-    LATER = 2
-    EXTENSIONS = 8               # IPv6 headers in front of the transport's, at most
-    HOP_BY_HOP = 0
-    ROUTING = 43
-    FRAGMENT = 44
-    DESTINATION_OPTIONS = 60
-    ICMPV6_ECHO_REQUEST = 128
-    ICMPV6_ECHO_REPLY = 129
     TCP_SYN_OR_RST = 6
 
 cdef int64_t PIECES_NS = 60000000000         # RFC 8200 section 4.5; 30 s would do for IPv4
-
-
-cdef struct reading_t:           # of an IP header and those behind it
-    address_t src
-    address_t dst
-    uint32_t at                  # where the transport's header begins
-    uint32_t ident               # of a datagram in pieces
-    uint8_t protocol
-    uint8_t part
-
-
-cdef uint32_t readable(const packet_t *p) noexcept nogil:
-    """Bytes from p.header on that nobody else can write."""
-    if p.head == p.header and (p.body_length == 0 or p.body == p.header + p.head_length):
-        return p.head_length + p.body_length
-    return p.header_length
-
-
-cdef bint read_ipv4(const uint8_t *h, uint32_t n, reading_t *r) noexcept nogil:
-    cdef uint32_t word
-    if n < IPV4_HEADER:
-        return False
-    r.at = (h[0] & 15) << 2
-    if r.at < IPV4_HEADER or r.at > n:
-        return False
-    address_from_v4(&r.src, load_native32(h + 12))
-    address_from_v4(&r.dst, load_native32(h + 16))
-    r.protocol = h[9]
-    r.ident = load_be16(h + 4)
-    word = load_be16(h + 6)
-    r.part = LATER if word & IPV4_OFFSET_MASK else FIRST if word & IPV4_MF else WHOLE
-    return True
-
-
-cdef bint read_ipv6(const uint8_t *h, uint32_t n, reading_t *r) noexcept nogil:
-    cdef uint8_t kind
-    cdef uint32_t length
-    cdef int i
-    if n < IPV6_HEADER:
-        return False
-    memcpy(&r.src, h + 8, 16)
-    memcpy(&r.dst, h + 24, 16)
-    kind = h[6]
-    r.at = IPV6_HEADER
-    r.part = WHOLE
-    r.ident = 0
-    for i in range(EXTENSIONS):
-        if kind != HOP_BY_HOP and kind != ROUTING and kind != DESTINATION_OPTIONS and kind != FRAGMENT:
-            r.protocol = kind
-            return True
-        if r.at + 8 > n:
-            return False
-        length = 8
-        if kind == FRAGMENT:
-            r.ident = load_be32(h + r.at + 4)
-            if load_be16(h + r.at + 2) & 0xfff8:
-                r.part = LATER
-            elif h[r.at + 3] & 1:
-                r.part = FIRST
-        else:
-            length = 8 * (<uint32_t> h[r.at + 1] + 1)
-        kind = h[r.at]
-        r.at += length
-        if r.part == LATER:
-            r.protocol = kind
-            return True
-        if r.at > n:
-            return False
-    return False
-
-
-cdef inline bint read_header(const uint8_t *h, uint32_t n, reading_t *r) noexcept nogil:
-    if n == 0:
-        return False
-    return read_ipv4(h, n, r) if h[0] >> 4 == 4 else read_ipv6(h, n, r)
-
-
-cdef inline bint is_icmp(const reading_t *r, const uint8_t *h) noexcept nogil:
-    return r.protocol == (PROTOCOL_ICMP if h[0] >> 4 == 4 else PROTOCOL_ICMPV6)
-
-
-cdef inline bint is_echo(const uint8_t *h, uint8_t type, bint request) noexcept nogil:
-    if h[0] >> 4 == 4:
-        return type == (ICMP_ECHO_REQUEST if request else ICMP_ECHO_REPLY)
-    return type == (ICMPV6_ECHO_REQUEST if request else ICMPV6_ECHO_REPLY)
-
-
-cdef inline bint is_error(const uint8_t *h, uint8_t type) noexcept nogil:
-    if h[0] >> 4 == 4:
-        return type == 3 or type == 11 or type == 12
-    return type < 128
 
 
 cdef bint name(const uint8_t *h, uint32_t n, const reading_t *r, bint outward, names_t *names) noexcept nogil:

@@ -10,6 +10,7 @@ import re
 import resource
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from netstack.errors import ConfigError, LinkError
 from netstack.link.channel import ChannelLink
 from netstack.link.emulation import NAMES, Emulation
 from netstack.resolver.resolv_conf import SettingsSource
+from netstack.router.pool import last_address
 from netstack.router.relay.engine import Relay
 from netstack.stack import Stack
 from rings.channel import channel_pair
@@ -150,35 +152,31 @@ class UserConfig:
         return cls(**values)
 
 
-def own_address(network: Network) -> Address:
-    """Where the uplink itself is in a pool, and answers questions for names: the last address before the broadcast."""
-    return network.network_address + (network.num_addresses - 2)
-
-
 class UserUplink:
     """The relay in a router's service: its stack is attached as any other, and speaks for all the world.
 
     Parameters
     ----------
     config : UserConfig
-    pool : ipaddress network
-        The router's.
+    pools : sequence of ipaddress networks
+        The router's. The last address of each is the uplink's own, where it answers questions for names.
     mtu, ring_capacity : int
         The router's.
     default : bool
         Packets for addresses outside the pool go here.
     """
 
-    def __init__(self, config: UserConfig, pool: Network, *, mtu: int, ring_capacity: int, default: bool = True):
+    def __init__(self, config: UserConfig, pools: Sequence[Network], *, mtu: int, ring_capacity: int,
+                 default: bool = True):
         for each in config.publish:
-            if each.address not in pool:
-                raise ConfigError(f"publish: {each.address} is not an address of the pool {pool}")
+            if not any(each.address in pool for pool in pools):
+                raise ConfigError(f"publish: {each.address} is not an address of the pool {', '.join(map(str, pools))}")
         self.config = config
         self.default = default
         self.port: int | None = None
-        self.own = own_address(pool)
+        self.own = [last_address(pool) for pool in pools]
         self.published: list[tuple[str, str, int]] = []  # protocol, host, port
-        self._pool = pool
+        self._pools = pools
         self._mtu = mtu
         self._capacity = ring_capacity
         self._names = SettingsSource(ResolverConfig(), loopback=True)
@@ -197,16 +195,17 @@ class UserUplink:
         here, there = channel_pair(self._capacity, "memfd")
         try:
             self.port = forwarder.add_stack(here.tx, here.rx, here.fileno(), here.peer_fds, mtu=self._mtu, keep=here)
-            forwarder.bind(self.port, str(self.own), 1)
+            for own in self.own:
+                forwarder.bind(self.port, str(own), 1)
             shown = self.config.loopback
-            if shown is not None and shown in self._pool:
+            if shown is not None and any(shown in pool for pool in self._pools):
                 forwarder.bind(self.port, str(shown), 1)
             self._channel = here
             self._link = ChannelLink(there, mtu=self._mtu, watch_peer=False)
-            stack = Stack(StackConfig(media="ip", addresses=(f"{self.own}/{self.own.max_prefixlen}",), mtu=self._mtu,
-                                      sysctl=SYSCTL), [self._link])
+            addresses = tuple(f"{own}/{own.max_prefixlen}" for own in self.own)
+            stack = Stack(StackConfig(media="ip", addresses=addresses, mtu=self._mtu, sysctl=SYSCTL), [self._link])
             self._driver = Driver(stack, spin_us=20, service=False)
-            self._relay = relay = Relay(self._driver, [str(self.own)], idle_s=self.config.idle, **self._limits())
+            self._relay = relay = Relay(self._driver, [str(own) for own in self.own], idle_s=self.config.idle, **self._limits())
             for network in (*self.config.deny, *(() if self.config.link_local else LINK_LOCAL)):
                 relay.deny(network)
             if shown is not None:

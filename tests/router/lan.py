@@ -97,7 +97,8 @@ class Lan:
 
     def __init__(self, *networks, router="10.77.0.1", **options):
         networks = [ipaddress.ip_network(n) for n in networks or ("10.77.0.0/16",)]
-        self.forwarder = Forwarder(networks, pack_address(router), **options)
+        routers = (router,) if isinstance(router, str) else router
+        self.forwarder = Forwarder(networks, [pack_address(r) for r in routers], **options)
 
     def stack(self, *addresses, **options) -> Stack:
         return Stack(self, addresses, **options)

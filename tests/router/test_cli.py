@@ -72,7 +72,7 @@ def test_router_says_what_is_wrong(runtime, options, why):
 def test_router_serves_lists_and_ends(running, runtime, number):
     with attach() as a:
         [row] = json.loads(netstack("ps", "--json").stdout)
-        assert row["addresses"] == [a.address] and row["pid"] == os.getpid() and row["state"] == "active"
+        assert row["addresses"] == list(a.addresses) and row["pid"] == os.getpid() and row["state"] == "active"
         assert a.address in netstack("ps", env={**os.environ, "COLUMNS": "150"}).stdout
         second = netstack("router", check=False)
         assert second.returncode == 1 and "running already" in second.stderr
@@ -81,5 +81,5 @@ def test_router_serves_lists_and_ends(running, runtime, number):
     running.send_signal(number)
     assert running.wait(20) == 0
     log = running.stderr.read()
-    assert f"attached {a.address}: process {os.getpid()}" in log and "detached" in log
+    assert f"attached {', '.join(a.addresses)}: process {os.getpid()}" in log and "detached" in log
     assert not os.path.exists(f"{runtime}/default.sock")

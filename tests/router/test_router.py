@@ -50,7 +50,7 @@ def shared_memory() -> set[str]:
 
 def test_two_stacks_talk(router):
     with router.attach() as a, router.attach() as b:
-        assert (a.address, b.address, a.router_address, a.prefix_length) == (
+        assert (a.address, b.address, a.router_address, a.prefix_lengths[0]) == (
             "10.77.0.2",
             "10.77.0.3",
             "10.77.0.1",
@@ -314,7 +314,7 @@ def test_killed_process_is_forgotten_at_once(router):
     with router.attach() as peer:
         process, address = child(router, "threading.Event().wait(60)")
         try:
-            assert router.address_of(process.pid) == [address]
+            assert router.address_of(process.pid)[0] == address
         finally:
             end(process)
         wait_until(lambda: len(router.attachments()) == 1)

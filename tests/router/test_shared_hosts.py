@@ -47,19 +47,23 @@ def talk(client, server, address):
         with s:
             s.settimeout(20)
             c.sendall(b"question")
-            assert s.recv(100) == b"question" and peer[0] == SHARED
+            assert s.recv(100) == b"question" and peer[:2] == c.getsockname()[:2]
             s.sendall(b"answer")
             assert c.recv(100) == b"answer"
             return c.getsockname()[1]
 
 
 def test_two_hosts_have_one_address_and_talk(shared, pair):
+    """In both versions of IP, and over a listener for both."""
     a, b = pair
-    assert a.addresses == b.addresses == (f"{SHARED}/16",) and shared.shared_addresses == [SHARED]
-    with a.create_server((SHARED, 80)) as server:
-        server.settimeout(20)
-        talk(b, server, (SHARED, 80))
-        talk(a, server, (SHARED, 80))
+    six = shared.shared_addresses[1]
+    assert shared.shared_addresses == [SHARED, six]
+    assert a.addresses == b.addresses == (f"{SHARED}/16", f"{six}/64")
+    with a.create_server((SHARED, 80)) as server, a.create_server((six, 81), family=socket.AF_INET6) as server6:
+        for each, address in ((server, (SHARED, 80)), (server6, (six, 81))):
+            each.settimeout(20)
+            talk(b, each, address)
+            talk(a, each, address)
 
 
 def test_connections_ask_the_router_once_in_many(pair):

@@ -8,7 +8,15 @@ STEERING = "netstack/router/steering.pyx"
 
 OWN_PORTS_ONLY = ("test_i1_a_sharer_sends_from_its_own_ports_only",)
 
+IPV6_SOURCES = ("test_i1_a_stack_sends_from_its_own_ipv6_addresses_only",)
+
 MUTANTS = [
+    Mutant("I1", "any source passes", ROUTING, "    verdict[0] = <int> DROP_SPOOFED\n    return False\n",
+           "    return True\n", IPV6_SOURCES),
+    Mutant("I1", "half an address is enough", ROUTING, "        if address_equal(source, &src.addresses[i]):\n",
+           "        if source.lo == src.addresses[i].lo:\n", ("test_i1_no_bit_of_an_ipv6_source_may_differ",)),
+    Mutant("I1", "who had an address may send from it", ROUTING, "            if src.epochs[i] == 0:\n",
+           "            if src.epochs[i] == 77:\n", ("test_i1_an_ipv6_address_that_moved_on_is_no_source_any_more",)),
     Mutant("I1", "sharers of an address send from any port", ROUTING,
            "verdict[0] = steer_out(f, src, p)\n", "verdict[0] = FORWARDED\n", OWN_PORTS_ONLY),
     Mutant("I1", "ports are nobody's", STEERING,
