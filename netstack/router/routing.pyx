@@ -510,7 +510,7 @@ cdef uint32_t split(const uint8_t *packet, uint32_t total) noexcept nogil:
         protocol = packet[6]
     if protocol == PROTOCOL_TCP and at + 20 <= total:
         at += (packet[at + 12] >> 4) << 2
-    elif protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP or protocol == ICMPV6:
+    elif protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP or protocol == PROTOCOL_ICMPV6:
         at += 8
     elif packet[0] >> 4 != 4:
         return total                         # headers between IP's and the transport's: in one piece
