@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import ipaddress
 import itertools
 import logging
 import os

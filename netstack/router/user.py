@@ -205,7 +205,9 @@ class UserUplink:
             addresses = tuple(f"{own}/{own.max_prefixlen}" for own in self.own)
             stack = Stack(StackConfig(media="ip", addresses=addresses, mtu=self._mtu, sysctl=SYSCTL), [self._link])
             self._driver = Driver(stack, spin_us=20, service=False)
-            self._relay = relay = Relay(self._driver, [str(own) for own in self.own], idle_s=self.config.idle, **self._limits())
+            self._relay = relay = Relay(
+                self._driver, [str(own) for own in self.own], idle_s=self.config.idle, **self._limits()
+            )
             for network in (*self.config.deny, *(() if self.config.link_local else LINK_LOCAL)):
                 relay.deny(network)
             if shown is not None:

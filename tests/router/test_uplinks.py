@@ -206,7 +206,7 @@ def test_addresses_that_arrive_are_announced(site, kind, version):
     first = ipaddress.ip_network(POOL[version])[2]
     with site.router(f"{kind}:up0", version=version) as router:
         site.ip("neigh", "add", str(first), "lladdr", "02:00:00:00:66:66", "nud", "stale", "dev", kernel)
-        with router.attach() as a:
+        with router.attach(str(first)) as a:
             assert a.address == str(first)
             wait_until(lambda: "02:00:00:00:66:66" not in site.neighbors(kernel))
             assert f"{first} " in site.neighbors(kernel)
