@@ -326,7 +326,7 @@ def test_metadata_of_clouds_and_what_was_denied_is_not_served(make):
 def test_a_published_port_is_the_stacks(make):
     router, host = make(",publish=127.0.0.1:0:10.77.0.2:80,publish=127.0.0.1:0:10.77.0.2:81")
     (_, _, port), (_, _, closed) = router.published
-    assert host.addresses == ("10.77.0.2/16",)
+    assert host.addresses[0] == "10.77.0.2/16"
     data, digest = data_of(3, 2 * MIB)
     with host.create_server(("", 80)) as server, socket.create_connection(("127.0.0.1", port), 30) as client:
         server.settimeout(30)
