@@ -30,6 +30,7 @@ cdef extern from "netstack/daemon_client.h" nogil:
         NSD_DEAD
         NSD_TOOK
         NSD_EMPTIED
+        NSD_LEFT
         NSD_FILLED
 
     ctypedef struct nsd_message_t:

@@ -25,6 +25,7 @@ from netstack.daemon.client cimport (
     NSD_FILLED,
     NSD_GETSOCKOPT,
     NSD_INTERRUPTED,
+    NSD_LEFT,
     NSD_LISTEN,
     NSD_NAME,
     NSD_OPEN,
@@ -545,7 +546,7 @@ cdef class DaemonHandle(Face):
         else:
             with nogil:
                 r = nsd_recv(&self.s, data, n, flags & MSG_PEEK)
-        nsd_show(&self.s, NSD_TOOK if flags & MSG_PEEK or r == <ssize_t> n else NSD_TOOK | NSD_EMPTIED)
+        nsd_show(&self.s, NSD_TOOK | (NSD_LEFT if flags & MSG_PEEK or r == <ssize_t> n else NSD_EMPTIED))
         if r == -EAGAIN and not self.blocks(flags) and not nsd_alive(&self.client.c):
             return -ECONNRESET
         return r

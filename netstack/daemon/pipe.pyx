@@ -155,11 +155,16 @@ cdef void show_ready(pipe_t *p) noexcept nogil:
             nsd_store32(&p.down.drained, filled)
     armed = nsd_load32(&p.up.armed)
     if armed != p.kicked:
-        # Clients arm when they have taken everything: what they had read before is not shown again.
-        if p.events & (EVENT_IN | NSD_EOF) or p.tail != nsd_load64(&p.up.head):
-            p.kicked = armed
-            send(p.back_fd, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
-            nsd_store32(&p.down.kicked, armed)
+        # Clients arm when they know of everything so far: what they had read, or left, before is not shown again.
+        if p.events & (EVENT_IN | NSD_EOF) or p.tail != nsd_load64(&p.up.seen):
+            nsd_store32(&p.down.kicking, armed)
+            nsd_fence()
+            if p.events & (EVENT_IN | NSD_EOF) or p.tail != nsd_load64(&p.up.head):
+                p.kicked = armed
+                send(p.back_fd, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
+                nsd_store32(&p.down.kicked, armed)
+            else:
+                nsd_store32(&p.down.kicking, p.kicked)         # all was taken meanwhile
     if p.events & (EVENT_ERR | EVENT_HUP):
         p.hung = 1
         if p.events & EVENT_ERR or (p.errors and nsd_load32(&p.up.error_taken) != nsd_load32(&p.down.error)):

@@ -20,6 +20,7 @@ cdef extern from "netstack/daemon_shared.h" nogil:
         uint32_t events
         uint32_t error
         uint32_t note
+        uint32_t kicking
         uint32_t kicked
         uint32_t drained
 
@@ -30,6 +31,7 @@ cdef extern from "netstack/daemon_shared.h" nogil:
         uint32_t armed
         uint32_t filled
         uint32_t error_taken
+        uint64_t seen
 
     uint64_t nsd_load64(uint64_t *w)
     uint32_t nsd_load32(uint32_t *w)

@@ -109,6 +109,7 @@ static int waiting_bytes(shim_t *o, int *n)
     struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1};
     ssize_t r;
     if (o->type == SOCK_STREAM) {
+        shim_show(o, NSD_LEFT);          /* first: what comes from now on is told of */
         *n = nsd_streams(&o->s) ? (int)nsd_readable(&o->s) : 0;
         return 0;
     }

@@ -222,7 +222,7 @@ static ssize_t receive_now(shim_t *o, struct msghdr *m, size_t skip, int flags)
             break;
         skip = 0;
     }
-    shim_show(o, !(flags & MSG_PEEK) && taken < wanted ? NSD_TOOK | NSD_EMPTIED : NSD_TOOK);
+    shim_show(o, NSD_TOOK | (!(flags & MSG_PEEK) && taken < wanted ? NSD_EMPTIED : waits(o, flags) ? 0 : NSD_LEFT));
     return taken || r >= 0 ? (ssize_t)taken : r;
 }
 

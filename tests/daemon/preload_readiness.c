@@ -3,6 +3,7 @@
 #include "preload_test.h"
 
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 
 enum { MANY = 6000000, CHILDREN = 3, CALLS = 30 };
 
@@ -85,6 +86,53 @@ static void a_short_write_is_followed_by_an_edge(void)
         } while (r == (ssize_t)n && out < MANY);
     }
     pthread_join(reader, NULL);
+    close(epoll);
+    end_pair();
+}
+
+/* As wrk does it: each event is followed by a read that must find something. */
+static void what_is_readable_can_be_read(void)
+{
+    static char data[MANY], got[4096];
+    struct epoll_event e = {.events = EPOLLIN};
+    int epoll = epoll_create1(0), n;
+    pthread_t writer;
+    size_t in = 0;
+    make_pair();
+    CHECK(fcntl(b, F_SETFL, O_NONBLOCK) == 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, b, &e) == 0);
+    pthread_create(&writer, NULL, write_pieces, data);
+    while (in < MANY) {
+        CHECK(epoll_wait(epoll, &e, 1, LIMIT_MS) == 1);
+        do {
+            ssize_t r = read(b, got, sizeof got);
+            CHECK(r > 0);
+            in += (size_t)r;
+            CHECK(ioctl(b, FIONREAD, &n) == 0);
+        } while (n > 0);
+    }
+    pthread_join(writer, NULL);
+    close(epoll);
+    end_pair();
+}
+
+/* Nginx counts on it: having asked how much there is, it hears of what comes on top though it has not read all. */
+static void what_comes_on_top_is_an_edge(void)
+{
+    struct epoll_event e = {.events = EPOLLIN | EPOLLET};
+    int epoll = epoll_create1(0), n = 0;
+    char got[16];
+    make_pair();
+    CHECK(fcntl(b, F_SETFL, O_NONBLOCK) == 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, b, &e) == 0);
+    for (int round = 0; round < 20; round++) {
+        CHECK(write(a, "0123456789", 10) == 10 && epoll_wait(epoll, &e, 1, LIMIT_MS) == 1);
+        CHECK(read(b, got, 4) == 4 && epoll_wait(epoll, &e, 1, 5) == 0);
+        CHECK(write(a, "abc", 3) == 3 && epoll_wait(epoll, &e, 1, LIMIT_MS) == 1);
+        for (n = 0; n != 9;)
+            CHECK(ioctl(b, FIONREAD, &n) == 0);
+        CHECK(epoll_wait(epoll, &e, 1, 5) == 0);
+        CHECK(write(a, "def", 3) == 3 && epoll_wait(epoll, &e, 1, LIMIT_MS) == 1 && recv(b, got, 16, 0) == 12);
+        CHECK(recv(b, got, 16, 0) == -1 && errno == EAGAIN && epoll_wait(epoll, &e, 1, 5) == 0);
+    }
     close(epoll);
     end_pair();
 }
@@ -219,6 +267,8 @@ int main(int argc, char **argv)
     make_listener(argv[1]);
     a_short_read_is_followed_by_an_edge();
     a_short_write_is_followed_by_an_edge();
+    what_is_readable_can_be_read();
+    what_comes_on_top_is_an_edge();
     one_shot_and_a_duplicate();
     children_share_a_listener();
     errors_and_hang_ups();

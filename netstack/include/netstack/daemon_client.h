@@ -29,6 +29,7 @@
 
 enum {
     NSD_FDS = 4,                         /* most descriptors that come with a reply */
+    NSD_KICKS = 100,                     /* milliseconds that a byte of the daemon's may be on its way */
     NSD_LOOK_NS = 50000000               /* how often a sleeper looks whether the daemon lives */
 };
 
@@ -520,27 +521,59 @@ static inline void nsd_forget(nsd_socket_t *s)
 enum {                                   /* what a call did, for nsd_show */
     NSD_TOOK = 1,                        /* data or a connection, which the daemon's byte announced */
     NSD_EMPTIED = 2,                     /* all that there was, and the caller saw it: what comes now is a new edge */
+    NSD_LEFT = 8,                        /* some of it, or looked: what comes on top is a new edge, too */
     NSD_FILLED = 4                       /* there was no room for all, and the caller saw it: room is a new edge */
 };
 
-static inline void nsd_show_readable(nsd_socket_t *s, int did)
+/* Have the daemon put a byte in when there is more than `seen`. `again`: unless it will do so anyhow, after now. */
+static inline void nsd_arm(nsd_socket_t *s, _Atomic uint64_t *seen, int again)
+{
+    uint64_t upto;
+    nsd_lock(&s->up->receive_lock);
+    if (again && nsd_load32(&s->down->kicking) != nsd_load32(&s->up->armed)) {
+        pthread_mutex_unlock(&s->up->receive_lock);
+        return;
+    }
+    nsd_store64(&s->up->seen, upto = nsd_load64(seen));
+    atomic_fetch_add(&s->up->armed, 1);
+    pthread_mutex_unlock(&s->up->receive_lock);
+    nsd_fence();
+    if (nsd_streams(s) ? nsd_load64(&s->down->tail) != upto : (nsd_state(s) & POLLIN) != 0)
+        nsd_poke(s);
+}
+
+static inline int nsd_drain(nsd_socket_t *s)
 {
     char trash[512];
-    int kicked = nsd_load32(&s->down->kicked) == nsd_load32(&s->up->armed);
+    int any = 0;
     ssize_t r;
-    /* The word that says so may come a moment after the byte. */
-    if ((!kicked && !(did & NSD_TOOK)) || (!(did & NSD_EMPTIED) && (nsd_state(s) & (POLLIN | POLLRDHUP))))
-        return;
     do
         if ((r = recv(s->ready_fd, trash, sizeof trash, MSG_DONTWAIT)) > 0)
-            kicked = 1;
+            any = 1;
     while (r == sizeof trash);
-    if (kicked) {
-        atomic_fetch_add(&s->up->armed, 1);
-        nsd_fence();
-        if (nsd_state(s) & POLLIN)
-            nsd_poke(s);
+    return any;
+}
+
+static inline void nsd_show_readable(nsd_socket_t *s, int did)
+{
+    struct pollfd byte = {s->ready_fd, POLLIN, 0};
+    int kicked = nsd_load32(&s->down->kicked) == nsd_load32(&s->up->armed), done = 0;
+    if (!(did & NSD_EMPTIED) && (nsd_state(s) & (POLLIN | POLLRDHUP))) {
+        if (did & NSD_LEFT)
+            nsd_arm(s, &s->down->tail, 1);
+        return;
     }
+    if (!kicked && !(did & NSD_TOOK))
+        return;
+    nsd_fence();                         /* either the daemon sees that all was taken, or it is seen kicking */
+    for (int i = 0; i < NSD_KICKS && !done; i++) {
+        done = nsd_load32(&s->down->kicking) == nsd_load32(&s->down->kicked);
+        kicked |= nsd_drain(s);
+        if (!done)                       /* its byte is on the way, and would tell of what is not there any more */
+            poll(&byte, 1, 1);
+    }
+    if (kicked)
+        nsd_arm(s, &s->up->head, 0);
 }
 
 static inline void nsd_show_writable(nsd_socket_t *s, int did)
@@ -590,7 +623,10 @@ static inline int nsd_fileno(nsd_socket_t *s)
     size_t got;
     if (s->ready_fd >= 0)
         return s->ready_fd;
-    atomic_fetch_add(&s->up->armed, 1);  /* a byte is wanted at once if there is something */
+    nsd_lock(&s->up->receive_lock);      /* a byte is wanted at once if there is something */
+    nsd_store64(&s->up->seen, nsd_load64(&s->up->head));
+    atomic_fetch_add(&s->up->armed, 1);
+    pthread_mutex_unlock(&s->up->receive_lock);
     r = nsd_call(s->client, &m, NULL, 0, NULL, 0, &got, fds, &count);
     if (r == 0 && count != 1)
         r = -EPROTO;

@@ -80,7 +80,8 @@ typedef struct {
     _Atomic uint32_t events;             /* NSD_*, and what poll(2) would say: what a ring shows itself is not told */
     _Atomic uint32_t error;              /* sequence << 16 | errno number: SO_ERROR of a stream */
     _Atomic uint32_t note;
-    _Atomic uint32_t kicked;             /* the up.armed that was answered by a byte in the readiness pair */
+    _Atomic uint32_t kicking;            /* the up.armed that is answered by a byte in the readiness pair: told before */
+    _Atomic uint32_t kicked;             /* and behind the byte */
     _Atomic uint32_t drained;            /* the up.filled that was answered by emptying it */
 } nsd_down_t;
 
@@ -89,9 +90,10 @@ typedef struct {
     _Alignas(64) _Atomic uint64_t head;
     _Alignas(64) _Atomic uint32_t waiting;       /* threads that sleep on down.bell */
     _Atomic uint32_t noted;              /* the down.note that was answered */
-    _Atomic uint32_t armed;              /* goes up when the pair shows "not readable" and a byte is wanted */
+    _Atomic uint32_t armed;              /* goes up when a byte in the readiness pair is wanted */
     _Atomic uint32_t filled;             /* odd: the pair was made to show "not writable"; goes up by 2 when it was again */
     _Atomic uint32_t error_taken;        /* the down.error that somebody was told */
+    _Atomic uint64_t seen;               /* the byte is for a down.tail beyond this one */
     _Alignas(64) pthread_mutex_t send_lock;      /* among the processes that share the socket; robust */
     _Alignas(64) pthread_mutex_t receive_lock;
 } nsd_up_t;
