@@ -6,4 +6,5 @@ from bench.rows import asyncio, copies, handshake, lossy, memory, python_faces, 
 def all_rows():
     """Every `bench.measure.Row`, those through the router last."""
     return [*copies.rows(), *rings.rows(), *tcp.rows(), *python_faces.rows(), *asyncio.rows(), *memory.rows(),
-            *handshake.rows(), *lossy.rows(), *router.forwarding_rows(), *router.rows(), *asyncio.routed_rows()]
+            *handshake.rows(), *lossy.rows(), *router.forwarding_rows(), *router.uplink_rows(), *router.rows(),
+            *asyncio.routed_rows()]

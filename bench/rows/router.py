@@ -33,6 +33,20 @@ def forwarding_rows():
                 by_value=True, note="the router's own time; the kernel's without what its sender and a drop cost")]
 
 
+def uplinked(uplink, direction):
+    def run(settings: Settings):
+        return python_program("bench.uplinked", "run", uplink=uplink, direction=direction, seconds=settings.seconds)
+    return run
+
+
+def uplink_rows():
+    return [Row(f"TCP bulk over an uplink of the router, a TAP, MTU 1500, {direction}", "Gbit/s",
+                Contestant("64 KiB at a time (IFF_VNET_HDR)", uplinked("tap:up0", direction)),
+                (Contestant("a packet at a time", uplinked("tap:up0,offload=off", direction)),),
+                note="between a Python program and the kernel, the router in the program's process")
+            for direction in ("to kernel", "from kernel")]
+
+
 def rows():
     ours = {
         tcp.BULK: routed("bulk", "gbit_s", mtu=1500),

@@ -122,7 +122,7 @@ cdef void put(device_t *device, uint8_t *frame, uint32_t length) noexcept nogil:
     cdef iovec part
     part.iov_base = frame
     part.iov_len = length
-    if device.send(device, &part, 1) == 0 and device.flush != NULL:
+    if device.send(device, NULL, &part, 1) == 0 and device.flush != NULL:
         device.flush(device)
 
 

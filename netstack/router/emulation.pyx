@@ -138,6 +138,8 @@ cdef held_t *arrived(line_t *line, packet_t *p, int64_t now_ns) noexcept nogil:
     p.header_length = p.head_length if p.head_length < HEADER_COPY else HEADER_COPY
     p.body = p.header + held.head_length
     p.body_length = held.length - held.head_length
+    p.segment = 0
+    p.stays = False
     return held
 
 

@@ -88,7 +88,7 @@ cdef extern from * nogil:
 
 
 cdef list COUNTER_NAMES = [
-    "in_packets", "in_bytes", "forwarded", "consumed", "to_packets", "generated", "out_packets", "out_bytes",
+    "in_packets", "in_bytes", "forwarded", "consumed", "to_packets", "generated", "split", "out_packets", "out_bytes",
     "queued_total", "marked", "kicks", "wakes", "spurious", "header_errors",
     "neighbor_conflicts",
 ]
@@ -102,7 +102,7 @@ def counter_names():
 
 cdef list counter_values(const port_counters_t *c, uint64_t queued):
     cdef list values = [
-        c.in_packets, c.in_bytes, c.forwarded, c.consumed, c.to_packets, c.generated, c.out_packets, c.out_bytes,
+        c.in_packets, c.in_bytes, c.forwarded, c.consumed, c.to_packets, c.generated, c.split, c.out_packets, c.out_bytes,
         c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, c.header_errors,
         c.neighbor_conflicts, queued,
     ]
@@ -885,8 +885,8 @@ cdef class Forwarder:
                 c = &self.f.active[i].counters
                 unbalanced(c, waiting(self.f.active[i]), f"port {self.f.active[i].id}", broken)
                 add_counters(&total, c)
-            if total.forwarded + total.generated != total.to_packets:
-                broken.append(f"router: forwarded {total.forwarded} + generated {total.generated} != "
+            if total.forwarded + total.generated + total.split != total.to_packets:
+                broken.append(f"router: forwarded {total.forwarded} + generated {total.generated} + split {total.split} != "
                               f"handed over {total.to_packets}")
         finally:
             leave(self.f)

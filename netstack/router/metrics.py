@@ -42,6 +42,7 @@ PLAIN = {
     "forwarded": "Packets passed on between attachments and uplinks.",
     "consumed": "Packets for the router itself, or that it answered.",
     "generated": "Packets that the router made: echo replies, ICMP errors, resets.",
+    "split": "Packets added by cutting TCP packets that were too large for the next link.",
     "marked": "Packets marked with congestion experienced (ECN) in the router's queues.",
     "kicks": "Doorbells rung.",
     "wakes": "Doorbells heard.",

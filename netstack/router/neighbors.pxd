@@ -17,12 +17,11 @@ cdef enum:
     NEIGHBOR_PENDING = 16            # packets that may wait for one answer
     NEIGHBOR_PENDING_BYTES = 1 << 20     # and all that wait together
     NEIGHBOR_BUCKETS = 1024          # a power of two
-    PENDING_ROOM = 14                # bytes in front of a packet that waits: its Ethernet header
 
 
 cdef struct pending_t:
     pending_t *next
-    uint32_t length                  # of the IP packet behind this header and PENDING_ROOM
+    uint32_t length                  # of the IP packet behind this header
 
 
 cdef struct neighbor_t:

@@ -112,12 +112,12 @@ cdef int neighbor_wait(neighbors_t *t, neighbor_t *n, const packet_t *p) noexcep
     cdef uint8_t *at
     if n.pending_count >= NEIGHBOR_PENDING or t.pending_bytes + length > NEIGHBOR_PENDING_BYTES:
         return -1
-    waiting = <pending_t *> malloc(sizeof(pending_t) + PENDING_ROOM + length)
+    waiting = <pending_t *> malloc(sizeof(pending_t) + length)
     if waiting == NULL:
         return -2
     waiting.next = NULL
     waiting.length = length
-    at = <uint8_t *> (waiting + 1) + PENDING_ROOM
+    at = <uint8_t *> (waiting + 1)
     write_packet(p, at, at + p.head_length)
     while end[0] != NULL:
         end = &end[0].next

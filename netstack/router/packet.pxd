@@ -12,6 +12,8 @@ cdef struct packet_t:
     const uint8_t *head      # its bytes from header_length on are still to be copied
     const uint8_t *body
     uint32_t body_length
+    uint32_t segment         # payload bytes of each TCP segment that a device had joined to this one; 0: it was one
+    bint stays               # head and body stay where they are until the end of the batch
     uint32_t source          # slot of the port it came from, plus 1; 0: the router's own
     bint at_home             # from or to an address that stacks share with the router's host: no hop for it
 

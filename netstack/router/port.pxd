@@ -3,7 +3,7 @@
 Conservation, for every port and at any moment:
     in_packets  = forwarded + consumed + sum(drops_in)
     to_packets  = out_packets + sum(drops_out) + queued      (on an emulated link: and under way)
-and for the router: sum(forwarded) + generated = sum(to_packets).
+and for the router: sum(forwarded) + generated + split = sum(to_packets).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -64,6 +64,7 @@ cdef struct port_counters_t:
     uint64_t consumed        # of those, meant for the router itself
     uint64_t to_packets      # handed to this port, by other ports or by the router
     uint64_t generated       # of those, made by the router
+    uint64_t split           # of those, made by cutting packets that were too large
     uint64_t out_packets     # written to the stack's ring or the uplink
     uint64_t out_bytes
     uint64_t queued_total    # that went through the private queue

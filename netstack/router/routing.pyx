@@ -15,6 +15,7 @@ from netstack.address cimport (
     address_equal, address_from_v4, address_is_unspecified6, address_is_v4, address_t, address_v4,
 )
 from netstack.link.impairment cimport held_t
+from netstack.router.devices.device cimport frame_t
 from netstack.router.emulation cimport wire_arrived_back, wire_arrived_out, wire_push_back, wire_push_out
 from netstack.router.mirror cimport MIRROR_FROM, mirror_packet
 from netstack.router.port cimport (
@@ -27,6 +28,7 @@ from netstack.router.reading cimport ipv6_never_forwarded, read_header, readable
 from netstack.router.replies cimport (
     Complaint, echo_to_reply, NO_HOST, NO_PORT, NO_ROUTE, reply_error, REPLY_BYTES, reply_rst, TIME_EXCEEDED, TOO_BIG,
 )
+from netstack.router.segments cimport cut_begin, cut_next, cut_size, cutter_t, tcp_is_sound, tcp_view, tcp_view_t
 from netstack.router.state cimport forwarder_t, network_has, network_t
 from netstack.router.steering cimport (
     STEER_ECHO, steer_in, STEER_MALFORMED, STEER_NOBODY, steer_out, STEER_OWNER, STEER_PIECE,
@@ -58,7 +60,47 @@ cdef int64_t RST_DEPTH_NS = 100000000
 
 # ---- judging and forwarding one packet
 
-cdef void hand(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+cdef inline void hand(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+    if p.segment or p.head_length + p.body_length > port.mtu:
+        hand_large(f, port, p)
+    else:
+        hand_whole(f, port, p)
+
+
+cdef bint may_cut(const port_t *to, const packet_t *p) noexcept nogil:
+    """May a packet that is too large for a port be cut? On the way out, or where a device had joined it."""
+    cdef tcp_view_t view
+    if (to.kind == PORT_STACK and p.segment == 0) or not tcp_view(p, &view):
+        return False
+    return cut_size(p, &view, to.mtu) != 0 and p.segment + view.headers <= to.mtu
+
+
+cdef void hand_large(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+    """A packet that is too large, or that a device had joined: as it is where that is taken, else in pieces."""
+    cdef tcp_view_t view
+    cdef cutter_t cutter
+    cdef packet_t piece
+    cdef uint32_t segment
+    cdef bint taken = p.head_length + p.body_length <= port.mtu if port.kind == PORT_STACK else \
+        port.wire == NULL and uplink_of(port).device.offload
+    if taken or not tcp_view(p, &view):
+        hand_whole(f, port, p)
+        return
+    segment = cut_size(p, &view, port.mtu)
+    if segment == 0 or view.payload <= segment:
+        hand_whole(f, port, p)
+        return
+    if not tcp_is_sound(p, &view):           # the pieces get checksums of their own
+        port.counters.to_packets += 1
+        port.counters.drops_out[<int> DROP_CHECKSUM] += 1
+        return
+    port.counters.split += (view.payload - 1) // segment
+    cut_begin(&cutter, p, &view, segment)
+    while cut_next(&cutter, &piece):
+        hand_whole(f, port, &piece)
+
+
+cdef void hand_whole(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
     if port.wire != NULL:
         wire_push_out(port, p, f.now_ns)
     else:
@@ -87,6 +129,8 @@ cdef void answer(forwarder_t *f, port_t *to, uint8_t *packet, uint32_t length) n
     p.head = packet
     p.body = packet + p.head_length
     p.body_length = length - p.head_length
+    p.segment = 0
+    p.stays = False
     p.source = 0
     to.counters.generated += 1
     hand(f, to, &p)
@@ -322,7 +366,7 @@ cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if h[8] <= 1 and not p.at_home:
         complain(f, src, p, TIME_EXCEEDED)
         return <int> DROP_TTL
-    if total > to.mtu:
+    if total > to.mtu and not may_cut(to, p):
         complain(f, src, p, TOO_BIG, to.mtu)
         return <int> DROP_TOO_BIG
     if not p.at_home:
@@ -367,7 +411,7 @@ cdef int route_ipv6(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if h[7] <= 1 and not p.at_home:
         complain(f, src, p, TIME_EXCEEDED)
         return <int> DROP_TTL
-    if total > to.mtu:
+    if total > to.mtu and not may_cut(to, p):
         complain(f, src, p, TOO_BIG, to.mtu)
         return <int> DROP_TOO_BIG
     if not p.at_home:
@@ -400,10 +444,25 @@ cdef inline void route(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
 
 cdef inline void take(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
     """A packet came out of a stack or an uplink."""
-    if port.wire != NULL and p.header_length:
+    if port.wire == NULL or p.header_length == 0:
+        route(f, port, p)
+    elif p.segment == 0:
         wire_push_back(port, p, f.now_ns)
     else:
-        route(f, port, p)
+        take_segments(f, port, p)
+
+
+cdef void take_segments(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+    """On an emulated link each segment is a packet, as on the one it stands for."""
+    cdef tcp_view_t view
+    cdef cutter_t cutter
+    cdef packet_t piece
+    if not tcp_view(p, &view) or not tcp_is_sound(p, &view):
+        wire_push_back(port, p, f.now_ns)
+        return
+    cut_begin(&cutter, p, &view, p.segment)
+    while cut_next(&cutter, &piece):
+        wire_push_back(port, &piece, f.now_ns)
 
 
 cdef int visit_wire(forwarder_t *f, port_t *port) noexcept nogil:
@@ -457,6 +516,8 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
         if port.dirty:
             port_flush(port)
     p.header = header
+    p.segment = 0
+    p.stays = True
     while n < BATCH and budget > 0:
         status = ring_peek(port.rx, &r)
         if status != RING_OK:
@@ -481,12 +542,12 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
             mirror_packet(port.mirror, MIRROR_FROM, p.head, p.head_length, p.body, p.body_length)
         take(f, port, &p)
     if n:
+        flush_dirty(f)                       # what waits for others of its flow lies in the ring until then
         ring_release(port.rx)
         port.storm = 0
         if port.armed:
             ring_consumer_disarm(port.rx)
             port.armed = False
-        flush_dirty(f)
     if ring_space_needs_kick(port.rx, &kind):
         port_ring(port, kind)
     if status == RING_DAMAGED:
@@ -522,16 +583,19 @@ cdef uint32_t split(const uint8_t *packet, uint32_t total) noexcept nogil:
 cdef int visit_uplink(forwarder_t *f, port_t *port) noexcept nogil:
     """At most one batch of an uplink's frames."""
     cdef packet_t p
-    cdef uint32_t length = 0
+    cdef frame_t frame
     cdef int n = 0
     uplink_advance(port, f.now_ns)
-    while n < BATCH and uplink_receive(port, &p.header, &length, f.now_ns):
+    while n < BATCH and uplink_receive(port, &frame, f.now_ns):
         n += 1
-        if length >= 20:
-            p.head_length = p.header_length = split(p.header, length)
+        if frame.length >= 20:
+            p.header = frame.data
+            p.head_length = p.header_length = split(p.header, frame.length)
             p.head = p.header
             p.body = p.header + p.head_length
-            p.body_length = length - p.head_length
+            p.body_length = frame.length - p.head_length
+            p.segment = frame.segment
+            p.stays = False
             take(f, port, &p)
     if n:
         flush_dirty(f)

@@ -13,17 +13,16 @@ from libc.string cimport memcmp, memcpy, memset
 
 from netstack.address cimport address_equal, address_from_v4, address_is_any, address_is_link_local, address_is_v4
 from netstack.clock cimport NEVER
-from netstack.router.devices.device cimport iovec
 from netstack.router.discovery cimport (
     ANSWER, hear, heard_t, link_local_of, NOTHING, QUESTION, send_announcement, send_answer, send_question,
 )
 from netstack.router.neighbors cimport (
     neighbor_answered, neighbor_find, neighbor_make, neighbor_remove, neighbor_t, neighbor_take, neighbor_wait, neighbors_free,
-    neighbors_init, pending_t, PENDING_ROOM,
+    neighbors_init, pending_t,
 )
 from netstack.router.port cimport DROP_NEIGHBOR, DROP_NO_MEMORY
 from netstack.router.table cimport table_find
-from netstack.router.uplink cimport station_of, uplink_sent
+from netstack.router.uplink cimport station_of, uplink_transmit
 from netstack.wire.byte_order cimport load_be16, load_native32
 from netstack.wire.ethernet cimport ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, write_ethernet
 
@@ -114,19 +113,22 @@ cdef void write_header(station_t *s, const neighbor_t *n, uint8_t *at) noexcept 
 
 cdef void learn(port_t *port, station_t *s, neighbor_t *n, const uint8_t *mac, int64_t now_ns) noexcept nogil:
     """The neighbour answered: what waited goes out."""
-    cdef pending_t *p
-    cdef iovec part
+    cdef uint8_t ethernet[ETHERNET_HEADER]
+    cdef pending_t *waiting
+    cdef packet_t p
     neighbor_answered(&s.neighbors, n, mac)
     set_deadline(s, n, now_ns + FRESH_NS)
-    p = neighbor_take(&s.neighbors, n)
-    while p != NULL:
-        write_header(s, n, <uint8_t *> (p + 1))
-        part.iov_base = p + 1
-        part.iov_len = PENDING_ROOM + p.length
+    write_header(s, n, ethernet)
+    memset(&p, 0, sizeof(packet_t))
+    waiting = neighbor_take(&s.neighbors, n)
+    while waiting != NULL:
+        p.header = <uint8_t *> (waiting + 1)
+        p.head = p.header
+        p.header_length = p.head_length = waiting.length
         port.queue_packets -= 1
-        uplink_sent(port, s.device.send(s.device, &part, 1), p.length)
-        free(p)
-        p = neighbor_take(&s.neighbors, n)
+        uplink_transmit(port, &p, ethernet, ETHERNET_HEADER)
+        free(waiting)
+        waiting = neighbor_take(&s.neighbors, n)
     if s.device.flush != NULL:
         s.device.flush(s.device)
 
@@ -201,25 +203,11 @@ cdef void next_hop(station_t *s, const packet_t *p, address_t *hop) noexcept nog
         hop[0] = side.gateway
 
 
-cdef int send_to(port_t *port, station_t *s, const neighbor_t *n, packet_t *p) noexcept nogil:
-    cdef uint8_t ethernet[ETHERNET_HEADER]
-    cdef iovec parts[4]
-    write_header(s, n, ethernet)
-    parts[0].iov_base = ethernet
-    parts[0].iov_len = ETHERNET_HEADER
-    parts[1].iov_base = p.header
-    parts[1].iov_len = p.header_length
-    parts[2].iov_base = <void *> (p.head + p.header_length)
-    parts[2].iov_len = p.head_length - p.header_length
-    parts[3].iov_base = <void *> p.body
-    parts[3].iov_len = p.body_length
-    return uplink_sent(port, s.device.send(s.device, parts, 4), p.head_length + p.body_length)
-
-
 cdef int station_hand(port_t *port, packet_t *p, int64_t now_ns) noexcept nogil:
     cdef station_t *s = station_of(port)
     cdef address_t hop
     cdef neighbor_t *n
+    cdef uint8_t ethernet[ETHERNET_HEADER]
     cdef int status
     next_hop(s, p, &hop)
     n = neighbor_find(&s.neighbors, &hop)
@@ -230,7 +218,8 @@ cdef int station_hand(port_t *port, packet_t *p, int64_t now_ns) noexcept nogil:
         return -1
     n.used = 1
     if n.resolved:
-        return send_to(port, s, n, p)
+        write_header(s, n, ethernet)
+        return uplink_transmit(port, p, ethernet, ETHERNET_HEADER)
     status = neighbor_wait(&s.neighbors, n, p)
     if status == 0:
         port.queue_packets += 1

@@ -5,14 +5,19 @@ Only IP packets cross between uplinks and attachments: whatever else comes from 
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from netstack.router.devices.device cimport device_t
+from netstack.router.devices.device cimport device_t, frame_t
 from netstack.router.port cimport DROP_LINK, packet_t, port_t
+from netstack.router.segments cimport joined_t
 from netstack.router.station cimport station_t
+from netstack.wire.ethernet cimport ETHERNET_HEADER
 
 
 cdef struct uplink_t:
     device_t *device
     station_t *station               # NULL: the device carries IP packets, nobody has to be found
+    joined_t joined                  # segments of the batch that go out as one frame
+    uint8_t ethernet[ETHERNET_HEADER]    # before them
+    uint32_t ethernet_length
 
 
 cdef inline uplink_t *uplink_of(const port_t *port) noexcept nogil:
@@ -33,9 +38,11 @@ cdef inline int uplink_sent(port_t *port, int status, uint32_t length) noexcept 
     return -1
 
 
+# Send a packet behind an Ethernet header, or have it wait for others of its flow until the end of the batch. 0, or -1.
+cdef int uplink_transmit(port_t *port, packet_t *p, const uint8_t *ethernet, uint32_t ethernet_length) noexcept nogil
 cdef int uplink_hand(port_t *port, packet_t *p, int64_t now_ns) noexcept nogil      # 0, or -1 when dropped (and counted)
-# Look at the next frame: False when there is none. `packet` is the IP packet in it, of `length` bytes; 0: there is none for us.
-cdef bint uplink_receive(port_t *port, uint8_t **packet, uint32_t *length, int64_t now_ns) noexcept nogil
+# Look at the next frame: False when there is none. `packet` is the IP packet in it; of 0 bytes: there is none for us.
+cdef bint uplink_receive(port_t *port, frame_t *packet, int64_t now_ns) noexcept nogil
 cdef void uplink_advance(port_t *port, int64_t now_ns) noexcept nogil
 cdef int64_t uplink_deadline(const port_t *port, int64_t now_ns) noexcept nogil
 cdef void uplink_flush(port_t *port) noexcept nogil

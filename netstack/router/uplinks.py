@@ -46,6 +46,8 @@ class UplinkConfig:
         asked for by ARP or neighbour discovery.
     queue : int
         Of an xdp uplink.
+    offload : bool
+        Leave cutting and checksums of large TCP packets to the kernel, where the device can: tap, tun, packet.
     emulation : Emulation or None
         A bad link, in front of the device.
     """
@@ -55,6 +57,7 @@ class UplinkConfig:
     addresses: tuple[Interface, ...] = ()
     gateways: tuple[Address, ...] = ()
     queue: int = 0
+    offload: bool = True
     emulation: Emulation | None = None
 
     @classmethod
@@ -80,7 +83,7 @@ class UplinkConfig:
             raise ConfigError(f"uplink {text!r}: {EXAMPLE}")
         addresses: list[Interface] = []
         gateways: list[Address] = []
-        queue = 0
+        queue, offload = 0, True
         bad: dict[str, Any] = {}
         for option in options:
             key, equals, value = option.partition("=")
@@ -91,6 +94,8 @@ class UplinkConfig:
                     gateways.append(ipaddress.ip_address(value))
                 elif key == "queue" and equals and kind == "xdp":
                     queue = int(value)
+                elif key == "offload" and value in ("on", "off"):
+                    offload = value == "on"
                 elif key in (*NAMES, "seed") and equals:
                     bad[key] = int(value) if key in ("queue", "seed") else value
                 else:
@@ -110,6 +115,7 @@ class UplinkConfig:
             addresses=tuple(addresses),
             gateways=tuple(gateways),
             queue=queue,
+            offload=offload,
             emulation=emulation,
         )
 
@@ -145,14 +151,14 @@ def open_device(config: UplinkConfig, mac: bytes) -> Device:
     if config.kind == "packet":
         from netstack.router.devices.packet import PacketDevice
 
-        return PacketDevice(config.name, mac)
+        return PacketDevice(config.name, mac, offload=config.offload)
     if config.kind == "xdp":
         from netstack.router.devices.xdp import XdpDevice
 
         return XdpDevice(config.name, config.queue)
     from netstack.router.devices.tuntap import TunTap
 
-    return TunTap(config.kind, config.name)
+    return TunTap(config.kind, config.name, offload=config.offload)
 
 
 class Uplink:

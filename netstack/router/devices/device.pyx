@@ -4,10 +4,12 @@
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOBUFS, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd, read
 
 import os
+
+from netstack.router.devices.offload cimport vnet_finish, vnet_segment
 
 
 cdef bint device_ended(int error) noexcept nogil:
@@ -34,6 +36,11 @@ cdef class Device:
     def mtu(self):
         """Largest IP packet, bytes, as it was when the device was opened."""
         return self.device.mtu
+
+    @property
+    def offload(self):
+        """Does it take frames that are still to be cut and summed?"""
+        return bool(self.device.offload)
 
     @property
     def ethernet(self):
@@ -67,12 +74,19 @@ cdef class Device:
 # ---- a descriptor
 
 cdef bint file_receive(device_t *self, frame_t *frame) noexcept nogil:
+    cdef file_t *file = <file_t *> self.state
+    cdef uint32_t front = sizeof(vnet_t) if self.offload else 0
     cdef ssize_t n
     while True:
-        n = read(self.fd, self.state, ETHERNET_FRAME_BYTES)
+        n = read(self.fd, <uint8_t *> file + sizeof(vnet_t) - front, ETHERNET_FRAME_BYTES + front)
         if n > 0:
-            frame.data = <uint8_t *> self.state
-            frame.length = <uint32_t> n
+            frame.data = file.frame
+            frame.length = <uint32_t> n - front if n > front else 0
+            frame.segment = 0
+            if front:
+                if vnet_finish(&file.vnet, frame.data, frame.length) != 0:
+                    frame.length = 0
+                frame.segment = vnet_segment(&file.vnet)
             return True
         if n < 0 and errno == EINTR:
             continue
@@ -81,7 +95,18 @@ cdef bint file_receive(device_t *self, frame_t *frame) noexcept nogil:
         return False
 
 
-cdef int file_send(device_t *self, const iovec *parts, int n) noexcept nogil:
+cdef int file_send(device_t *self, const vnet_t *vnet, const iovec *parts, int n) noexcept nogil:
+    cdef vnet_t nothing
+    cdef iovec all_parts[PARTS_MAX + 1]
+    if self.offload:
+        if vnet == NULL:
+            memset(&nothing, 0, sizeof(vnet_t))
+            vnet = &nothing
+        all_parts[0].iov_base = <void *> vnet
+        all_parts[0].iov_len = sizeof(vnet_t)
+        memcpy(all_parts + 1, parts, n * sizeof(iovec))
+        parts = all_parts
+        n += 1
     while writev(self.fd, parts, n) < 0:
         if errno == EINTR:
             continue
@@ -104,16 +129,19 @@ cdef class FileDevice(Device):
         Frames, else IP packets.
     name : str
         Of the network interface.
+    offload : bool
+        In front of each frame there is a ``struct virtio_net_hdr`` that says what is left to do on it.
     """
 
-    def __init__(self, int fd, *, uint32_t mtu=1500, bint ethernet=True, str name=""):
+    def __init__(self, int fd, *, uint32_t mtu=1500, bint ethernet=True, str name="", bint offload=False):
         self.name = name
         self.device.fd = fd
         self.device.mtu = mtu
         self.device.ethernet = ethernet
+        self.device.offload = offload
         self.device.receive = file_receive
         self.device.send = file_send
-        self.device.state = malloc(ETHERNET_FRAME_BYTES)
+        self.device.state = malloc(sizeof(file_t))
         if self.device.state == NULL:
             raise MemoryError
 

@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Doing what a device would have done on the way out, where the frame never went out."""
 
+from libc.stdint cimport uint16_t
+
 from netstack.wire.byte_order cimport store_native16
 from netstack.wire.checksum cimport checksum_finish, checksum_partial
 

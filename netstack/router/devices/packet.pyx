@@ -22,8 +22,8 @@ import struct
 
 from netstack.errors import LinkError
 from netstack.link.tap import LinkMissingError, LinkPermissionError, ask_interface, check_device_name, device_mtu
-from netstack.router.devices.device cimport device_t, frame_t, iovec
-from netstack.router.devices.offload cimport vnet_finish, vnet_t
+from netstack.router.devices.device cimport device_t, frame_t, iovec, vnet_t
+from netstack.router.devices.offload cimport vnet_finish, vnet_segment
 
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *, size_t, int, int, int, long)
@@ -170,6 +170,7 @@ cdef bint packet_receive(device_t *self, frame_t *frame) noexcept nogil:
             self.again_ns = 0
         memcpy(&vnet, frame.data - sizeof(vnet_t), sizeof(vnet_t))
         if vnet_finish(&vnet, frame.data, frame.length) == 0:
+            frame.segment = vnet_segment(&vnet)
             return True
 
 
@@ -183,7 +184,7 @@ cdef inline bint vacant(tpacket3_hdr *h) noexcept nogil:
     return not packet_load_status(&h.tp_status) & <uint32_t> (TP_STATUS_SEND_REQUEST | TP_STATUS_SENDING)
 
 
-cdef int packet_send(device_t *self, const iovec *parts, int n) noexcept nogil:
+cdef int packet_send(device_t *self, const vnet_t *vnet, const iovec *parts, int n) noexcept nogil:
     cdef packet_rings_t *r = <packet_rings_t *> self.state
     cdef tpacket3_hdr *h = slot_at(r, r.slot)
     cdef uint8_t *at = <uint8_t *> h + (TPACKET3_HDRLEN - sizeof(sockaddr_ll))
@@ -194,7 +195,10 @@ cdef int packet_send(device_t *self, const iovec *parts, int n) noexcept nogil:
         packet_flush(self)
         if not vacant(h):
             return ENOBUFS
-    memset(at, 0, sizeof(vnet_t))
+    if vnet == NULL:
+        memset(at, 0, sizeof(vnet_t))
+    else:
+        memcpy(at, vnet, sizeof(vnet_t))
     at += sizeof(vnet_t)
     for i in range(n):
         if parts[i].iov_len > <size_t> (end - at):
@@ -268,6 +272,8 @@ cdef class PacketDevice(Device):
         The interface; Ethernet.
     mac : bytes
         The station's Ethernet address, 6 bytes.
+    offload : bool
+        Send TCP packets of up to 64 KiB that the interface or the kernel cuts.
 
     Raises
     ------
@@ -277,7 +283,7 @@ cdef class PacketDevice(Device):
         A name that no interface can have.
     """
 
-    def __init__(self, name, mac):
+    def __init__(self, name, mac, *, bint offload=True):
         cdef device_t *d = &self.device
         cdef void *memory
         check_device_name(name)
@@ -312,6 +318,7 @@ cdef class PacketDevice(Device):
             d.mtu = device_mtu(name, "packet")
             d.fd = s.detach()
         d.ethernet = True
+        d.offload = offload
         d.state = &self.rings
         d.receive = packet_receive
         d.send = packet_send

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
+
 from netstack.link.tap import device_mtu, open_tun
 from netstack.router.devices.device import FileDevice
+
+# <linux/if_tun.h>
+IFF_VNET_HDR = 0x4000
+TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
+OFFLOADS = 1 | 2 | 4 | 8  # TUN_F_CSUM, TSO4, TSO6, TSO_ECN: the kernel may leave checksums and cutting to us
+VNET_BYTES = 10
 
 
 class TunTap(FileDevice):
@@ -14,6 +24,8 @@ class TunTap(FileDevice):
     kind : {"tap", "tun"}
     name : str
         The device. It is made if it does not exist (needs CAP_NET_ADMIN).
+    offload : bool
+        Exchange TCP packets of up to 64 KiB with the kernel, whatever the mtu, and leave checksums of such to it.
 
     Raises
     ------
@@ -23,6 +35,14 @@ class TunTap(FileDevice):
         A name that no interface can have.
     """
 
-    def __init__(self, kind: str, name: str):
-        fd = open_tun(name, kind)
-        super().__init__(fd, ethernet=kind == "tap", name=name, mtu=device_mtu(name, kind))
+    def __init__(self, kind: str, name: str, *, offload: bool = True):
+        fd = open_tun(name, kind, flags=IFF_VNET_HDR if offload else 0)
+        try:
+            if offload:
+                fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_BYTES))
+            fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS if offload else 0)  # the device may remember who had it before
+            mtu = device_mtu(name, kind)
+        except BaseException:
+            os.close(fd)
+            raise
+        super().__init__(fd, ethernet=kind == "tap", name=name, mtu=mtu, offload=offload)

@@ -23,7 +23,7 @@ from netstack.errors import LinkError
 from netstack.link.tap import (
     LinkBusyError, LinkMissingError, LinkPermissionError, ask_interface, check_device_name, device_mtu,
 )
-from netstack.router.devices.device cimport device_t, frame_t, iovec
+from netstack.router.devices.device cimport device_t, frame_t, iovec, vnet_t
 
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *, size_t, int, int, int, long)
@@ -168,6 +168,7 @@ cdef bint xdp_receive(device_t *self, frame_t *frame) noexcept nogil:
         x.showing = True
         frame.data = x.frames + d.addr
         frame.length = d.len
+        frame.segment = 0
         return True
 
 
@@ -183,7 +184,7 @@ cdef void collect(xdp_state_t *x) noexcept nogil:
     xdp_store(x.done.consumer, x.done.own)
 
 
-cdef int xdp_send(device_t *self, const iovec *parts, int n) noexcept nogil:
+cdef int xdp_send(device_t *self, const vnet_t *vnet, const iovec *parts, int n) noexcept nogil:
     cdef xdp_state_t *x = <xdp_state_t *> self.state
     cdef xdp_desc *d
     cdef uint64_t address

@@ -11,7 +11,7 @@ OWN_PORTS_ONLY = ("test_i1_a_sharer_sends_from_its_own_ports_only",)
 IPV6_SOURCES = ("test_i1_a_stack_sends_from_its_own_ipv6_addresses_only",)
 
 MUTANTS = [
-    Mutant("I1", "any source passes", ROUTING, "    verdict[0] = <int> DROP_SPOOFED\n    return False\n",
+    Mutant("I1", "any source passes", ROUTING, "    return src.outside and is_outside(f, source)\n",
            "    return True\n", IPV6_SOURCES),
     Mutant("I1", "half an address is enough", ROUTING, "        if address_equal(source, &src.addresses[i]):\n",
            "        if source.lo == src.addresses[i].lo:\n", ("test_i1_no_bit_of_an_ipv6_source_may_differ",)),
