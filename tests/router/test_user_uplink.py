@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -301,6 +302,78 @@ def test_a_server_that_dies_resets_the_stack(make):
         server.kill()
         with pytest.raises(ConnectionResetError):
             s.recv(1)
+
+
+def test_whatever_becomes_of_connections_nothing_is_left(make, scale):
+    """Both ends read, write, close and reset as dice say; afterwards all flows and descriptors are gone."""
+    router, host = make()
+    dice = random.Random(7)
+
+    def act(connection, dice):
+        connection.settimeout(0.05)                    # dice may let both wait for each other
+        with contextlib.suppress(OSError):
+            for _ in range(dice.randrange(5)):
+                what = dice.randrange(5)
+                if what == 0:
+                    connection.sendall(bytes(dice.randrange(200_000)))
+                elif what == 1:
+                    connection.recv(dice.randrange(1, 100_000))
+                elif what == 2:
+                    connection.shutdown(socket.SHUT_WR)
+                elif what == 3:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+                    return
+
+    seeds = iter(range(1 << 30))
+
+    def serve(connection):
+        act(connection, random.Random(next(seeds)))
+
+    def call(port, seed):
+        with contextlib.suppress(OSError), connect(host, port) as s:
+            act(s, random.Random(-seed))
+
+    with tcp_server(serve) as port:
+        call(port, 1)
+        idle(router)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(scale(200, 10)):
+            threads = [threading.Thread(target=call, args=(port, dice.randrange(1 << 30))) for _ in range(16)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        idle(router)
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    counts = router.relayed()
+    assert counts["streams_opened"] >= scale(200, 10) * 16 // 2 and counts["streams_reset"] > 0
+    assert router.check_conservation() == []
+
+
+def test_segments_of_a_connection_that_is_not_there_are_reset(make):
+    """As after a restart of the router: the stack hears that its connection is gone."""
+    from scapy.layers.inet import IP, TCP
+
+    from tests.router.lan import parsed, put, take
+
+    router, _ = make()
+    with router.attach() as raw:
+        assert put(raw.link.channel, IP(src=raw.address, dst=MACHINE) / TCP(sport=9, dport=80, flags="A", seq=5, ack=66))
+        raw.link.channel.flush()
+        answer = parsed(wait_until(lambda: take(raw.link.channel)))
+        assert answer[TCP].flags == "R" and answer[TCP].seq == 66 and answer.src == MACHINE
+
+
+def test_stacks_that_share_an_address_go_out_too(make):
+    router, host = make(addressing="interface")
+    assert host.addresses[0].split("/")[0] in router.shared_addresses
+    with tcp_server(echo) as port, netstack.attach(router.name) as other:
+        for each in (host, other):
+            with connect(each, port) as s:
+                s.sendall(b"shared")
+                assert s.recv(6, socket.MSG_WAITALL) == b"shared"
+        with pytest.raises(ConnectionRefusedError):
+            connect(other, free_port())
 
 
 def test_the_machines_loopback_is_out_of_reach_unless_asked_for(make):
