@@ -9,7 +9,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,6 +47,7 @@ class Look:
     time_s: float
     attachments: dict[int, tuple[AttachmentInfo, int]]
     total: dict[str, int]
+    relayed: dict[str, int] = field(default_factory=dict)      # what the uplink ``user`` did; empty without one
 
 
 def look(client: ControlClient) -> Look:
@@ -61,7 +62,7 @@ def look(client: ControlClient) -> Look:
             raise
         except RouterError:
             client.ping()          # raises if it is the router that went
-    return Look(time.monotonic(), found, client.counters())
+    return Look(time.monotonic(), found, client.counters(), client.relayed())
 
 
 def rates(before: Look, now: Look) -> list[Row]:
@@ -89,8 +90,23 @@ def totals(before: Look, now: Look) -> Row:
         change = sum(value - before.total.get(name, 0) for name, value in now.total.items() if name.startswith(prefix))
         return round(change / took_s, 1)
 
-    return {"packets_s": rate("out_packets"), "bytes_s": rate("out_bytes"), "drops_s": rate("drop_"),
-            "queued": now.total.get("queued", 0)}
+    row: Row = {"packets_s": rate("out_packets"), "bytes_s": rate("out_bytes"), "drops_s": rate("drop_"),
+                "queued": now.total.get("queued", 0)}
+    if now.relayed:
+        kinds = ("streams", "datagrams")
+        row["uplink_user"] = {kind: now.relayed[kind] for kind in kinds} | {
+            f"{name}_s": round((value - before.relayed.get(name, 0)) / took_s, 1)
+            for name, value in now.relayed.items() if name not in kinds}
+    return row
+
+
+def troubles(relay: Row) -> str:
+    """What the uplink ``user`` could not do, the most frequent first: ``2.0/s streams refused``."""
+    fine = ("streams_opened", "streams_published", "bytes_", "datagrams_out", "datagrams_in", "datagrams_flows", "echoes_out",
+            "echoes_in", "flows_idle")
+    rest = sorted(((rate, name) for name, rate in relay.items()
+                   if name.endswith("_s") and rate and not name.startswith(fine)), reverse=True)
+    return "".join(f", {short(rate)}/s {name.removesuffix('_s').replace('_', ' ')}" for rate, name in rest[:3])
 
 
 def ordered(rows: list[Row], key: str, reverse: bool) -> list[Row]:
@@ -130,10 +146,15 @@ def table(rows: list[Row], title: str, caption: str | None = None):
 
 
 def heading(client: ControlClient, rows: list[Row], total: Row, key: str, reverse: bool) -> str:
-    return (f"router {client.name}, process {client.router_pid}: {len(rows)} stacks, "
+    said = (f"router {client.name}, process {client.router_pid}: {len(rows)} stacks, "
             f"{short(total['packets_s'])} pkt/s, {short(8 * total['bytes_s'])}bit/s, "
             f"{short(total['drops_s'])} drops/s, {total['queued']:,} waiting; "
             f"by {ORDERS[key][0]}{', reversed' if reverse else ''}")
+    relay = total.get("uplink_user")
+    if relay:
+        said += (f"\nuplink user: {relay['streams']:,} connections, {relay['datagrams']:,} UDP ports, "
+                 f"{short(8 * relay['bytes_out_s'])}bit/s out, {short(8 * relay['bytes_in_s'])}bit/s in{troubles(relay)}")
+    return said
 
 
 @contextlib.contextmanager

@@ -122,6 +122,17 @@ class ControlClient:
         """Counters of one attachment, or of the router (0), by name."""
         from netstack.router.forwarding import counter_names
 
+        return dict(zip(counter_names(), self._values(ident), strict=False))
+
+    def relayed(self) -> dict[str, int]:
+        """What the router's uplink ``user`` did, by name, as `Router.relayed`; empty without one."""
+        if not self.capabilities & Capability.NAMES:
+            return {}
+        from netstack.router.relay.engine import COUNTER_NAMES
+
+        return dict(zip(("streams", "datagrams", *COUNTER_NAMES), self._values(protocol.RELAYED), strict=False))
+
+    def _values(self, ident: int) -> list[int]:
         values: list[int] = []
         while True:
             body, _ = self.request(Type.COUNTERS, protocol.COUNTERS.pack(ident, len(values)))
@@ -131,7 +142,7 @@ class ControlClient:
             if more <= 0:
                 break
             values += [int.from_bytes(body[at + 8 * i : at + 8 * i + 8], "little") for i in range(more)]
-        return dict(zip(counter_names(), values, strict=False))
+        return values
 
     def queued(self, ident: int) -> int:
         """How many packets wait in the router for one attachment: one of its `counters`, by one message."""

@@ -388,7 +388,7 @@ class Router:
 
     def hello(self, connection: Connection) -> bytes:
         return protocol.HELLO_REPLY.pack(
-            int(Capability.HOLD | Capability.SHARED),
+            int(Capability.HOLD | Capability.SHARED | (Capability.NAMES if self._user is not None else 0)),
             os.getpid(),
             self.mtu,
             Backend[self.backend.upper()],
@@ -508,7 +508,10 @@ class Router:
 
     def counters_of(self, ident: int, first: int = 0) -> bytes:
         with self._lock:
-            values = self._forwarder.values(ident)
+            if ident == protocol.RELAYED and self._user is not None:
+                values = list(self._user.counters().values())
+            else:
+                values = self._forwarder.values(ident)
         return protocol.COUNTERS_REPLY_HEAD.pack(ident, len(values)) + b"".join(
             v.to_bytes(8, "little") for v in values[first : first + protocol.MAX_COUNTERS]
         )

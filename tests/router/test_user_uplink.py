@@ -364,6 +364,56 @@ def test_segments_of_a_connection_that_is_not_there_are_reset(make):
         assert answer[TCP].flags == "R" and answer[TCP].seq == 66 and answer.src == MACHINE
 
 
+def ip_checksum(header: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(header) // 2}H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    return 0xFFFF - (total & 0xFFFF) - (total >> 16) & 0xFFFF
+
+
+def test_mutated_packets_do_not_hurt(make, scale):
+    """Headers of TCP, UDP, ICMP and pieces with bytes changed at random; the IP checksum is right, or the router keeps them."""
+    from scapy.layers.inet import ICMP, IP, TCP, UDP
+    from scapy.packet import Raw
+
+    from tests.router.lan import put, take
+
+    router, host = make()
+    dice = random.Random(11)
+    with router.attach() as raw, tcp_server(echo) as port:
+        base = IP(src=raw.address, dst=MACHINE)
+        quoted = IP(src=MACHINE, dst=raw.address) / UDP(sport=5, dport=6) / Raw(bytes(20))
+        seeds = [bytes(base / each) for each in (
+            TCP(sport=9, dport=port, flags="S", options=[("MSS", 1000), ("WScale", 7), ("SAckOK", b"")]),
+            TCP(sport=9, dport=port, flags="A", seq=1, ack=1) / Raw(bytes(50)), UDP(sport=5, dport=port) / Raw(bytes(100)),
+            ICMP(id=3, seq=1) / Raw(bytes(30)), ICMP(type=3, code=4, nexthopmtu=700) / quoted, ICMP(type=3, code=3) / quoted,
+        )] + [bytes(IP(src=raw.address, dst=MACHINE, id=7, flags="MF", frag=n) / Raw(bytes(64))) for n in (0, 8)]
+        sent = 0
+        for _ in range(scale(200_000)):
+            packet = bytearray(dice.choice(seeds))
+            for _ in range(dice.randrange(1, 6)):
+                packet[dice.randrange(20 if dice.random() < 0.9 else 1, len(packet))] = dice.randrange(256)
+            packet[2:4] = len(packet).to_bytes(2, "big")
+            packet[12:20] = socket.inet_aton(raw.address) + socket.inet_aton(MACHINE)
+            packet[8], packet[10:12] = 64, b"\0\0"
+            packet[10:12] = ip_checksum(bytes(packet[:20])).to_bytes(2, "big")
+            while not put(raw.link.channel, bytes(packet)):
+                raw.link.channel.flush()
+                take(raw.link.channel)
+            sent += 1
+            if sent % 64 == 0:
+                raw.link.channel.flush()
+                while take(raw.link.channel) is not None:
+                    pass
+        raw.link.channel.flush()
+        with connect(host, port) as s:
+            s.sendall(b"alive")
+            assert s.recv(5, socket.MSG_WAITALL) == b"alive"
+        counts = router.relayed()
+        assert min(counts[name] for name in ("bad_checksum", "malformed", "other_protocol")) > 0
+    idle(router)
+    assert router.check_conservation() == []
+
+
 def test_stacks_that_share_an_address_go_out_too(make):
     router, host = make(addressing="interface")
     assert host.addresses[0].split("/")[0] in router.shared_addresses
@@ -497,6 +547,46 @@ def test_it_is_given_once_and_a_taken_port_is_told(runtime):
     with tcp_server(echo) as port:
         with pytest.raises(LinkError, match="in use"):
             Router(uplinks=[f"user,publish=127.0.0.1:{port}:10.77.0.2:80"])
+
+
+def test_top_shows_what_is_relayed(make):
+    from click.testing import CliRunner
+
+    from netstack.cli.top import command, look, totals
+    from netstack.router.client import ControlClient
+
+    router, host = make()
+    with tcp_server(echo) as port, connect(host, port), ControlClient(router.name) as client:
+        before = look(client)
+        assert before.relayed == router.relayed()
+        with pytest.raises(ConnectionRefusedError):
+            connect(host, free_port())
+        relay = totals(before, look(client))["uplink_user"]
+        assert relay["streams"] == 1 and relay["streams_refused_s"] > 0
+        said = CliRunner().invoke(command, ["--name", router.name, "--once", "--interval", "0.05"])
+        assert "uplink user: 1 connections, 0 UDP ports" in said.output, said.output
+    with Router() as plain, ControlClient(plain.name) as client:
+        assert client.relayed() == {} and "uplink_user" not in totals(look(client), look(client))
+
+
+def test_who_waits_does_not_spin(make):
+    """The loop's rounds are counted while one side does not read, and while the other has ended behind unread bytes."""
+    router, host = make()
+    gate = threading.Event()
+
+    def read_late(connection):
+        gate.wait(60)
+
+    with tcp_server(read_late) as port:
+        s = connect(host, port)
+        fill(s)
+        relay = router._user._relay
+        for end in (lambda: None, s.close):
+            end()
+            before = relay.rounds
+            wait_until(lambda: relay.rounds > before + 1)          # it looks once a second
+            assert relay.rounds - before < 50
+        gate.set()
 
 
 def test_metrics_say_what_was_relayed(make):

@@ -14,7 +14,7 @@ import pytest
 import netstack
 from netstack.router import Router
 from tests.router.lan import wait_until
-from tests.router.outside import MACHINE, NAMES, data_of, free_port, udp_server
+from tests.router.outside import MACHINE, NAMES, data_of, echo, free_port, tcp_server, udp_server
 from tests.support import ROOT
 
 
@@ -174,6 +174,21 @@ def test_names_are_those_of_the_machine(make):
             assert dns.message.from_wire(s.recv(512)).answer[0][0].address == "192.0.2.9"
 
 
+def test_names_over_tcp(make):
+    pytest.importorskip("dns")
+    answer = answers("192.0.2.10")
+
+    def serve(connection):
+        size = int.from_bytes(connection.recv(2, socket.MSG_WAITALL), "big")
+        data = answer(connection.recv(size, socket.MSG_WAITALL), None)
+        connection.sendall(len(data).to_bytes(2, "big") + data)
+
+    with tcp_server(serve) as port:
+        _, host = make(f",dns=127.0.0.1:{port}")
+        host.resolver.stub.settings._config = netstack.ResolverConfig(tcp=True)
+        assert host.gethostbyname("www.example.net") == "192.0.2.10"
+
+
 def test_a_name_server_that_refuses_hands_over_to_the_next(make):
     pytest.importorskip("dns")
     with udp_server(answers("192.0.2.9")) as port:
@@ -279,8 +294,6 @@ def test_the_names_address_answers_echo_itself(make):
 def test_a_pool_of_ipv6_goes_the_same_way(runtime):
     with Router("fd77::/64", uplinks=["user,loopback=fd77::1"]) as router, netstack.attach(router.name) as host:
         host.drain = 1.0
-        from tests.router.outside import echo, tcp_server
-
         with tcp_server(echo, "::1") as port:
             with host.socket(socket.AF_INET6) as s:
                 s.settimeout(20)
