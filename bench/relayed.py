@@ -1,8 +1,8 @@
 """The uplink without privilege beside its likes: one Python client fetches from a server of the kernel's, through each.
 
-``python -m bench.relayed [--seconds S]`` prints the table. The server and the client are processes; what is between them is
-nothing (the kernel's loopback), netstack's router (``--uplink user``), slirp4netns, or pasta. Both others give a program a
-network namespace whose gateway is the machine's loopback; they are measured if they are installed.
+``python -m bench.relayed [--seconds S]`` prints the table. The server and the client are processes; between them is
+nothing (the kernel's loopback), netstack's router (``--uplink user``), slirp4netns, or pasta. Both others give a
+program a network namespace from which the machine's loopback can be reached; they are measured if they are installed.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def said(command, **options) -> float:
 
 
 def measure(kind: str, test: str, seconds: float) -> float:
-    """One figure of ``kernel``, ``relay``, ``slirp4netns`` or ``pasta``; raises `bench.measure.Absent` where it cannot be."""
+    """One figure of ``kernel``, ``relay``, ``slirp4netns`` or ``pasta``; `bench.measure.Absent` where it cannot be."""
     with server() as port:
         rest = [str(port), test, str(seconds)]
         run = [sys.executable, "-c", CLIENT]
@@ -117,7 +117,8 @@ def measure(kind: str, test: str, seconds: float) -> float:
 def slirp(run, rest) -> float:
     """The client in a namespace of its own, whose TAP is slirp4netns's."""
     with contextlib.ExitStack() as stack:
-        hold = stack.enter_context(subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec sleep 100"], stdout=subprocess.PIPE))
+        command = ["unshare", "-n", "sh", "-c", "echo; exec sleep 100"]
+        hold = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
         stack.callback(hold.kill)
         hold.stdout.readline()
         ready, tell = os.pipe()

@@ -102,8 +102,8 @@ def totals(before: Look, now: Look) -> Row:
 
 def troubles(relay: Row) -> str:
     """What the uplink ``user`` could not do, the most frequent first: ``2.0/s streams refused``."""
-    fine = ("streams_opened", "streams_published", "bytes_", "datagrams_out", "datagrams_in", "datagrams_flows", "echoes_out",
-            "echoes_in", "flows_idle")
+    fine = ("streams_opened", "streams_published_s", "bytes_", "datagrams_out", "datagrams_in", "datagrams_flows",
+            "echoes_out", "echoes_in", "flows_idle")
     rest = sorted(((rate, name) for name, rate in relay.items()
                    if name.endswith("_s") and rate and not name.startswith(fine)), reverse=True)
     return "".join(f", {short(rate)}/s {name.removesuffix('_s').replace('_', ' ')}" for rate, name in rest[:3])
@@ -153,7 +153,8 @@ def heading(client: ControlClient, rows: list[Row], total: Row, key: str, revers
     relay = total.get("uplink_user")
     if relay:
         said += (f"\nuplink user: {relay['streams']:,} connections, {relay['datagrams']:,} UDP ports, "
-                 f"{short(8 * relay['bytes_out_s'])}bit/s out, {short(8 * relay['bytes_in_s'])}bit/s in{troubles(relay)}")
+                 f"{short(8 * relay['bytes_out_s'])}bit/s out, {short(8 * relay['bytes_in_s'])}bit/s in"
+                 f"{troubles(relay)}")
     return said
 
 

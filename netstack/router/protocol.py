@@ -50,8 +50,8 @@ ATTACH_REPLY = struct.Struct(f"<QQQQIIHHH2x{MAX_ADDRESSES}B16s16s{16 * MAX_ADDRE
 # LIST: the id after which to go on; reply: one attachment (id 0: no more)
 LIST = struct.Struct("<Q")
 LIST_REPLY = struct.Struct(f"<QIIIIQQQQQQQHH4x{16 * MAX_ADDRESSES}s64s")
-# COUNTERS: id (0: the router's sum, RELAYED: what the uplink ``user`` did, see `Router.relayed`), the first value wanted; reply: id, how many there are, and as many values from
-# that one on as fit, in the order of `forwarding.counter_names()`
+# COUNTERS: id (0: the router's sum, RELAYED: what the uplink ``user`` did), the first value wanted; reply: id, how many
+# there are, and as many values from that one on as fit, in the order of `forwarding.counter_names`, `Router.relayed`
 COUNTERS = struct.Struct("<QQ")
 COUNTERS_REPLY_HEAD = struct.Struct("<QQ")
 RELAYED = (1 << 64) - 1
@@ -86,8 +86,7 @@ class Capability(enum.IntFlag):
     NONE = 0
     HOLD = 1  # after its death keep the addresses for the owner of the token (10 s)
     SHARED = 2  # it claims ports: its address may be one that others have too
-    NAMES = 4  # granted only: there is an uplink ``user``; the last address of the network, before the broadcast, answers
-    # questions for names
+    NAMES = 4  # granted only: an uplink ``user`` is there, and answers for names at the last address but the broadcast
 
 
 class Backend(enum.IntEnum):

@@ -358,7 +358,8 @@ def test_segments_of_a_connection_that_is_not_there_are_reset(make):
 
     router, _ = make()
     with router.attach() as raw:
-        assert put(raw.link.channel, IP(src=raw.address, dst=MACHINE) / TCP(sport=9, dport=80, flags="A", seq=5, ack=66))
+        segment = TCP(sport=9, dport=80, flags="A", seq=5, ack=66)
+        assert put(raw.link.channel, IP(src=raw.address, dst=MACHINE) / segment)
         raw.link.channel.flush()
         answer = parsed(wait_until(lambda: take(raw.link.channel)))
         assert answer[TCP].flags == "R" and answer[TCP].seq == 66 and answer.src == MACHINE
@@ -371,7 +372,7 @@ def ip_checksum(header: bytes) -> int:
 
 
 def test_mutated_packets_do_not_hurt(make, scale):
-    """Headers of TCP, UDP, ICMP and pieces with bytes changed at random; the IP checksum is right, or the router keeps them."""
+    """TCP, UDP, ICMP and pieces with bytes changed at random; the IP checksum is right, or the router keeps them."""
     from scapy.layers.inet import ICMP, IP, TCP, UDP
     from scapy.packet import Raw
 
@@ -384,8 +385,9 @@ def test_mutated_packets_do_not_hurt(make, scale):
         quoted = IP(src=MACHINE, dst=raw.address) / UDP(sport=5, dport=6) / Raw(bytes(20))
         seeds = [bytes(base / each) for each in (
             TCP(sport=9, dport=port, flags="S", options=[("MSS", 1000), ("WScale", 7), ("SAckOK", b"")]),
-            TCP(sport=9, dport=port, flags="A", seq=1, ack=1) / Raw(bytes(50)), UDP(sport=5, dport=port) / Raw(bytes(100)),
-            ICMP(id=3, seq=1) / Raw(bytes(30)), ICMP(type=3, code=4, nexthopmtu=700) / quoted, ICMP(type=3, code=3) / quoted,
+            TCP(sport=9, dport=port, flags="A", seq=1, ack=1) / Raw(bytes(50)),
+            UDP(sport=5, dport=port) / Raw(bytes(100)), ICMP(id=3, seq=1) / Raw(bytes(30)),
+            ICMP(type=3, code=4, nexthopmtu=700) / quoted, ICMP(type=3, code=3) / quoted,
         )] + [bytes(IP(src=raw.address, dst=MACHINE, id=7, flags="MF", frag=n) / Raw(bytes(64))) for n in (0, 8)]
         sent = 0
         for _ in range(scale(200_000)):
@@ -584,7 +586,7 @@ def test_who_waits_does_not_spin(make):
         for end in (lambda: None, s.close):
             end()
             before = relay.rounds
-            wait_until(lambda: relay.rounds > before + 1)          # it looks once a second
+            wait_until(lambda at=before: relay.rounds > at + 1)          # it looks once a second
             assert relay.rounds - before < 50
         gate.set()
 

@@ -291,6 +291,35 @@ def test_the_names_address_answers_echo_itself(make):
 # ---- IPv6, and another user
 
 
+@pytest.mark.parametrize("mtu", [None, 1280])
+def test_datagrams_of_ipv6_come_in_pieces_too(runtime, mtu):
+    router = Router("fd77::/64", uplinks=["user,loopback=fd77::1"])
+    with router, netstack.attach(router.name, mtu=mtu) as host:
+        host.drain = 1.0
+        with udp_server(same, "::1") as port, host.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+            s.settimeout(2 if mtu else 20)
+            for n in (0, 1200, 1233, 9000):
+                data, _ = data_of(n, n)
+                got = None
+                for _ in range(2 if mtu else 1):
+                    s.sendto(data, ("fd77::1", port))
+                    with contextlib.suppress(TimeoutError):
+                        got = s.recv(65535)
+                        break
+                assert got == data
+
+
+def test_each_pool_has_its_address_for_names(runtime):
+    pytest.importorskip("dns")
+    with udp_server(answers("192.0.2.9")) as port:
+        pools = ["10.77.0.0/16", "10.88.0.0/24", "fd77::/64"]
+        with Router(pools, uplinks=[f"user,dns=127.0.0.1:{port}"]) as router:
+            for address in ("10.77.0.9", "10.88.0.9", "fd77::9"):
+                with netstack.attach(router.name, address) as host:
+                    host.drain = 1.0
+                    assert host.gethostbyname("www.example.net") == "192.0.2.9"
+
+
 def test_a_pool_of_ipv6_goes_the_same_way(runtime):
     with Router("fd77::/64", uplinks=["user,loopback=fd77::1"]) as router, netstack.attach(router.name) as host:
         host.drain = 1.0

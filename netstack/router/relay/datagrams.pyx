@@ -21,7 +21,7 @@ from netstack.router.relay.kernel cimport (
     setsockopt, sock_extended_err,
 )
 from netstack.router.relay.policy cimport (
-    POLICY_AS_IS, POLICY_NAMES, POLICY_OURS, policy_foreign, policy_is_own, policy_judge, policy_loopback,
+    POLICY_AS_IS, POLICY_NAMES, POLICY_OURS, policy_foreign, policy_is_own, policy_judge, policy_loopback, policy_own,
     policy_server_failed,
 )
 from netstack.router.relay.state cimport (
@@ -29,7 +29,7 @@ from netstack.router.relay.state cimport (
     DATAGRAMS_REFUSED, DATAGRAMS_STRANGE, ECHOES_FORBIDDEN, ECHOES_IN, ECHOES_OUT, FLOW_OPEN, FLOWS_IDLE, MALFORMED,
     RELAY_PEERS, RELAY_SCRATCH,
 )
-from netstack.wire.byte_order cimport load_be16, store_be16, store_native16
+from netstack.wire.byte_order cimport load_be16, load_be32, load_native32, store_be16, store_native16
 from netstack.wire.checksum cimport checksum_finish, checksum_fold, checksum_partial, checksum_pseudo
 from netstack.wire.icmp cimport (
     ICMP_CODE_FRAGMENTATION, ICMP_CODE_HOST, ICMP_CODE_NET, ICMP_CODE_PORT, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HEADER,
@@ -47,7 +47,8 @@ cdef enum:
     SHARE = 64                   # datagrams of one socket before others have their turn
     ERRORS = 16                  # errors of one socket, likewise
     TTL = 64
-    LEAST_MTU = 576              # a path that carries less is not believed (RFC 1191 section 3)
+    LEAST_MTU = 576              # a path that carries less is not believed (RFC 1191 section 3, RFC 8200 section 5)
+    LEAST_MTU6 = 1280
     QUOTED = 256                 # bytes of a datagram that an error shows
     CODE_PROHIBITED = 13         # RFC 1812 section 5.2.7.1
 
@@ -238,7 +239,7 @@ cdef bint echo_arrives(relay_t *r, packet_in_t *packet) noexcept nogil:
     cdef int verdict, error
     if packet.header_bytes < packet.header_length + ICMP_HEADER:
         return False
-    if v4 and h[0] == ICMP_UNREACHABLE and h[1] == ICMP_CODE_FRAGMENTATION:
+    if (h[0] == ICMP_UNREACHABLE and h[1] == ICMP_CODE_FRAGMENTATION) if v4 else h[0] == ICMP6_TOO_BIG:
         learn_mtu(r, packet)
     if h[0] != (ICMP_ECHO_REQUEST if v4 else ICMP6_ECHO_REQUEST) or h[1] != 0:
         return False                                   # what else there is, our stack judges
@@ -270,21 +271,27 @@ cdef bint echo_arrives(relay_t *r, packet_in_t *packet) noexcept nogil:
 
 
 cdef void learn_mtu(relay_t *r, packet_in_t *packet) noexcept nogil:
-    """The router could not pass a datagram of ours on: from now on it goes in pieces (RFC 1191)."""
+    """The router could not pass a datagram of ours on: from now on it goes in pieces (RFC 1191, RFC 8201)."""
     cdef const uint8_t *h = packet.header + packet.header_length
     cdef const uint8_t *quoted = h + ICMP_HEADER
+    cdef bint v4 = packet.protocol == PROTOCOL_ICMP
     cdef address_t near, far
-    cdef uint32_t mtu = load_be16(h + 6), at
+    cdef uint32_t at = packet.header_length + ICMP_HEADER + (IPV4_HEADER if v4 else IPV6_HEADER)
+    cdef uint32_t mtu = load_be16(h + 6) if v4 else load_be32(h + 4)
     cdef uint16_t port
     cdef flow_t *f
-    if packet.header_bytes < packet.header_length + ICMP_HEADER + IPV4_HEADER or quoted[0] >> 4 != 4 or \
-            quoted[9] != RELAY_UDP or mtu < LEAST_MTU:
+    if packet.header_bytes < at or quoted[0] >> 4 != (4 if v4 else 6) or quoted[9 if v4 else 6] != RELAY_UDP or \
+            mtu < <uint32_t> (LEAST_MTU if v4 else LEAST_MTU6):
         return
-    at = packet.header_length + ICMP_HEADER + (quoted[0] & 15) * 4
+    if v4:
+        at = packet.header_length + ICMP_HEADER + (quoted[0] & 15) * 4
+        address_from_v4(&far, load_native32(quoted + 12))
+        address_from_v4(&near, load_native32(quoted + 16))
+    else:
+        memcpy(&far, quoted + 8, 16)
+        memcpy(&near, quoted + 24, 16)
     if packet.header_bytes < at + 4:
         return
-    address_from_v4(&far, (<const uint32_t *> (quoted + 12))[0])
-    address_from_v4(&near, (<const uint32_t *> (quoted + 16))[0])
     port = load_be16(packet.header + at + 2)
     f = flow_find(r, RELAY_UDP, &near, port, NULL, 0)
     if f == NULL:
@@ -310,8 +317,7 @@ cdef bint seen_from(relay_t *r, flow_t *f, const kernel_name_t *name, address_t 
         if not knows_peer(f, port[0]):
             f.peers[f.peer_at % RELAY_PEERS] = port[0]
             f.peer_at += 1
-        src[0] = r.own4 if address_is_v4(src) else r.own6
-        return src.hi != 0 or src.lo != 0
+        return policy_own(r, address_is_v4(src), src)
     return policy_foreign(r, src) and not policy_loopback(src)
 
 

@@ -30,7 +30,7 @@ from netstack.router.relay.kernel cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, epoll_create1, epoll_ctl, epoll_wait, name_write,
 )
 from netstack.router.relay.state cimport (
-    COUNTS, FLOW_FREE, FLOW_LISTENING, FLOW_OPEN, OTHER_PROTOCOL, RELAY_PEERS, RELAY_PREFIXES,
+    COUNTS, FLOW_FREE, FLOW_LISTENING, FLOW_OPEN, OTHER_PROTOCOL, RELAY_OWN, RELAY_PEERS, RELAY_PREFIXES,
     RELAY_SCRATCH, RELAY_SERVERS, flow_t, list_t,
 )
 from netstack.router.relay.streams cimport stream_arrives, stream_pump, stream_ready, streams_accept, streams_sweep
@@ -131,7 +131,10 @@ cdef class Relay:
         self.r.limits.client_datagrams = client_datagrams
         self.r.limits.idle_ns = <int64_t> (idle_s * 1e9)
         for address in own:
-            address_parse(address, &self.r.own6 if ":" in address else &self.r.own4)
+            if self.r.own_count == RELAY_OWN:
+                raise ConfigError(f"a relay has at most {<int> RELAY_OWN} addresses of its own")
+            address_parse(address, &self.r.own[self.r.own_count])
+            self.r.own_count += 1
         self.r.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.r.epoll_fd < 0:
             raise OSError(errno, os.strerror(errno))

@@ -14,10 +14,9 @@ cdef enum:                       # what policy_judge says
     POLICY_OURS = -2             # it is ours, and we have nothing there
 
 
-cdef inline bint policy_is_own(const relay_t *r, const address_t *a) noexcept nogil:
-    return (a.lo == r.own4.lo and a.hi == r.own4.hi) or (a.lo == r.own6.lo and a.hi == r.own6.hi)
-
-
+cdef bint policy_is_own(const relay_t *r, const address_t *a) noexcept nogil
+# The first of ours of that version of IP; False: there is none.
+cdef bint policy_own(const relay_t *r, bint v4, address_t *out) noexcept nogil
 # POLICY_*; target and length are written unless it is below 0.
 cdef int policy_judge(const relay_t *r, const address_t *to, uint16_t port, kernel_name_t *target,
                       unsigned int *length) noexcept nogil

@@ -15,6 +15,23 @@ cdef bint policy_loopback(const address_t *a) noexcept nogil:
     return a.hi == 0 and p[15] == 1 and p[8] | p[9] | p[10] | p[11] | p[12] | p[13] | p[14] == 0
 
 
+cdef bint policy_is_own(const relay_t *r, const address_t *a) noexcept nogil:
+    cdef int i
+    for i in range(r.own_count):
+        if address_equal(a, &r.own[i]):
+            return True
+    return False
+
+
+cdef bint policy_own(const relay_t *r, bint v4, address_t *out) noexcept nogil:
+    cdef int i
+    for i in range(r.own_count):
+        if address_is_v4(&r.own[i]) == v4:
+            out[0] = r.own[i]
+            return True
+    return False
+
+
 cdef bint policy_foreign(const relay_t *r, const address_t *a) noexcept nogil:
     if address_is_v4(a):
         return not ipv4_source_is_martian(address_v4(a)) and not policy_is_own(r, a)

@@ -17,6 +17,7 @@ cdef enum:
     RELAY_BUCKETS = 4096         # of flows by name
     RELAY_CLIENT_BUCKETS = 256
     RELAY_PREFIXES = 32
+    RELAY_OWN = 16               # MAX_NETWORKS
     RELAY_SERVERS = 3            # as resolv.conf(5) has
     RELAY_PEERS = 64             # of the machine, that talk to one published UDP port
     SYN_BYTES = 128              # HEADER_COPY
@@ -163,8 +164,8 @@ cdef struct relay_t:
     flow_t *again_last
     flow_t *dead
     limits_t limits
-    address_t own4               # our own addresses: where names are asked for; any: none
-    address_t own6
+    address_t own[16]            # our own addresses, one a pool: where names are asked for
+    int own_count
     prefix_t denied[32]
     int denied_count
     alias_t aliases[32]
