@@ -17,6 +17,7 @@ _LAZY = {
     "Router": ("netstack.router", "Router"),
     "Stack": ("netstack.stack", "Stack"),
     "aio": ("netstack.aio", None),
+    "key_log": ("netstack.key_log", None),
     "link": ("netstack.link", None),
     "socket": ("netstack.socket", None),
     "testing": ("netstack.testing", None),

@@ -1,4 +1,5 @@
 from netstack import aio as aio
+from netstack import key_log as key_log
 from netstack import link as link
 from netstack import socket as socket
 from netstack import testing as testing

@@ -20,7 +20,8 @@ LAYERS = [
     {"congestion"},
     {"demux", "stack"},
     {"driver", "doorbells", "pollers", "readiness", "reporting"},
-    {"handle", "face", "calls", "resolver", "socket", "placing", "exporting", "tls", "aio", "patching", "connecting"},
+    {"handle", "face", "calls", "resolver", "socket", "placing", "exporting", "tls", "aio", "patching", "connecting",
+     "key_log"},
     {"host", "stacks", "router", "daemon", "migration", "vpn", "dht", "dhcp", "dhcp6", "adapters", "socks"},
 ]
 PEERS = {"tcp", "udp", "ip", "link"}            # none imports another

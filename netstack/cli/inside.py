@@ -26,8 +26,19 @@ def begin() -> None:
     if settings.pop("first", False) is False:
         pcap, stats, trace = (name and f"{name}.{os.getpid()}" for name in (pcap, stats, trace))
     os.environ[VARIABLE] = json.dumps(settings)
+    if pcap:
+        _log_keys()
     patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace, settings.get("dns"), mode,
                    settings.get("emulation")))
+
+
+def _log_keys() -> tuple[int, int] | None:
+    """The keys of this process's TLS connections, for its capture; None in an interpreter without ssl."""
+    try:
+        from netstack import key_log
+    except ImportError:
+        return None
+    return key_log.start()
 
 
 class _Chooser:
@@ -79,7 +90,7 @@ class _Chooser:
             if pcap:
                 from netstack.link import PcapWriter
 
-                link = PcapWriter(link, pcap)          # what the stack itself sends and hears
+                link = PcapWriter(link, pcap, key_log=_log_keys())       # what the stack itself sends and hears
             return link
 
         resolver = ResolverConfig(servers=tuple(self._dns)) if self._dns else None

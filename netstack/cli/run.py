@@ -259,7 +259,9 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
 @click.option("--address", metavar="A", help="The address wanted. Default: one that the router chooses, or all of the "
                                              "kernel's.")
 @click.option("--mtu", type=click.IntRange(68, 65535), metavar="N", help="Largest packet in bytes.")
-@click.option("--pcap", type=click.Path(dir_okay=False), metavar="FILE", help="Write a capture (pcapng).")
+@click.option("--pcap", type=click.Path(dir_okay=False), metavar="FILE",
+              help="Write a capture (pcapng), with the keys of the program's TLS connections: Wireshark shows what "
+                   "they carry, and so does whoever gets the file.")
 @click.option("--stats", type=click.Path(dir_okay=False), metavar="FILE", help="At the end, write the counters (JSON).")
 @click.option("--trace", type=click.Path(dir_okay=False), metavar="FILE",
               help="At the end, write what connections did, for netstack plot.")

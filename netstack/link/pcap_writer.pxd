@@ -19,6 +19,10 @@ cdef struct pcap_t:
     uint8_t *buffer
     uint32_t used
     uint32_t capacity
+    int keys_fd                  # the key log; -1: none
+    int64_t keys_at              # its bytes up to here are in the file
+    int64_t place_at             # where the file has a place for them
+    int64_t place_end
 
 
 cdef class PcapWriter(Wrapper):

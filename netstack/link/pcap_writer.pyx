@@ -6,6 +6,7 @@ format (nanosecond magic) on demand. Frames gather in a private buffer that is w
 of the time told, and on closing. A failing disk ends the capture, never the traffic.
 """
 
+import contextlib
 import os
 import time
 
@@ -28,6 +29,12 @@ cdef enum:
     WRITE_EVERY_NS = 1000000000
     EPB_FIXED = 28               # enhanced packet block up to the data
     EPB_TAIL = 16                # option epb_flags, end of options, length again
+    KEYS_PLACE = 64 << 10        # for some seventy connections
+    KEYS_PIECE = 4096
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pread(int fd, void *data, size_t n, int64_t at)
+    ssize_t pwrite(int fd, const void *data, size_t n, int64_t at)
 
 
 cdef void put_u16(uint8_t *at, uint16_t value) noexcept nogil:
@@ -38,12 +45,50 @@ cdef void put_u32(uint8_t *at, uint32_t value) noexcept nogil:
     memcpy(at, &value, 4)
 
 
+cdef ssize_t whole_lines(const uint8_t *text, ssize_t n) noexcept nogil:
+    while n > 0 and text[n - 1] != 10:
+        n -= 1
+    return n
+
+
+cdef void write_keys(pcap_t *p) noexcept nogil:
+    """What the key log has now goes to its place in front of the packets; when that is full, here, between them."""
+    cdef uint8_t[20 + KEYS_PIECE + 8] block
+    cdef uint8_t *text = block + 16
+    cdef ssize_t n, fits
+    cdef uint32_t padded
+    while True:
+        n = whole_lines(text, pread(p.keys_fd, text, KEYS_PIECE, p.keys_at))
+        if n <= 0:
+            return
+        fits = whole_lines(text, min(n, p.place_end - p.place_at))
+        if fits > 0:
+            if pwrite(p.fd, text, <size_t> fits, p.place_at) != fits:
+                return
+            p.place_at += fits
+            p.keys_at += fits
+            continue
+        p.place_end = p.place_at
+        padded = <uint32_t> (n + 3) & ~<uint32_t> 3
+        put_u32(block, 10)                        # Decryption Secrets Block
+        put_u32(block + 4, padded + 20)
+        put_u32(block + 8, 0x544c534b)            # TLS key log
+        put_u32(block + 12, <uint32_t> n)
+        memset(text + n, 0, padded - <size_t> n)
+        put_u32(text + padded, padded + 20)
+        if write(p.fd, block, padded + 20) != <ssize_t> padded + 20:
+            return
+        p.keys_at += n
+
+
 cdef void write_out(pcap_t *p) noexcept nogil:
     """Write the whole buffer; on an error the capture ends here."""
     cdef uint32_t done = 0
     cdef ssize_t n
     if p.fd < 0:
         return
+    if p.keys_fd >= 0 and p.frames:               # the file's head is out
+        write_keys(p)
     while done < p.used:
         n = write(p.fd, p.buffer + done, p.used - done)
         if n < 0:
@@ -136,6 +181,9 @@ cdef class PcapWriter(Wrapper):
         ``CLOCK_MONOTONIC``; give 0 on virtual time.
     name : str
         Name of the interface in the file.
+    key_log : (int, int), optional
+        Descriptor of a key log of TLS (`netstack.key_log.start`) and where in it to begin: what is written there goes into
+        the file as secrets, with which Wireshark and tshark decrypt. A path is then made for its owner alone.
 
     Raises
     ------
@@ -150,10 +198,10 @@ cdef class PcapWriter(Wrapper):
     """
 
     def __cinit__(self, *args, **kwargs):
-        self.state.fd = -1
+        self.state.fd = self.state.keys_fd = -1
 
     def __init__(self, Link inner not None, file, *, format="pcapng", snap_length=None, wall_offset_ns=None,
-                 name="netstack0"):
+                 name="netstack0", key_log=None):
         cdef pcap_t *p = &self.state
         cdef bytes header
         if format not in ("pcapng", "pcap"):
@@ -167,6 +215,8 @@ cdef class PcapWriter(Wrapper):
         self.link.advance = pcap_advance
         p.tee.on_frame = capture
         p.classic = format == "pcap"
+        if key_log is not None and p.classic:
+            raise ValueError("a key log has its place in a pcapng file only")
         p.snap_length = SNAP_MAX if snap_length is None else min(snap_length, SNAP_MAX)
         p.wall_offset_ns = time.time_ns() - time.monotonic_ns() if wall_offset_ns is None else wall_offset_ns
         p.buffer = <uint8_t *> malloc(BUFFER_BYTES)
@@ -183,7 +233,8 @@ cdef class PcapWriter(Wrapper):
         else:
             self.path = os.fspath(file)
             try:
-                p.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+                p.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC,
+                               0o644 if key_log is None else 0o600)
             except OSError as error:
                 raise LinkError(error.errno, f"cannot write the capture: {error.strerror}", self.path) from error
             self.owns_fd = True
@@ -194,7 +245,21 @@ cdef class PcapWriter(Wrapper):
             header = pcapng.file_header(link_type, p.snap_length, name)
         memcpy(p.buffer, <const uint8_t *> header, len(header))
         p.used = <uint32_t> len(header)
+        if key_log is not None:
+            self.keep_keys(*key_log)
         p.tee.on = 1
+
+    def keep_keys(self, fd, at):
+        """Write the file's head, with a place for keys where that can be filled later: a pipe has none."""
+        cdef pcap_t *p = &self.state
+        p.keys_fd = os.dup(fd)
+        p.keys_at = at
+        self.flush_file()
+        with contextlib.suppress(OSError):
+            place = os.lseek(p.fd, 0, os.SEEK_CUR) + pcapng.SECRETS_TEXT_AT
+            os.write(p.fd, pcapng.secrets(b"\n" * KEYS_PLACE))
+            p.place_at = place
+            p.place_end = place + KEYS_PLACE
 
     def flush_file(self):
         """Write out what has gathered.
@@ -228,6 +293,9 @@ cdef class PcapWriter(Wrapper):
         if self.owns_fd and fd >= 0:
             os.close(fd)
         self.owns_fd = False
+        if self.state.keys_fd >= 0:
+            os.close(self.state.keys_fd)
+            self.state.keys_fd = -1
 
     def close(self):
         """End the capture, close the file, close the inner link."""
@@ -239,4 +307,6 @@ cdef class PcapWriter(Wrapper):
             write_out(&self.state)
         if self.owns_fd and self.state.fd >= 0:
             close_fd(self.state.fd)
+        if self.state.keys_fd >= 0:
+            close_fd(self.state.keys_fd)
         free(self.state.buffer)

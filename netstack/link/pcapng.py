@@ -7,6 +7,7 @@ import struct
 LINKTYPE_ETHERNET = 1
 LINKTYPE_RAW = 101  # IPv4 or IPv6, told apart by the version
 INBOUND, OUTBOUND = 1, 2  # epb_flags
+SECRETS_TEXT_AT = 16
 
 _ENHANCED = struct.Struct("<IIIII")
 
@@ -39,6 +40,14 @@ def file_header(link_type: int, snap_length: int, name: str, description: str = 
     interface = block(1, link_type.to_bytes(2, "little") + bytes(2) + snap_length.to_bytes(4, "little")
                       + option(2, name.encode()) + about + option(9, b"\x09") + bytes(4))
     return section + interface
+
+
+def secrets(key_log: bytes) -> bytes:
+    """A decryption secrets block: keys of TLS connections, in the format of SSLKEYLOGFILE (RFC 9850).
+
+    Its text begins `SECRETS_TEXT_AT` bytes behind the block's first. Readers want it in front of the packets.
+    """
+    return block(10, b"KSLT" + len(key_log).to_bytes(4, "little") + key_log + bytes(-len(key_log) & 3))
 
 
 def classic_header(link_type: int, snap_length: int) -> bytes:

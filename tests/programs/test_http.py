@@ -39,6 +39,26 @@ def run(new_loop, coroutine):
         loop.close()
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_http_client(web, contexts, secure):
+    """One connection for several requests, by name of the class: http.client against http.server."""
+    import http.client
+    import urllib.parse
+
+    port = urllib.parse.urlsplit(web[secure]).port
+    if secure:
+        connection = http.client.HTTPSConnection(SERVER, port, timeout=LIMIT, context=contexts[0])
+    else:
+        connection = http.client.HTTPConnection(SERVER, port, timeout=LIMIT)
+    kept = None
+    for method, data in (("GET", None), ("POST", BODY), ("POST", BODY[:1]), ("GET", None)):
+        connection.request(method, "/", data)
+        assert connection.getresponse().read() == (BODY if data is None else data)
+        kept = kept or connection.sock
+        assert connection.sock is kept
+    connection.close()
+
+
 def test_urllib(web, contexts):
     import urllib.request
 

@@ -4,6 +4,7 @@ import asyncio
 import selectors
 import smtplib
 import socket
+import subprocess
 import sys
 import threading
 
@@ -247,6 +248,25 @@ def test_smtplib(wire):
     thread.join(LIMIT)
     listener.close()
     assert any(b"<a@a.test>" in line for line in heard) and heard.count(b"text\r\n") == 100
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_a_child_process_with_a_connection_as_its_standard_input(wire, role):
+    """As inetd starts programs; `export` gives what another program can use."""
+    with wire.server.create_server((SERVER, 0)) as listener:
+        client = wire.client.create_connection(listener.getsockname(), LIMIT)
+        server, _ = listener.accept()
+    theirs, ours = (client, server) if role == "client" else (server, client)
+    program = "import sys; sys.stdout.write(sys.stdin.read().upper())"
+    with theirs.export() as carrier:
+        child = subprocess.Popen([sys.executable, "-c", program], stdin=carrier, stdout=carrier)
+    text = b"what the child process hears " * 10_000
+    ours.settimeout(LIMIT)
+    ours.sendall(text)
+    ours.shutdown(socket.SHUT_WR)
+    with ours, ours.makefile("rb") as file:
+        assert file.read() == text.upper()
+    assert child.wait(LIMIT) == 0
 
 
 def test_asyncio_streams_of_the_standard_library(lines):
