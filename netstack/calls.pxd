@@ -32,7 +32,7 @@ cdef ssize_t receive_waiting(owner_t *o, uint8_t *data, size_t n, int flags, end
 cdef ssize_t send_waiting(owner_t *o, const uint8_t *data, size_t n, int flags, const endpoint_t *to, bint everything,
                           int64_t deadline, int64_t slice, size_t *sent) noexcept nogil
 cdef int wait_events(owner_t *o, uint32_t events, int64_t deadline, int64_t slice) noexcept nogil    # WAIT_*
-cdef bint has_loan(const owner_t *o) noexcept nogil          # a waiting thread's buffer is lent to the socket
+cdef bint has_loan(const owner_t *o) noexcept nogil          # somebody's buffer is lent to the socket
 
 
 cdef inline void look(driver_t *d) noexcept nogil:

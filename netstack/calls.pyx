@@ -21,6 +21,7 @@ from netstack.driver cimport (
 from netstack.sock cimport EVENT_IN, EVENT_OUT, SOCK_TCP
 from netstack.stack.core cimport stack_set_now
 from netstack.stack.sockets cimport sock_lend, sock_lend_taken
+from netstack.tcp.tcb cimport tcb_t
 
 
 cdef ssize_t why_not(int waited) noexcept nogil:
@@ -33,12 +34,7 @@ cdef ssize_t why_not(int waited) noexcept nogil:
 
 
 cdef bint has_loan(const owner_t *o) noexcept nogil:
-    cdef const waiter_t *w = o.waiters
-    while w != NULL:
-        if w.lent:
-            return True
-        w = w.sibling
-    return False
+    return o.sock != NULL and o.sock.kind == SOCK_TCP and (<const tcb_t *> o.sock).lent != NULL
 
 
 cdef ssize_t receive_waiting(owner_t *o, uint8_t *data, size_t n, int flags, endpoint_t *src, int64_t deadline,

@@ -510,6 +510,8 @@ cdef uint32_t driver_state(driver_t *d, const owner_t *o) noexcept nogil:
     tcb = <tcb_t *> o.sock if o.sock.kind == SOCK_TCP else NULL
     if tcb != NULL and tcb.state == CLOSED and tcb.rport == 0:
         return EVENT_OUT                   # never connected: may still become something, a hang-up is for good
+    if tcb != NULL and tcb.lent_filled and o.poller != NULL:
+        return sock_poll(d.stack, o.sock) | EVENT_IN       # in the event loop's buffer
     return sock_poll(d.stack, o.sock)
 
 

@@ -19,4 +19,8 @@ cdef class Handle(Face):
     cdef void release(self) noexcept
     cdef ssize_t transmit_fast(self, const unsigned char *data, size_t n, int flags, const endpoint_t *to, bint blocking,
                                str operation) except -1
+    # A stream's event loop lends a buffer for what arrives next, and takes it back: how many bytes came. Until then, or until
+    # the socket is closed, the buffer must stay. EVENT_IN says that there are some.
+    cdef void lend(self, unsigned char *data, size_t n) noexcept
+    cdef size_t take_lent(self) noexcept
     cdef bint own_address(self, const endpoint_t *e)

@@ -58,6 +58,7 @@ from netstack.stack.sockets cimport (
     sock_close,
     sock_connect,
     sock_getsockopt,
+    sock_lend,
     sock_lend_taken,
     sock_listen,
     sock_local,
@@ -701,6 +702,27 @@ cdef class Handle(Face):
             address_format(&how.dst), address_format(&how.offender), how.interface + 1, how.ttl, how.tos, how.origin, how.type,
             how.code, how.error, how.info, port)), room)
         return r, items, out_flags | (flags & MSG_ERRQUEUE), self.from_endpoint(&e)
+
+    cdef void lend(self, unsigned char *data, size_t n) noexcept:
+        cdef owner_t *o = &self.o
+        if o.sock == NULL or driver_forked(o.driver):
+            return
+        enter(o.driver)
+        if o.sock != NULL and not o.driver.dead and not has_loan(o):
+            sock_lend(o.driver.stack, o.sock, data, n)
+        done(o)
+
+    cdef size_t take_lent(self) noexcept:
+        cdef owner_t *o = &self.o
+        cdef size_t n = 0
+        if o.sock == NULL or driver_forked(o.driver):
+            return 0
+        enter(o.driver)
+        if o.sock != NULL:
+            look(o.driver)
+            n = sock_lend_taken(o.driver.stack, o.sock)
+        done(o)
+        return n
 
     # --- sending
 

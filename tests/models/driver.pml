@@ -1,7 +1,10 @@
 /* driver.pml - who drives a host: leader, follower, service thread, one lock, two kinds of bell (netstack/driver.pxd).
  *
  * A peer publishes items in a ring; item i belongs to thread 1 + i % 2. Two threads wait for their items: one takes the
- * lead, the other follows; a thread may time out at any sleep and then gives up; a third one may close the host. What is
+ * lead, the other follows; a thread may time out at any sleep and then gives up; a third one may close the host. Instead of
+ * thread 1 there may be an event loop (netstack/pollers.pxd): it leads while it sleeps, wakes for other reasons too, and has
+ * a bell of its own that rings when somebody else makes its socket ready. A loose one does not notice that it woke: it may
+ * be in a callback that never returns, so whoever needs its lead takes it. What is
  * shared with the peer (tail, bell) goes through store buffers (x86-TSO). What is private to the host is only touched
  * under the lock, whose release is a full fence. The property: nobody sleeps for ever (no invalid end state), every
  * thread gets its items in number, or times out, or hears of the close.
@@ -16,10 +19,20 @@
  *   -DNOKICK      who makes a sleeping leader's socket ready does not wake it
  *   -DKICKLATE    the leader forgets kicks that came while it looked (between its pass and its sleep)
  *   -DBELLKIND    the peer wakes the leader whatever kind of sleeper armed the bell
+ *   -DNOBELL      (LOOP) who makes a sleeping loop's socket ready does not ring its bell
+ *   -DLOOPKEEP    (LOOP) a loop that woke keeps the lead
+ *   -DLOOPNOARM   (LOOP) a loop that woke does not arm the bell for the service thread
+ *   -DBELLFIRST   (LOOP) a loop looks at its sockets, and only then is one that sleeps
+ *   -DNOHEAR      (LOOSE) the service thread does not hear the bell of a loose leader
+ *   -DNOTAKE      (LOOSE) it hears it, silences it, and does not take the lead
+ * Variants: -DLOOP, with an event loop; -DLOOSE, with a loose one.
  * Build: spin -a [-D...] driver.pml; cc -O2 -DSAFETY -o pan pan.c; ./pan -m100000
  */
 #ifndef ITEMS
 #define ITEMS   4
+#endif
+#ifdef LOOSE
+#define LOOP
 #endif
 #define LEADER  1
 #define SERVICE 2
@@ -37,7 +50,12 @@ byte ready[3], got[3];
 bool waiting[3], gone[3];
 bool word[3];                    /* futex words: a follower sleeps while its word is 0 */
 bool kick, asleep, closed;
+bool loose;                      /* the leader is an event loop that may be busy */
+bool loop_bell;                  /* an event loop's own */
 bool will_close;                 /* only then the peer may fall silent: nothing else rescues a lost wake-up */
+#ifdef LOOSE
+bool stuck;                      /* the loop is in a callback for ever */
+#endif
 byte timeouts = 1;               /* how many sleeps may time out */
 
 active proctype drain_peer() { byte v; end: do :: atomic { psb ? v -> tail = v; v = 0 } od }
@@ -48,7 +66,17 @@ inline release() { atomic { empty(hsb) -> lock_ = 0 } }
 
 inline wake_up(id)
 {	if
+#ifdef LOOP
+	:: id == 1 ->
+#ifndef NOBELL
+		loop_bell = 1
+#else
+		skip
+#endif
+	:: id != 1 && id == leader ->
+#else
 	:: id == leader ->
+#endif
 		kick = 1;
 #ifndef NOKICK
 		if :: asleep -> fd[0] = 1 :: else fi
@@ -56,6 +84,19 @@ inline wake_up(id)
 		skip
 #endif
 	:: else -> word[id] = 1
+	fi
+}
+
+/* The leader goes; the service thread hears the bell for whoever sleeps. */
+inline leave(other)
+{	leader = 0;
+	if
+	:: waiting[other] ->
+		do
+		:: arm(SERVICE);
+		   if :: found -> pass() :: else -> break fi
+		od
+	:: else
 	fi
 }
 
@@ -122,7 +163,8 @@ again:		if
 		:: else
 		fi;
 		if
-		:: leader == 0 || leader == id ->
+		:: leader == 0 || leader == id || loose ->
+			if :: loose -> loose = 0; asleep = 0 :: else fi;
 			leader = id;
 			pass();
 			if :: ready[id] || closed -> goto out :: else fi;
@@ -191,14 +233,89 @@ out:		waiting[id] = 0;
 	gone[id] = 1
 }
 
-active proctype service()
+#ifdef LOOP
+proctype loop(byte id)
 {	byte t, owner;
 	bool found;
 
 	do
+	:: got[id] == ITEMS / 2 -> break
+	:: closed -> break
+	:: else ->
+		acquire();
+#ifdef BELLFIRST
+		if :: ready[id] || closed -> goto take :: else fi;
+		release();
+		acquire();
+#else
+		if :: ready[id] || closed -> goto take :: else fi;
+#endif
+		if
+		:: leader == 0 ->
+			leader = id;
+			pass();
+			if :: ready[id] || closed -> goto go :: else fi;
+			kick = 0;
+			release();               /* it spins */
+			acquire();
+			if :: kick || ready[id] || closed -> pass(); goto go :: else fi;
+			arm(LEADER);
+			if :: found -> pass(); goto go :: else fi;
+			asleep = 1;
+#ifdef LOOSE
+			loose = 1;
+#endif
+		:: else
+		fi;
+		waiting[id] = 1;
+		release();
+		if
+		:: fd[LEADER] || fd[0] || loop_bell -> skip
+		:: atomic { timeouts -> timeouts-- }     /* a timer, a descriptor of the kernel's */
+#ifdef LOOSE
+		:: atomic { !stuck -> stuck = 1 }; goto gone_for_good
+#endif
+		fi;
+		acquire();
+		waiting[id] = 0;
+		loop_bell = 0;
+		if
+		:: leader == id ->
+			asleep = 0; loose = 0;
+			fd[LEADER] = 0; fd[0] = 0;
+			hsb ! 0;
+			pass();
+go:
+#if defined(LOOPNOARM)
+			leader = 0
+#elif !defined(LOOPKEEP)
+			leave(3 - id)
+#else
+			skip
+#endif
+		:: else
+		fi;
+take:		do :: ready[id] -> ready[id]--; got[id]++ :: else -> break od;
+		release()
+	od;
+gone_for_good:
+	gone[id] = 1
+}
+#endif
+
+active proctype service()
+{	byte t, owner;
+	bool found, heard;
+
+	do
 	:: acquire();
 	   if
+#ifndef NOTAKE
+	   :: leader == 0 || (loose && heard) ->
+		if :: loose -> loose = 0; asleep = 0; leader = 0 :: else fi;
+#else
 	   :: leader == 0 ->
+#endif
 		pass();
 		if
 		:: waiting[1] || waiting[2] ->
@@ -210,8 +327,17 @@ active proctype service()
 		fi
 	   :: else
 	   fi;
+	   heard = 0;
 	   release();
-end:	   fd[SERVICE] -> fd[SERVICE] = 0
+end:	   if
+	   :: fd[SERVICE] -> fd[SERVICE] = 0
+#if defined(LOOSE) && !defined(NOHEAR)
+	   :: fd[LEADER] && loose -> heard = 1       /* and a tick later nothing has changed */
+#ifdef NOTAKE
+		; fd[LEADER] = 0
+#endif
+#endif
+	   fi
 	od
 }
 
@@ -227,4 +353,8 @@ active proctype closer()
 	fi
 }
 
+#ifdef LOOP
+init { atomic { run loop(1); run thread(2) } }
+#else
 init { atomic { run thread(1); run thread(2) } }
+#endif
