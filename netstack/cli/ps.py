@@ -1,4 +1,4 @@
-"""``netstack ps``: who is attached to a router."""
+"""``netstack ps``: who is attached to a router, and its ways out."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ def describe(info) -> dict:
         "drops_from": info.drops_in,
         "drops_to": info.drops_out,
         "uptime_s": round(info.uptime_ns / 1e9, 3),
+    }
+
+
+def describe_uplink(info) -> dict:
+    """One uplink as plain values."""
+    return {
+        "uplink": info.name if info.name == info.kind else f"{info.kind}:{info.name}",
+        "state": "up" if info.id else "lost",
+        "id": info.id,
+        "mtu": info.mtu,
+        "packets_from": info.packets_in,
+        "bytes_from": info.bytes_in,
+        "packets_to": info.packets_out,
+        "bytes_to": info.bytes_out,
+        "drops_from": info.drops_in,
+        "drops_to": info.drops_out,
+        "queued": info.queued,
     }
 
 
@@ -75,24 +92,46 @@ def table(rows: list[dict], title: str):
     return out
 
 
+def uplink_table(rows: list[dict]):
+    """The table of ways out. "From" is what came from outside, "to" what went there."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(box=box.SIMPLE_HEAD)
+    for column in ("uplink", "state", "packets from", "to", "drops from", "to", "waiting", "mtu"):
+        out.add_column(column, justify="left" if column in ("uplink", "state") else "right", no_wrap=True)
+    for row in rows:
+        numbers = (row[key] for key in ("packets_from", "packets_to", "drops_from", "drops_to", "queued", "mtu"))
+        out.add_row(row["uplink"], row["state"], *(f"{n:,}" for n in numbers))
+    return out
+
+
 @click.command()
 @click.option("--name", default=None, help="The router (default: $NETSTACK_ROUTER, or 'default').")
-@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
-def command(name, as_json):
-    """Show who is attached to a router: process, addresses, packets and drops."""
+@click.option("--uplinks", "uplinks_only", is_flag=True, help="Show its uplinks only.")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects: the stacks, or the uplinks.")
+def command(name, uplinks_only, as_json):
+    """Show who is attached to a router, and its uplinks: process, addresses, packets and drops."""
     from netstack.router.client import ControlClient
 
     try:
         with ControlClient(name) as client:
             rows = [describe(info) for info in client.attachments()]
+            uplinks = [describe_uplink(info) for info in client.uplinks()]
             title = f"router {client.name}, process {client.router_pid}"
     except (NetstackError, OSError) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
-    elif rows:
+        click.echo(json.dumps(uplinks if uplinks_only else rows, indent=2))
+        return
+    if not uplinks_only and not rows:
+        click.echo(f"{title}: nobody is attached")
+    if uplinks_only and not uplinks:
+        click.echo(f"{title}: no uplinks")
+    if (rows and not uplinks_only) or uplinks:
         from rich.console import Console
 
-        Console().print(table(rows, title))
-    else:
-        click.echo(f"{title}: nobody is attached")
+        if rows and not uplinks_only:
+            Console().print(table(rows, title))
+        if uplinks:
+            Console().print(uplink_table(uplinks))

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netstack.cli.ps import describe, uptime
+from netstack.cli.ps import describe, describe_uplink, uptime
 from netstack.errors import NetstackError
 
 if TYPE_CHECKING:
     from netstack.router.client import ControlClient
-    from netstack.router.protocol import AttachmentInfo
+    from netstack.router.protocol import AttachmentInfo, UplinkInfo
 
 FIRST_LOOK_S = 0.3        # the first screen shows this long
 COUNTED = ("packets_from", "bytes_from", "packets_to", "bytes_to", "drops_from", "drops_to")
@@ -48,6 +48,7 @@ class Look:
     attachments: dict[int, tuple[AttachmentInfo, int]]
     total: dict[str, int]
     relayed: dict[str, int] = field(default_factory=dict)      # what the uplink ``user`` did; empty without one
+    uplinks: dict[int, UplinkInfo] = field(default_factory=dict)
 
 
 def look(client: ControlClient) -> Look:
@@ -62,7 +63,8 @@ def look(client: ControlClient) -> Look:
             raise
         except RouterError:
             client.ping()          # raises if it is the router that went
-    return Look(time.monotonic(), found, client.counters(), client.relayed())
+    uplinks = {info.number: info for info in client.uplinks()}
+    return Look(time.monotonic(), found, client.counters(), client.relayed(), uplinks)
 
 
 def rates(before: Look, now: Look) -> list[Row]:
@@ -79,6 +81,19 @@ def rates(before: Look, now: Look) -> list[Row]:
         for name in COUNTED:
             row[f"{name}_s"] = round((row[name] - old[name]) / took_s, 1) if took_s > 0 else 0.0
         rows.append(row)
+    return rows
+
+
+def uplink_rates(before: Look, now: Look) -> list[Row]:
+    """A row for each uplink: as `netstack ps` tells it, and ``NAME_s``, a second. One that is back counts anew."""
+    took_s = max(now.time_s - before.time_s, 1e-9)
+    rows = []
+    for number, info in now.uplinks.items():
+        row = describe_uplink(info)
+        earlier = before.uplinks.get(number)
+        same = earlier is not None and earlier.id == info.id
+        old = describe_uplink(earlier) if same else dict.fromkeys(COUNTED, 0)
+        rows.append(row | {f"{name}_s": round((row[name] - old[name]) / took_s, 1) for name in COUNTED})
     return rows
 
 
@@ -145,6 +160,29 @@ def table(rows: list[Row], title: str, caption: str | None = None):
     return out
 
 
+def uplink_table(rows: list[Row]):
+    """Ways out. "From" is what came from outside, "to" what went there; rates are per second."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(box=box.SIMPLE_HEAD)
+    for column in ("uplink", "state", "from pkt/s", "bit/s", "to pkt/s", "bit/s", "drops/s", "waiting"):
+        out.add_column(column, justify="left" if column in ("uplink", "state") else "right", no_wrap=True)
+    for row in rows:
+        out.add_row(row["uplink"], row["state"], short(row["packets_from_s"]), short(8 * row["bytes_from_s"]),
+                    short(row["packets_to_s"]), short(8 * row["bytes_to_s"]),
+                    short(row["drops_from_s"] + row["drops_to_s"]), f"{row['queued']:,}")
+    return out
+
+
+def screen(rows: list[Row], uplinks: list[Row], title: str, caption: str | None = None):
+    """Stacks, and below them the uplinks, if there are any."""
+    from rich.console import Group
+
+    stacks = table(rows, title, caption)
+    return Group(stacks, uplink_table(uplinks)) if uplinks else stacks
+
+
 def heading(client: ControlClient, rows: list[Row], total: Row, key: str, reverse: bool) -> str:
     said = (f"router {client.name}, process {client.router_pid}: {len(rows)} stacks, "
             f"{short(total['packets_s'])} pkt/s, {short(8 * total['bytes_s'])}bit/s, "
@@ -194,6 +232,7 @@ def watch(client: ControlClient, key: str, reverse: bool, interval: float) -> No
         before = look(client)
         pause, now = min(FIRST_LOOK_S, interval), before
         rows: list[Row] = []
+        uplinks: list[Row] = []
         total = totals(before, now)
         until = time.monotonic() + pause
         while True:
@@ -206,10 +245,11 @@ def watch(client: ControlClient, key: str, reverse: bool, interval: float) -> No
                 reverse = not reverse
             if time.monotonic() >= until:
                 now = look(client)
-                rows, total, before = rates(before, now), totals(before, now), now
+                rows, uplinks, total = rates(before, now), uplink_rates(before, now), totals(before, now)
+                before = now
                 until = time.monotonic() + interval
             title = heading(client, rows, total, key, reverse)
-            live.update(table(ordered(rows, key, reverse), title, KEYS), refresh=True)
+            live.update(screen(ordered(rows, key, reverse), uplinks, title, KEYS), refresh=True)
 
 
 def print_looks(client: ControlClient, key: str, reverse: bool, interval: float, count: int, as_json: bool) -> None:
@@ -222,10 +262,11 @@ def print_looks(client: ControlClient, key: str, reverse: bool, interval: float,
         time.sleep(interval)
         now = look(client)
         rows, total = ordered(rates(before, now), key, reverse), totals(before, now)
+        uplinks = uplink_rates(before, now)
         if as_json:
-            click.echo(json.dumps({"router": client.name, **total, "stacks": rows}))
+            click.echo(json.dumps({"router": client.name, **total, "stacks": rows, "uplinks": uplinks}))
         else:
-            Console().print(table(rows, heading(client, rows, total, key, reverse)))
+            Console().print(screen(rows, uplinks, heading(client, rows, total, key, reverse)))
         sys.stdout.flush()
         before = now
         printed += 1

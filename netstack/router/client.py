@@ -13,7 +13,7 @@ from netstack.errors import AddressTakenError, NoRouterError, PoolEmptyError, Ro
 from netstack.router import protocol
 from netstack.router.paths import router_name, socket_path
 from netstack.router.pool import format_address, last_address, pack_address
-from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability, Type
+from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability, Type, UplinkInfo
 
 if TYPE_CHECKING:
     from netstack.router.ports import SharedPorts
@@ -117,6 +117,15 @@ class ControlClient:
                 return out
             out.append(info)
             last = info.id
+
+    def uplinks(self) -> list[UplinkInfo]:
+        """The router's ways out, in the order in which it was told of them."""
+        out: list[UplinkInfo] = []
+        while True:
+            info = UplinkInfo.unpack(self.request(Type.UPLINKS, protocol.UPLINKS.pack(len(out)))[0])
+            if info.number != len(out) + 1:
+                return out
+            out.append(info)
 
     def counters(self, ident: int = 0) -> dict[str, int]:
         """Counters of one attachment, or of the router (0), by name."""

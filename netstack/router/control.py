@@ -328,6 +328,8 @@ class ControlServer:
                 reply = b""
             elif kind == Type.LIST:
                 reply = self._router.list_after(protocol.LIST.unpack_from(body)[0])
+            elif kind == Type.UPLINKS:
+                reply = self._router.uplink_after(protocol.UPLINKS.unpack_from(body)[0])
             elif kind == Type.COUNTERS:
                 reply = self._router.counters_of(*protocol.COUNTERS.unpack_from(body))
             elif kind == Type.CLAIM:

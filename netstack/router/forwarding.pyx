@@ -860,6 +860,10 @@ cdef class Forwarder:
         """`PortState` of a port."""
         return self.port(ident).state
 
+    def mtu(self, uint64_t ident):
+        """Largest packet that a port takes, bytes."""
+        return self.port(ident).mtu
+
     def queue_bytes(self, uint64_t ident):
         """Private memory that waits for a port."""
         return self.port(ident).queue_bytes

@@ -28,7 +28,7 @@ import enum
 import os
 import socket
 import struct
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 
 MAGIC = b"NSRT"
 VERSION = 1
@@ -65,6 +65,9 @@ LEASE_REPLY = struct.Struct("<H64H")
 # in sealed memory, whose ring towards the client has the packets (`mirror.pxd`)
 CAPTURE = struct.Struct("<QQI")
 CAPTURE_REPLY = struct.Struct("<QQQQ")
+# UPLINKS: how many were told; reply: the next uplink (number 0: no more)
+UPLINKS = struct.Struct("<Q")
+UPLINKS_REPLY = struct.Struct("<QQQQQQQQQI16s16s")
 
 
 class Type(enum.IntEnum):
@@ -78,6 +81,7 @@ class Type(enum.IntEnum):
     UNCLAIM = 8
     LEASE = 9
     CAPTURE = 10
+    UPLINKS = 11
 
 
 class Capability(enum.IntFlag):
@@ -292,6 +296,51 @@ class AttachmentInfo:
 
 
 _INFO_NUMBERS = [f.name for f in fields(AttachmentInfo)][:-2]      # in the order of LIST_REPLY
+
+
+@dataclass(frozen=True)
+class UplinkInfo:
+    """One uplink of a router.
+
+    Attributes
+    ----------
+    number : int
+        Its place in the order in which the router was told of them, from 1.
+    id : int
+        The number of its counters; 0 while its device is lost.
+    packets_in, bytes_in, packets_out, bytes_out : int
+        In: from outside; out: to the outside. They begin anew when a lost device is back.
+    drops_in, drops_out : int
+        Packets from there, and packets to there, that were dropped.
+    queued : int
+        Packets that wait for a neighbour's answer, or on an emulated link.
+    mtu : int
+        Of the device, bytes; 0 while it is lost.
+    kind, name : str
+        As the uplink was written.
+    """
+
+    number: int
+    id: int = 0
+    packets_in: int = 0
+    bytes_in: int = 0
+    packets_out: int = 0
+    bytes_out: int = 0
+    drops_in: int = 0
+    drops_out: int = 0
+    queued: int = 0
+    mtu: int = 0
+    kind: str = ""
+    name: str = ""
+
+    def pack(self) -> bytes:
+        *numbers, kind, name = astuple(self)
+        return UPLINKS_REPLY.pack(*numbers, kind.encode(), name.encode())
+
+    @classmethod
+    def unpack(cls, body: bytes) -> UplinkInfo:
+        *numbers, kind, name = UPLINKS_REPLY.unpack_from(body)
+        return cls(*numbers, *(text.rstrip(b"\0").decode("utf-8", "replace") for text in (kind, name)))
 
 
 # ---- messages on the socket

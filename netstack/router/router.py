@@ -506,6 +506,30 @@ class Router:
                 return b""
             return self._attached[following].info(self._forwarder).pack()
 
+    def uplink_after(self, told: int) -> bytes:
+        with self._lock:
+            if told >= len(self._uplinks):
+                return protocol.UplinkInfo(0).pack()
+            uplink = self._uplinks[told]
+            kind, name = uplink.config.kind, uplink.config.name
+            if uplink.port is None:
+                return protocol.UplinkInfo(told + 1, kind=kind, name=name).pack()
+            c = self._forwarder.counters(uplink.port)
+            return protocol.UplinkInfo(
+                number=told + 1,
+                id=uplink.port,
+                packets_in=c["in_packets"],
+                bytes_in=c["in_bytes"],
+                packets_out=c["out_packets"],
+                bytes_out=c["out_bytes"],
+                drops_in=sum(v for k, v in c.items() if k.startswith("drop_in_")),
+                drops_out=sum(v for k, v in c.items() if k.startswith("drop_out_")),
+                queued=c["queued"],
+                mtu=self._forwarder.mtu(uplink.port),
+                kind=kind,
+                name=name,
+            ).pack()
+
     def counters_of(self, ident: int, first: int = 0) -> bytes:
         with self._lock:
             if ident == protocol.RELAYED and self._user is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +185,7 @@ class Uplink:
         self.mac = bytes([0x02]) + secrets.token_bytes(5)  # locally administered, one station
         self.port: int | None = None  # its id while it is in service
         self.device: Device | None = None
+        self.served = False
 
     def open(self, forwarder: Forwarder) -> None:
         """Open the device and hand it to the data path.
@@ -192,7 +194,11 @@ class Uplink:
         ------
         netstack.errors.LinkError
             Missing, not permitted, busy, or of another kind.
+        OSError
+            It was lost, and is not back.
         """
+        if self.served:
+            socket.if_nametoindex(self.config.name)  # whoever deleted it makes it again: one of ours would be down
         device = open_device(self.config, self.mac)
         try:
             self.port = forwarder.add_uplink(
@@ -205,7 +211,7 @@ class Uplink:
         except BaseException:
             device.close()
             raise
-        self.device = device
+        self.device, self.served = device, True
         for address in self.own:
             forwarder.bind_local(pack_address(address.ip))
             if address.ip in {a.ip for a in self.config.addresses}:

@@ -1,8 +1,9 @@
-"""Rows I1 to I6: what stacks on one router may do to each other."""
+"""Rows I1 to I6 and F18: what stacks on a router may do to each other and to its uplinks; lost uplinks."""
 
 from tests.security.mutants import Mutant
 
 FAIR = "netstack/router/fair.pyx"
+ROUTER = "netstack/router/router.py"
 ROUTING = "netstack/router/routing.pyx"
 STEERING = "netstack/router/steering.pyx"
 
@@ -49,4 +50,15 @@ MUTANTS = [
     Mutant("I2", "what a turn sends costs nothing", FAIR,
            "            flow.deficit -= w.head_length + w.body_length\n", "            pass\n",
            ("test_i2_a_greedy_stack_gets_its_part_and_no_more",)),
+    Mutant("I5", "any record is a packet", ROUTING, "        if r.kind != RING_FRAME:\n", "        if False:\n",
+           ("test_i5_records_of_other_kinds_are_dropped",)),
+    Mutant("I5", "what belongs to a link leaves it", ROUTING,
+           "    if ipv6_never_forwarded(h + 24):\n", "    if False:\n",
+           ("test_i5_a_stack_speaks_for_no_router_and_no_neighbour",)),
+    Mutant("F18", "a lost uplink stays lost", ROUTER,
+           "            elif uplink.port is None:\n", "            elif False:\n",
+           ("test_f18_an_uplink_comes_back_with_its_device_and_hurts_nobody",)),
+    Mutant("F18", "nobody asks whether a program is still attached", ROUTER,
+           "            if uplink.watched and uplink.lost():\n", "            if False:\n",
+           ("test_f18_an_xdp_program_that_is_detached_is_attached_again",)),
 ]
