@@ -3,7 +3,7 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport read
 
@@ -31,7 +31,7 @@ from netstack.router.port cimport (
 )
 from netstack.router.rounds cimport close_descriptors, one_round, round_at, run
 from netstack.router.state cimport (
-    MAX_NETWORKS, enter, forwarder_t, leave, network_has, network_t, pthread_mutex_t, pthread_t,
+    enter, forwarder_t, leave, MAX_NETWORKS, network_has, network_t, PACKET_BYTES, pthread_mutex_t, pthread_t,
 )
 from netstack.router.station cimport side_t, station_announce, station_init, station_side, station_t
 from netstack.router.table cimport (
@@ -181,7 +181,8 @@ cdef class Forwarder:
         doorbell_spin_init(&f.spin, spin_us * 1000 if f.cpus > 1 else 0)
         f.slots = <port_t **> calloc(max_ports, sizeof(port_t *))
         f.active = <port_t **> calloc(max_ports, sizeof(port_t *))
-        if f.slots == NULL or f.active == NULL or table_init(&f.table, <const uint64_t *> <char *> secret) != 0:
+        f.scratch = <uint8_t *> malloc(PACKET_BYTES)
+        if f.slots == NULL or f.active == NULL or f.scratch == NULL or table_init(&f.table, <const uint64_t *> <char *> secret) != 0:
             raise MemoryError
         f.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         f.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
@@ -220,6 +221,7 @@ cdef class Forwarder:
             free(f.active[i])
         claims_free(f.claims)
         free(f.slots)
+        free(f.scratch)
         free(f.active)
         table_free(&f.table)
         close_descriptors(f)

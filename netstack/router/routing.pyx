@@ -39,10 +39,11 @@ from netstack.router.table cimport (
 from netstack.router.uplink cimport uplink_advance, uplink_flush, uplink_hand, uplink_of, uplink_receive
 from netstack.wire.byte_order cimport host_to_be32, load_be16, load_native16, load_native32, store_native16
 from netstack.wire.checksum cimport checksum_fold, checksum_partial, checksum_update16
+from netstack.wire.icmp cimport ICMP_HEADER
 from netstack.wire.ipv4 cimport (
-    check_ipv4_options, IPV4_OFFSET_MASK, ipv4_source_is_martian, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    check_ipv4_options, IPV4_HEADER, IPV4_OFFSET_MASK, ipv4_source_is_martian, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
-from netstack.wire.ipv6 cimport NEXT_NONE, PROTOCOL_ICMPV6
+from netstack.wire.ipv6 cimport IPV6_HEADER, NEXT_NONE, PROTOCOL_ICMPV6
 from rings.spsc_ring cimport (
     RING_CLOSED, ring_consumer_disarm, RING_DAMAGED, RING_FRAME, RING_OK, ring_peek, RING_POISONED,
     ring_record_t, ring_release, ring_space_needs_kick,
@@ -121,14 +122,14 @@ cdef void deliver(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
         f.failures = True
 
 
-cdef void answer(forwarder_t *f, port_t *to, uint8_t *packet, uint32_t length) noexcept nogil:
+cdef void answer(forwarder_t *f, port_t *to, uint8_t *packet, uint32_t headers, uint32_t length) noexcept nogil:
     """Send a packet of the router's own back to where its cause came from."""
     cdef packet_t p
     p.header = packet
-    p.header_length = p.head_length = length if length < HEADER_COPY else HEADER_COPY
+    p.header_length = p.head_length = headers
     p.head = packet
-    p.body = packet + p.head_length
-    p.body_length = length - p.head_length
+    p.body = packet + headers
+    p.body_length = length - headers
     p.segment = 0
     p.stays = False
     p.source = 0
@@ -169,12 +170,12 @@ cdef void complain_from(forwarder_t *f, port_t *to, packet_t *p, Complaint why, 
     """As often as the rate of the source's port allows."""
     cdef uint8_t out[REPLY_BYTES]
     cdef uint32_t n
-    pull(p)
     if address_is_unspecified6(own) or not bucket_take(&to.icmp_bucket, f.now_ns, ICMP_COST_NS, ICMP_DEPTH_NS):
         return
+    pull(f, p)
     n = reply_error(out, p, why, mtu, own)
     if n:
-        answer(f, to, out, n)
+        answer(f, to, out, ICMP_HEADER + (IPV4_HEADER if out[0] >> 4 == 4 else IPV6_HEADER), n)
 
 
 cdef void reset(forwarder_t *f, port_t *to, packet_t *p) noexcept nogil:
@@ -182,7 +183,7 @@ cdef void reset(forwarder_t *f, port_t *to, packet_t *p) noexcept nogil:
     cdef uint8_t out[REPLY_BYTES]
     cdef uint32_t n = reply_rst(out, p.header, p.header_length, p.head_length + p.body_length)
     if n and bucket_take(&to.rst_bucket, f.now_ns, RST_COST_NS, RST_DEPTH_NS):
-        answer(f, to, out, n)
+        answer(f, to, out, n, n)
 
 
 cdef int refuse(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
@@ -225,18 +226,19 @@ cdef int for_sharers(forwarder_t *f, port_t *src, packet_t *p, port_t **to) noex
     return <int> DROP_MALFORMED if verdict == STEER_MALFORMED else <int> DROP_PROTOCOL
 
 
-cdef void pull(packet_t *p) noexcept nogil:
-    """Make the beginning of a record's body private too: an ICMP error carries names of a flow there."""
-    cdef uint32_t n = HEADER_COPY - p.header_length
-    if p.head == p.header or p.head_length != p.header_length:
-        return                               # it lies in private memory as it is; or the header is full
-    if n > p.body_length:
-        n = p.body_length
-    memcpy(p.header + p.header_length, p.body, n)
-    p.header_length += n
-    p.head_length += n
-    p.body += n
-    p.body_length -= n
+cdef void pull(forwarder_t *f, packet_t *p) noexcept nogil:
+    """Make all of a packet private: what an ICMP error is about stands behind its headers. Where they end stays as it was, since
+    that is what the stack that gets it reads."""
+    if p.head == p.header:
+        return
+    memcpy(f.scratch, p.header, p.header_length)
+    memcpy(f.scratch + p.header_length, p.head + p.header_length, p.head_length - p.header_length)
+    memcpy(f.scratch + p.head_length, p.body, p.body_length)
+    p.stays = False
+    p.header = f.scratch
+    p.head = f.scratch
+    p.header_length = p.head_length
+    p.body = f.scratch + p.head_length
 
 
 cdef inline bint may_send(forwarder_t *f, port_t *src, packet_t *p, const address_t *source, uint8_t protocol,
@@ -251,7 +253,7 @@ cdef inline bint may_send(forwarder_t *f, port_t *src, packet_t *p, const addres
             if src.shared >> i & 1:
                 p.at_home = True
                 if protocol == PROTOCOL_ICMP or protocol == PROTOCOL_ICMPV6:
-                    pull(p)
+                    pull(f, p)
                 verdict[0] = steer_out(f, src, p)
                 return verdict[0] == FORWARDED
             return True
@@ -515,9 +517,7 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
         port_drain(port)
         if port.dirty:
             port_flush(port)
-    p.header = header
     p.segment = 0
-    p.stays = True
     while n < BATCH and budget > 0:
         status = ring_peek(port.rx, &r)
         if status != RING_OK:
@@ -533,6 +533,8 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
             p.head_length = r.body_length
             p.body = NULL
             p.body_length = 0
+        p.header = header
+        p.stays = True
         p.header_length = p.head_length if p.head_length < HEADER_COPY else HEADER_COPY
         memcpy(header, p.head, p.header_length)
         budget -= p.head_length + p.body_length

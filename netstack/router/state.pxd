@@ -4,7 +4,7 @@ Two locks make a fair one: the data thread passes `gate` before each round, a co
 for `main`, so it gets in after at most one visit of one port.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from netstack.address cimport address_t
 from netstack.router.claims cimport claims_t
@@ -21,6 +21,7 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     MAX_NETWORKS = 16
+    PACKET_BYTES = 65600         # the largest packet there is: 65,535 bytes behind an IPv6 header
 
 
 cdef struct network_t:           # a pool: addresses that are nobody's unless the table says so
@@ -54,6 +55,7 @@ cdef struct forwarder_t:
     port_t *default_uplink
     table_t table
     claims_t *claims         # of the addresses that stacks share; NULL: there are none
+    uint8_t *scratch             # PACKET_BYTES: one packet, as far as it has to be private
     network_t networks[MAX_NETWORKS]
     int n_networks
     address_t routers[2]         # the router's own of each version, source of ICMP errors to whoever is of no pool; 0: none

@@ -16,7 +16,7 @@ from netstack.router import protocol
 from netstack.router.client import ControlClient
 from netstack.router.protocol import AttachRequest, Capability, Type
 from tests.router.lan import wait_until
-from tests.support import ROOT
+from tests.support import ROOT, run
 
 SHARED = "10.77.0.2"
 NETSTACK = [sys.executable, "-m", "netstack"]
@@ -335,3 +335,12 @@ def test_programs_run_unchanged_on_such_a_router(runtime, tmp_path):
         for process in filter(None, (server, router)):
             process.send_signal(signal.SIGTERM)
             process.wait(20)
+
+
+def test_an_echo_of_a_sharer_arrives_in_one_piece_however_long(shared):
+    """The router reads ICMP whole before it lets a sharer send it, and hands it on as it lay in the ring."""
+    env = {**os.environ, **shared.environment()}
+    with netstack.attach(shared.name, "10.77.0.99"):
+        for size in (0, 56, 100, 1000, 8000):
+            done = run([*NETSTACK, "ping", "-c", "2", "-i", "0.05", "-s", size, "10.77.0.99"], cwd=ROOT, env=env)
+            assert " 0% packet loss" in done.stdout
