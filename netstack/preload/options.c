@@ -1,5 +1,8 @@
-/* options.c - socket options. Those that mean the calls of this process, its timeouts, stay here. */
+/* options.c - socket options. Those that mean the calls of this process, its timeouts, stay here, and TCP_CORK: servers
+ * set and clear it with each answer, and two messages to the daemon cost more than the segment that it would save. */
 #include "preload.h"
+
+#include <netinet/tcp.h>
 
 enum { VALUE_MOST = 1024 };
 
@@ -30,6 +33,11 @@ int shim_error(shim_t *o)
     return number;
 }
 
+static int is_cork(const shim_t *o, int level, int option)
+{
+    return level == IPPROTO_TCP && option == TCP_CORK && o->type == SOCK_STREAM;
+}
+
 static int get(shim_t *o, int level, int option, void *value, socklen_t *n)
 {
     nsd_message_t m = {.type = NSD_GETSOCKOPT, .a = level, .b = option};
@@ -44,6 +52,10 @@ static int get(shim_t *o, int level, int option, void *value, socklen_t *n)
         struct timeval t = {ns / 1000000000, ns % 1000000000 / 1000};
         got = sizeof t;
         memcpy(answer, &t, sizeof t);
+    } else if (is_cork(o, level, option)) {
+        r = atomic_load(&o->cork);
+        got = sizeof r;
+        memcpy(answer, &r, sizeof r);
     } else if (level == SOL_SOCKET && option == SO_ERROR) {
         if ((r = shim_error(o)) < 0)
             return r;
@@ -82,7 +94,15 @@ EXPORT int setsockopt(int fd, int level, int option, const void *value, socklen_
     if (o == NULL)
         return real()->setsockopt(fd, level, option, value, n);
     timeout = timeout_of(o, level, option);
-    if (timeout == NULL)
+    if (is_cork(o, level, option)) {
+        int on;
+        if (n < sizeof on || value == NULL)
+            r = n < sizeof on ? -EINVAL : -EFAULT;
+        else {
+            memcpy(&on, value, sizeof on);
+            atomic_store(&o->cork, on != 0);
+        }
+    } else if (timeout == NULL)
         r = n > VALUE_MOST ? -EINVAL : value == NULL && n ? -EFAULT : shim_ask(o, &m, value, n);
     else if (n < sizeof t)
         r = -EINVAL;

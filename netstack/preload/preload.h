@@ -90,6 +90,7 @@ typedef struct {
     int protocol;
     ino_t inode;                         /* of the readiness descriptor and its duplicates */
     _Atomic int nonblocking;
+    _Atomic int cork;                    /* as it was set: nothing is held back */
     _Atomic int64_t receive_timeout_ns;  /* 0: none */
     _Atomic int64_t send_timeout_ns;
     _Atomic unsigned users;              /* descriptors, and calls under way */

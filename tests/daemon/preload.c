@@ -1,6 +1,7 @@
 /* An ordinary program of sockets, which knows nothing of daemons; argument: an address that the kernel does not have. */
 #include "preload_test.h"
 
+#include <netinet/tcp.h>
 #include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -263,6 +264,23 @@ static void signals(void)
     end_pair();
 }
 
+/* Servers cork each answer. */
+static void corked(void)
+{
+    int on = 1, told = 0;
+    socklen_t n = sizeof told;
+    char got[16];
+    make_pair();
+    CHECK(setsockopt(a, IPPROTO_TCP, TCP_CORK, &on, sizeof on) == 0);
+    CHECK(getsockopt(a, IPPROTO_TCP, TCP_CORK, &told, &n) == 0 && told == 1 && n == sizeof told);
+    CHECK(send(a, "head", 4, 0) == 4 && send(a, "body", 4, 0) == 4);
+    on = 0;
+    CHECK(setsockopt(a, IPPROTO_TCP, TCP_CORK, &on, sizeof on) == 0);
+    CHECK(recv(b, got, 8, MSG_WAITALL) == 8 && memcmp(got, "headbody", 8) == 0);
+    CHECK(setsockopt(a, IPPROTO_TCP, TCP_CORK, &on, 2) == -1 && errno == EINVAL);
+    end_pair();
+}
+
 /* MSG_TRUNC on a stream throws away; splice moves between a pipe and a socket. */
 static void thrown_away_and_spliced(void)
 {
@@ -314,6 +332,7 @@ int main(int argc, char **argv)
     broken_pipe();
     datagrams();
     signals();
+    corked();
     thrown_away_and_spliced();
     CHECK(close(listener) == 0);
     puts("all is well");
