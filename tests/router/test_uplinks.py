@@ -9,6 +9,7 @@ import random
 import shutil
 import socket
 import struct
+import sys
 import threading
 
 import pytest
@@ -376,3 +377,19 @@ def test_an_uplink_of_both_versions_is_read():
     config = UplinkConfig.parse("tap:a,address=192.0.2.2/24,address=2001:db8::2/64,gateway=192.0.2.1,gateway=fe80::1")
     assert [str(a) for a in config.addresses] == ["192.0.2.2/24", "2001:db8::2/64"]
     assert [str(g) for g in config.gateways] == ["192.0.2.1", "fe80::1"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["tap", "tun"])
+def test_a_device_that_root_made_for_a_user_needs_no_privilege(site, kind):
+    """Offloads included."""
+    site.ip("tuntap", "add", "dev", "up0", "mode", kind, "user", "65534")
+    site.ip("link", "set", "up0", "up")
+    script = f"""
+from netstack.router.devices.tuntap import TunTap
+device = TunTap("{kind}", "up0")
+print(device.offload, device.mtu)
+"""
+    nobody = ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all"]
+    done = site.netns.run(*nobody, sys.executable, "-c", script, check=False)
+    assert done.stdout == "True 1500\n", done.stderr
