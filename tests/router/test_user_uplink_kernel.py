@@ -32,6 +32,7 @@ def world(runtime):
         here.run("ip", "route", "add", "default", "via", THERE)
         here.run("ip", "route", "add", "unreachable", "192.0.2.1")
         here.run("ip", "route", "add", "prohibit", "192.0.2.2")
+        there.run("ip", "route", "add", "blackhole", "192.0.2.3")
         there.run("ip", "addr", "add", f"{THERE}/24", "dev", "in")
         there.run("ip", "addr", "add", f"{FAR}/32", "dev", "lo")
         there.run("ip", "link", "set", "in", "up")
@@ -40,6 +41,7 @@ def world(runtime):
             pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         with here.enter():
             pathlib.Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 65535")
+            pathlib.Path("/proc/sys/net/ipv4/tcp_syn_retries").write_text("1")
         yield here, there
 
 
@@ -90,6 +92,18 @@ def test_what_the_kernel_says_of_a_way_the_stack_hears(net):
             s.recv(1)
         assert caught.value.errno == errno.EHOSTUNREACH
     assert router.relayed()["streams_unreachable"] == 2
+
+
+def test_silence_stays_silence(net):
+    """The kernel gives up after three seconds; the stack hears nothing of it, and asks on by its own clock."""
+    _, router, host = net
+    with host.socket() as s:
+        s.setblocking(False)
+        assert s.connect_ex(("192.0.2.3", 80)) == errno.EINPROGRESS
+        wait_until(lambda: router.relayed()["streams_timed_out"])
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and host.counters()["icmp_errors_in"] == 0
+        with pytest.raises(OSError):
+            s.getpeername()
 
 
 def test_udp_is_answered_by_anybody(net):

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t, uint16_t
 
 from netstack.address cimport address_t
-from netstack.router.relay.kernel cimport kernel_name_t
 from netstack.router.relay.state cimport flow_t, relay_t
+from netstack.sock cimport sock_t
 
 cdef enum:                       # protocols, as IP has them; echo is 1 or 58
     RELAY_TCP = 6
@@ -26,6 +26,9 @@ cdef int flow_open(relay_t *r, flow_t *f, int type, int protocol) noexcept nogil
 cdef int flow_watch(relay_t *r, flow_t *f) noexcept nogil        # the descriptor it has; 0 or an errno number
 # Over: both its sides are closed, by a reset where it is asked for. Freed by flow_bury, when nobody looks at it any more.
 cdef void flow_end(relay_t *r, flow_t *f, bint reset) noexcept nogil
+# Give up a socket of our stack, or a connection of the kernel's by a reset, that is no flow's.
+cdef void flow_drop_sock(relay_t *r, sock_t *sock, bint reset) noexcept nogil
+cdef void flow_hang_up(int fd) noexcept nogil
 cdef void flow_bury(relay_t *r) noexcept nogil
 cdef void flow_used(relay_t *r, flow_t *f) noexcept nogil        # of UDP and echo: not idle
 cdef void flow_queue(relay_t *r, flow_t *f) noexcept nogil       # to be pumped again soon

@@ -13,10 +13,10 @@ from netstack.router.relay.kernel cimport (
     epoll_ctl, epoll_event, linger, setsockopt, socket,
 )
 from netstack.router.relay.state cimport (
-    FLOW_FREE, FLOWS_EVICTED, NO_DESCRIPTOR, NO_MEMORY, RELAY_BUCKETS, RELAY_CLIENT_BUCKETS, STREAMS_LIMITED, client_t, links_t, list_t,
+    FLOW_FREE, FLOWS_EVICTED, NO_DESCRIPTOR, NO_MEMORY, RELAY_BUCKETS, RELAY_CLIENT_BUCKETS, STREAMS_LIMITED, client_t,
+    links_t, list_t,
 )
 from netstack.siphash cimport siphash
-from netstack.sock cimport sock_t
 from netstack.stack.sockets cimport sock_close, sock_setsockopt
 
 cdef enum:
@@ -236,31 +236,41 @@ cdef int flow_open(relay_t *r, flow_t *f, int type, int protocol) noexcept nogil
 
 cdef void close_kernel(relay_t *r, flow_t *f, bint reset) noexcept nogil:
     cdef epoll_event e
-    cdef linger at_once
     if f.fd < 0:
         return
-    if reset and f.protocol == RELAY_TCP:
-        at_once.l_onoff = 1
-        at_once.l_linger = 0
-        setsockopt(f.fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))
     epoll_ctl(r.epoll_fd, EPOLL_CTL_DEL, f.fd, &e)     # a copy of it in a forked child would keep it there
-    close(f.fd)
+    if reset and f.protocol == RELAY_TCP:
+        flow_hang_up(f.fd)
+    else:
+        close(f.fd)
     f.fd = -1
 
 
-cdef void close_stack(relay_t *r, flow_t *f, bint reset) noexcept nogil:
+cdef void flow_drop_sock(relay_t *r, sock_t *sock, bint reset) noexcept nogil:
     cdef int at_once[2]
-    cdef sock_t *sock = f.o.sock
-    if sock == NULL:
-        return
     at_once[0] = 1
     at_once[1] = 0
     if reset:
         sock_setsockopt(r.stack, sock, ANY_SOCKET, ANY_LINGER, <const uint8_t *> at_once, sizeof(at_once))
+    sock_close(r.stack, sock)
+
+
+cdef void flow_hang_up(int fd) noexcept nogil:
+    cdef linger at_once
+    at_once.l_onoff = 1
+    at_once.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))
+    close(fd)
+
+
+cdef void close_stack(relay_t *r, flow_t *f, bint reset) noexcept nogil:
+    cdef sock_t *sock = f.o.sock
+    if sock == NULL:
+        return
     poller_watch(&r.poller, &f.o, 0)
     sock.owner = NULL
     driver_abandon(r.driver, &f.o)
-    sock_close(r.stack, sock)
+    flow_drop_sock(r, sock, reset)
 
 
 cdef void flow_end(relay_t *r, flow_t *f, bint reset) noexcept nogil:

@@ -1,6 +1,6 @@
 """The kernel's sockets as C sees them: what the relay calls, and addresses there and here."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from netstack.address cimport address_from_v4, address_is_v4, address_t, address_v4

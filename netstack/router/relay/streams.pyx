@@ -4,33 +4,29 @@ Bytes are held by the stack's buffers and the kernel's, never by the relay but f
 what one side does not take is not read from the other, so windows close from end to end. Urgent data goes on in line.
 """
 
-from libc.errno cimport (
-    EACCES, EAGAIN, ECONNREFUSED, EHOSTUNREACH, EINPROGRESS, EINTR, ENETUNREACH, EPERM, ETIMEDOUT, errno,
-)
+from libc.errno cimport EACCES, EAGAIN, EHOSTUNREACH, EINPROGRESS, EINTR, ENETUNREACH, EPERM, ETIMEDOUT, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-
 from posix.unistd cimport close
 
-from netstack.address cimport address_is_v4, address_t, endpoint_t
+from netstack.address cimport address_is_v4, endpoint_t
 from netstack.clock cimport NS_PER_S
 from netstack.demux cimport demux_find, demux_hash
-from netstack.driver cimport driver_adopt, driver_settle, driver_state
+from netstack.driver cimport driver_adopt, driver_state
 from netstack.ip.icmp cimport icmp_send_error
 from netstack.ip.icmp6 cimport icmp6_send_error
 from netstack.ip.interface cimport packet_copy
 from netstack.link.link cimport frame_t
 from netstack.pollers cimport poller_watch
-from netstack.router.relay.flows cimport (
-    RELAY_TCP, flow_end, flow_find, flow_new, flow_open, flow_queue, flow_watch,
-)
+from netstack.router.relay.flows cimport RELAY_TCP, flow_drop_sock, flow_end, flow_find, flow_new, flow_open, flow_queue
 from netstack.router.relay.kernel cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, SO_ERROR,
-    SO_LINGER, SO_OOBINLINE, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, accept4, connect,
-    getsockopt, kernel_name_t, linger, name_read, recv, send, setsockopt, shutdown,
+    SO_OOBINLINE, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, connect, getsockopt, kernel_name_t, recv, send, setsockopt,
+    shutdown,
 )
-from netstack.router.relay.policy cimport POLICY_OURS, policy_foreign, policy_judge, policy_loopback
+from netstack.router.relay.policy cimport POLICY_OURS, policy_judge
+from netstack.router.relay.published cimport published_accept
 from netstack.router.relay.state cimport (
     BAD_CHECKSUM, BYTES_IN, BYTES_OUT, FLOW_CALLING, FLOW_CONNECTING, FLOW_HANDSHAKE, FLOW_LISTENING, FLOW_OPEN, FLOW_REFUSED,
     NO_MEMORY, RELAY_SCRATCH, STREAMS_ABANDONED, STREAMS_DENIED, STREAMS_OPENED, STREAMS_PUBLISHED,
@@ -39,8 +35,7 @@ from netstack.router.relay.state cimport (
 from netstack.sock cimport EVENT_ERR, EVENT_HUP, EVENT_IN, EVENT_OUT, sock_t
 from netstack.stack.core cimport stack_frame, stack_settle
 from netstack.stack.sockets cimport (
-    sock_accept, sock_close, sock_connect, sock_local, sock_open, sock_recv, sock_remote, sock_send, sock_setsockopt,
-    sock_shutdown, sock_take_error,
+    sock_accept, sock_local, sock_recv, sock_remote, sock_send, sock_setsockopt, sock_shutdown,
 )
 from netstack.tcp.buffers cimport send_room, send_tune
 from netstack.tcp.tcb cimport ACK, MAX_BARE, RST, SYN, bare_t, tcb_t
@@ -51,7 +46,6 @@ from netstack.wire.icmp6 cimport ICMP6_ADDRESS, ICMP6_NO_ROUTE, ICMP6_PROHIBITED
 
 cdef enum:
     SHARE_BYTES = 256 << 10      # in each direction, before others have their turn
-    ACCEPTS = 64                 # published connections taken in one turn
     CODE_PROHIBITED = 13         # RFC 1812 section 5.2.7.1
 
 cdef int64_t HANDSHAKE_NS = <int64_t> 90 * NS_PER_S     # longer than our SYN,ACK is sent again (tcp_synack_retries)
@@ -221,18 +215,10 @@ cdef void streams_accept(relay_t *r) noexcept nogil:
         if sock_remote(r.stack, sock, &near) == 0 and sock_local(r.stack, sock, &far) == 0:
             f = flow_find(r, RELAY_TCP, &near.address, near.port, &far.address, far.port)
         if f == NULL or f.state != FLOW_HANDSHAKE:
-            drop_sock(r, sock)                         # its flow was given up meanwhile
+            flow_drop_sock(r, sock, True)                         # its flow was given up meanwhile
             continue
         r.counts[<int> STREAMS_OPENED] += 1
         open_flow(r, f, sock)
-
-
-cdef void drop_sock(relay_t *r, sock_t *sock) noexcept nogil:
-    cdef int at_once[2]
-    at_once[0] = 1
-    at_once[1] = 0
-    sock_setsockopt(r.stack, sock, 1, 13, <const uint8_t *> at_once, sizeof(at_once))     # SOL_SOCKET, SO_LINGER
-    sock_close(r.stack, sock)
 
 
 cdef void open_flow(relay_t *r, flow_t *f, sock_t *sock) noexcept nogil:
@@ -245,73 +231,7 @@ cdef void open_flow(relay_t *r, flow_t *f, sock_t *sock) noexcept nogil:
     stream_pump(r, f)
 
 
-# --- published ports --------------------------------------------------------------------------------------------------
-
-cdef void call_stack(relay_t *r, const flow_t *published, int fd, const kernel_name_t *name) noexcept nogil:
-    """A connection to a published port: the stack's server sees who called, or us where that is the machine itself."""
-    cdef sock_t *sock = NULL
-    cdef bint v4 = address_is_v4(&published.near)
-    cdef address_t caller
-    cdef uint16_t port = 0
-    cdef endpoint_t to, local
-    cdef tcb_t *tcb
-    cdef flow_t *f
-    cdef int one = 1
-    cdef bint shown = name_read(name, &caller, &port) and policy_foreign(r, &caller) and not policy_loopback(&caller) and \
-        address_is_v4(&caller) == v4
-    memset(&to, 0, sizeof(to))
-    to.address = published.near
-    to.port = published.near_port
-    if sock_open(r.stack, 2 if v4 else 10, 1, 0, &sock) < 0:
-        hang_up(fd)
-        return
-    if shown:
-        tcb = <tcb_t *> sock
-        tcb.local = caller
-        tcb.lport = port
-    if sock_connect(r.stack, sock, &to) != -EINPROGRESS or sock_local(r.stack, sock, &local) < 0:
-        drop_sock(r, sock)
-        hang_up(fd)
-        r.counts[<int> STREAMS_PUBLISHED_REFUSED] += 1
-        return
-    f = flow_new(r, RELAY_TCP, &published.near, published.near_port, &local.address, local.port)
-    if f == NULL:
-        drop_sock(r, sock)
-        hang_up(fd)
-        return
-    f.fd = fd
-    f.state = FLOW_CALLING
-    driver_adopt(r.driver, &f.o, sock)
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-    setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one))
-    if flow_watch(r, f) != 0:
-        flow_end(r, f, True)
-        return
-    poller_watch(&r.poller, &f.o, EVENT_OUT)
-
-
-cdef void hang_up(int fd) noexcept nogil:
-    cdef linger at_once
-    at_once.l_onoff = 1
-    at_once.l_linger = 0
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))
-    close(fd)
-
-
-cdef void take_calls(relay_t *r, flow_t *published) noexcept nogil:
-    cdef kernel_name_t name
-    cdef unsigned int length
-    cdef int i, fd
-    for i in range(ACCEPTS):
-        length = sizeof(name)
-        fd = accept4(published.fd, &name.any, &length, SOCK_CLOEXEC | SOCK_NONBLOCK)
-        if fd < 0 and errno == EAGAIN:
-            published.readable = 0
-        if fd < 0:
-            return                                     # without descriptors they wait, until the next sweep
-        call_stack(r, published, fd, &name)
-    flow_queue(r, published)
-
+# --- published ports: their connections (`published`) ---------------------------------------------------------------
 
 cdef void called(relay_t *r, flow_t *f) noexcept nogil:
     """The stack has an answer to a connection of a published port."""
@@ -424,7 +344,7 @@ cdef void stream_pump(relay_t *r, flow_t *f) noexcept nogil:
         called(r, f)
         return
     if f.state == FLOW_LISTENING:
-        take_calls(r, f)
+        published_accept(r, f)
         return
     if f.state != FLOW_OPEN:
         return
@@ -496,5 +416,5 @@ cdef void streams_sweep(relay_t *r) noexcept nogil:
     while f != NULL:
         after = f.all.next
         if f.state == FLOW_LISTENING and f.readable:
-            take_calls(r, f)
+            published_accept(r, f)
         f = after
