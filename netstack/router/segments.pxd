@@ -4,7 +4,7 @@ of one flow joined, so that one system call carries many.
 Channels carry 64 KiB, Ethernets 1,500 bytes. A stream may be cut anew wherever it goes (RFC 9293 section 3.7.1 binds only its ends
 to segment sizes), so what is too large for the next link is cut there instead of being refused, and what a device hands over
 in one piece stays so as long as it fits. Whoever cuts or joins vouches for new checksums: the old one is verified first,
-so that an error behind it stays as visible as it was.
+so that an error behind it stays as visible as it was. (A stack that changes its ring between the two changes its own stream.)
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t

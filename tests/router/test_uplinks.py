@@ -393,3 +393,17 @@ print(device.offload, device.mtu)
     nobody = ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all"]
     done = site.netns.run(*nobody, sys.executable, "-c", script, check=False)
     assert done.stdout == "True 1500\n", done.stderr
+
+
+@pytest.mark.root
+def test_xdp_on_an_interface_whose_driver_knows_nothing_of_it(site):
+    """A bridge: the kernel runs the program behind the driver."""
+    kernel = site.make("xdp", "port0")
+    site.ip("link", "add", "up0", "type", "bridge")
+    site.ip("link", "set", "port0", "master", "up0")
+    site.ip("link", "set", "up0", "addrgenmode", "none", "up")
+    with site.router("xdp:up0") as router, netstack.attach(router.name) as host:
+        assert router._uplinks[0].device.mode == "generic"
+        with connected(site, host, 4, "kernel") as (a, b):
+            exchange(a, b)
+        assert router.neighbors("up0").keys() == {KERNEL[4]} and kernel
