@@ -416,6 +416,8 @@ class Server:
         if sum(number == client.number for _, _, number in self._reservations.values()) >= RESERVATIONS_MOST:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         references = dict(client.references)
+        if len(m.data) % 4:
+            raise ProtocolError("numbers of sockets that are cut off")
         if m.data:
             named = struct.unpack(f"<{len(m.data) // 4}I", m.data)
             if not references.keys() >= set(named):

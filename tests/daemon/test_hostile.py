@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import socket
+import struct
 import threading
 
 import pytest
@@ -133,6 +134,31 @@ def test_reservations_are_bounded(daemon, bystanders):
         assert answers == [0] * 64 + [errno.EAGAIN] * 36
 
 
+def test_a_reservation_of_named_sockets_holds_those_alone(daemon, pair, bystanders):
+    """What a program that becomes another asks for: none that it does not have, and one reference of each."""
+    with hostile() as client:
+        kept, _ = client.socket(Type.OPEN, a=2, b=1)
+        client.socket(Type.OPEN, a=2, b=1)
+        others = pair[0]._handle.number
+        for numbers in ((others,), (kept.number, 0xFFFFFFFF)):
+            answer, _ = client.ask(Type.RESERVE, data=struct.pack(f"<{len(numbers)}I", *numbers))
+            assert answer.status == errno.EBADF
+        sockets = daemon.state()[0]
+        answer, _ = client.ask(Type.RESERVE, data=struct.pack("<2I", kept.number, kept.number))
+        assert answer.status == 0
+    daemon.until(lambda state: state[0] == sockets - 1)        # the one that no reservation names is gone
+    with hostile() as heir:
+        heir.ask(Type.RELEASE, key=answer.key)
+        daemon.until(lambda state: state[0] == sockets - 2 and state[3] == 0)
+
+
+def test_a_reservation_that_is_cut_off_ends_its_client(daemon, bystanders):
+    with hostile() as client:
+        client.sock.send(Message(Type.RESERVE, data=b"12345").pack())
+        assert client.is_cut_off()
+    assert daemon.state()[2] == 1
+
+
 def test_random_messages(daemon, listener, bystanders):
     rng = random.Random(5)
     clients = []
@@ -206,6 +232,8 @@ def test_notes_of_what_is_not_there_mean_nothing(daemon, bystanders):
     with hostile() as client:
         for number in (0xFFFFFFFF, 1 << 24, 8192, 8191, 0):
             client.note(number)
+        while struct.unpack_from("<Q", client.board.down, HEAD_INDEX)[0] != client.board.get(TAIL):
+            client.ask(Type.ROUTE)
         client.board.put(TAIL, client.board.get(TAIL) + 1024)      # as full as it can be
         client.ring()
         answer, _ = client.ask(Type.OPEN, a=2, b=2)
