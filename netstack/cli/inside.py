@@ -44,7 +44,7 @@ def _log_keys() -> tuple[int, int] | None:
 class _Chooser:
     """Gives the host of this process, made on first use; a forked child gets its own."""
 
-    def __init__(self, address: str | None, mtu: int | None, pcap: str | None, stats: str | None,
+    def __init__(self, address: list[str] | None, mtu: int | None, pcap: str | None, stats: str | None,
                  trace: str | None = None, dns: list[str] | None = None, mode: str = "library",
                  emulation: dict[str, Any] | None = None) -> None:
         self._dns = dns

@@ -57,7 +57,7 @@ def _failure(text: str, code: int) -> click.ClickException:
     return error
 
 
-def environment(router: dict[str, str], address: str | None, mtu: int | None,
+def environment(router: dict[str, str], address: list[str] | None, mtu: int | None,
                 pcap: str | None, stats: str | None, trace: str | None = None,
                 dns: tuple[str, ...] = (), emulation: Emulation | None = None, mode: str = "library") -> dict[str, str]:
     """The program's environment: every Python below it finds its router (``router``) and the startup
@@ -134,7 +134,7 @@ def refuse_uplinks(uplinks: tuple[str, ...], name: str) -> None:
                                "another --name to get a private router")
 
 
-def run_on_cores(command: list[str], name: str, workers: int | None, address: str | None, options: tuple,
+def run_on_cores(command: list[str], name: str, workers: int | None, address: list[str] | None, options: tuple,
                  uplinks: tuple[str, ...] = ()) -> int:
     """A worker on each core, behind the router of that name or a private one. Files of worker N end in ``.N``."""
     from netstack.cli.workers import addresses, cores, run_workers
@@ -256,8 +256,9 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
               help="library: all of TCP/IP in the program, behind a router. hybrid: TCP and UDP in the program, with "
                    "the kernel's IP and its addresses below (needs CAP_NET_RAW). daemon: sockets alone, whose stack is "
                    "in a daemon (netstack daemon), with its addresses.")
-@click.option("--address", metavar="A", help="The address wanted. Default: one that the router chooses, or all of the "
-                                             "kernel's.")
+@click.option("--address", metavar="A", multiple=True,
+              help="An address wanted, 0.0.0.0 or :: for any of that version; repeatable. Default: one of each version "
+                   "that the router chooses, or all of the kernel's.")
 @click.option("--mtu", type=click.IntRange(68, 65535), metavar="N", help="Largest packet in bytes.")
 @click.option("--pcap", type=click.Path(dir_okay=False), metavar="FILE",
               help="Write a capture (pcapng), with the keys of the program's TLS connections: Wireshark shows what "
@@ -274,7 +275,7 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
 @published
 @click.option("--addressing", type=click.Choice(["process", "core"]), default="process", show_default=True,
               help="process: one program, whose processes have an address each. core: a worker pinned on each core, "
-                   "with a stack and an address of its own; --address is the first one's, the others follow it.")
+                   "with a stack and addresses of its own; --address is the first one's, the others follow it.")
 @click.option("--workers", type=int, metavar="N", help="How many, with --addressing core. Default: one for each core.")
 @click.option("--preload/--no-preload", default=None,
               help="With --mode daemon: give the sockets of libc to the daemon too (LD_PRELOAD), for programs in C. "
@@ -296,6 +297,7 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, uplinks, publish,
     netstack run --mode daemon -- curl http://10.77.0.9/
     """
     command = command_line(program)
+    address = list(address) or None
     uplinks = with_published(uplinks, publish)
     if uplinks and mode == "hybrid":
         raise click.UsageError("--uplink is a router's: a hybrid stack has the kernel's IP below it")

@@ -35,8 +35,9 @@ def cores(workers: int | None) -> list[int]:
     return allowed[:workers]
 
 
-def addresses(first: str | None, count: int) -> list[str | None]:
-    """*first* and those that follow it; None each, of the router's choice, without it.
+def addresses(first: Sequence[str] | None, count: int) -> list[list[str] | None]:
+    """For each worker those of *first* and what follows them (``0.0.0.0`` and ``::``, of the router's choice, stay);
+    None each without them.
 
     Raises
     ------
@@ -46,10 +47,10 @@ def addresses(first: str | None, count: int) -> list[str | None]:
     if first is None:
         return [None] * count
     try:
-        start = ipaddress.ip_address(first)
-        return [str(start + n) for n in range(count)]
+        begins = [ipaddress.ip_address(each) for each in first]
+        return [[str(a if a.is_unspecified else a + n) for a in begins] for n in range(count)]
     except ValueError as error:
-        raise click.UsageError(f"--address {first}: {error}") from None
+        raise click.UsageError(f"--address {', '.join(first)}: {error}") from None
 
 
 def start(command: list[str], env: dict[str, str], core: int, restore) -> subprocess.Popen:

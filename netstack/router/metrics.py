@@ -73,8 +73,9 @@ def ports_of(router: Router) -> Iterator[tuple[str, Labels, dict[str, int]]]:
             counters = router.counters(info.id)
         except KeyError:
             continue
-        address = format_address(info.addresses[0]) if info.addresses else ""
-        yield "attachment", {"attachment": info.id, "address": address, "pid": info.pid}, counters
+        addresses = [format_address(address) for address in info.addresses] or [""]
+        six = next((address for address in addresses[1:] if ":" in address), "")       # an empty label is none
+        yield "attachment", {"attachment": info.id, "address": addresses[0], "address6": six, "pid": info.pid}, counters
     for name, port in router.uplinks().items():
         try:
             counters = router.counters(port) if port is not None else {}

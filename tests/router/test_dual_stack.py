@@ -12,9 +12,11 @@ import threading
 import pytest
 
 import netstack
+from netstack.cli.workers import addresses
 from netstack.config import ResolverConfig
 from netstack.link.channel import ChannelLink
 from netstack.router.client import attach
+from netstack.router.metrics import render
 from tests.router.lan import wait_until
 from tests.support import ROOT, run
 
@@ -230,3 +232,27 @@ def test_programs_run_on_it_unchanged_and_are_listed_with_both_addresses(both):
         program.kill()
         program.wait(20)
         program.stdout.close()
+
+
+def test_a_program_asks_for_an_address_and_takes_any_of_the_other_version(both):
+    env = {**os.environ, **both.environment()}
+    code = "import socket, sys; s = socket.socket(); s.bind(('', 9)); print('ready', flush=True); sys.stdin.read()"
+    command = [*NETSTACK, "run", "--address", "10.77.0.9", "--address", "::", "--", sys.executable, "-c", code]
+    program = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert program.stdout.readline() == "ready\n"
+        [info] = both.attachments()
+        four, six = both.address_of(program.pid)
+        assert four == "10.77.0.9" and six.startswith("fd77:")
+        labels = f'attachment="{info.id}",address="{four}",address6="{six}",pid="{program.pid}"'
+        assert f"netstack_attachment_queued_packets{{{labels}}} 0" in render(both)
+        program.communicate("", 20)
+    finally:
+        program.kill()
+        program.wait(20)
+
+
+def test_addresses_of_workers_follow_the_first_ones():
+    assert addresses(["10.77.0.9", "::", "fd77::80"], 2) == [
+        ["10.77.0.9", "::", "fd77::80"], ["10.77.0.10", "::", "fd77::81"]]
+    assert addresses(None, 2) == [None, None]

@@ -4,6 +4,7 @@ from tests.security.mutants import Mutant
 
 FAIR = "netstack/router/fair.pyx"
 ROUTER = "netstack/router/router.py"
+REPLIES = "netstack/router/replies.pyx"
 ROUTING = "netstack/router/routing.pyx"
 STEERING = "netstack/router/steering.pyx"
 
@@ -11,7 +12,13 @@ OWN_PORTS_ONLY = ("test_i1_a_sharer_sends_from_its_own_ports_only",)
 
 IPV6_SOURCES = ("test_i1_a_stack_sends_from_its_own_ipv6_addresses_only",)
 
+NO_ERROR = ("test_g3_no_error_about_an_error_and_what_may_be_one",)
+
 MUTANTS = [
+    Mutant("G3", "the router complains about errors", REPLIES,
+           "    return not is_icmp(&r, h) or (r.at < n and may_be_answered(h, h[r.at]))\n", "    return True\n", NO_ERROR),
+    Mutant("G3", "the router complains about later pieces", REPLIES,
+           "    if not read_header(h, n, &r) or r.part == LATER:\n", "    if not read_header(h, n, &r):\n", NO_ERROR),
     Mutant("I1", "any source passes", ROUTING, "    return src.outside and is_outside(f, source)\n",
            "    return True\n", IPV6_SOURCES),
     Mutant("I1", "half an address is enough", ROUTING, "        if address_equal(source, &src.addresses[i]):\n",
