@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -182,6 +183,7 @@ class UserUplink:
         self._names = SettingsSource(ResolverConfig(), loopback=True)
         self._relay: Relay | None = None
         self._last: dict[str, int] = {}
+        self._undo = contextlib.ExitStack()
 
     def open(self, forwarder) -> None:
         """Attach the relay's stack and begin.
@@ -191,23 +193,26 @@ class UserUplink:
         netstack.errors.LinkError
             A published port cannot be had.
         """
-        listeners = self._listen()
-        here, there = channel_pair(self._capacity, "memfd")
-        try:
+        shown = self.config.loopback
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._over)
+            listeners = self._listen(undo)
+            here, there = channel_pair(self._capacity, "memfd")
+            undo.callback(here.close)
+            link = ChannelLink(there, mtu=self._mtu, watch_peer=False)
+            undo.callback(link.close)
             self.port = forwarder.add_stack(here.tx, here.rx, here.fileno(), here.peer_fds, mtu=self._mtu, keep=here)
-            for own in self.own:
-                forwarder.bind(self.port, str(own), 1)
-            shown = self.config.loopback
-            if shown is not None and any(shown in pool for pool in self._pools):
-                forwarder.bind(self.port, str(shown), 1)
-            self._channel = here
-            self._link = ChannelLink(there, mtu=self._mtu, watch_peer=False)
+            undo.callback(forwarder.remove, self.port)
+            for address in (*self.own, shown):
+                if address is not None and any(address in pool for pool in self._pools):
+                    forwarder.bind(self.port, str(address), 1)
             addresses = tuple(f"{own}/{own.max_prefixlen}" for own in self.own)
-            stack = Stack(StackConfig(media="ip", addresses=addresses, mtu=self._mtu, sysctl=SYSCTL), [self._link])
-            self._driver = Driver(stack, spin_us=20, service=False)
-            self._relay = relay = Relay(
-                self._driver, [str(own) for own in self.own], idle_s=self.config.idle, **self._limits()
-            )
+            stack = Stack(StackConfig(media="ip", addresses=addresses, mtu=self._mtu, sysctl=SYSCTL), [link])
+            driver = Driver(stack, spin_us=20, service=False)
+            undo.callback(driver.close)
+            own = [str(address) for address in self.own]
+            relay = self._relay = Relay(driver, own, idle_s=self.config.idle, **self._limits())
+            undo.callback(relay.close)
             for network in (*self.config.deny, *(() if self.config.link_local else LINK_LOCAL)):
                 relay.deny(network)
             if shown is not None:
@@ -215,16 +220,11 @@ class UserUplink:
             self._tell_servers()
             for each, sock in zip(self.config.publish, listeners, strict=True):
                 relay.publish(sock.detach(), each.stream, str(each.address), each.target_port)
-        except BaseException:
-            for sock in listeners:
-                sock.close()
-            raise
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="netstack-relay", daemon=True)
-        self._thread.start()
-        forwarder.lead_outside(self.port, default=self.default)
-        if self.config.emulation is not None:
-            forwarder.emulate(self.port, seed=self.config.emulation.seed, **self.config.emulation.settings)
+            undo.callback(self._begin(relay))
+            forwarder.lead_outside(self.port, default=self.default)
+            if self.config.emulation is not None:
+                forwarder.emulate(self.port, seed=self.config.emulation.seed, **self.config.emulation.settings)
+            self._undo = undo.pop_all()
 
     watched = False  # it has no device that could be lost
 
@@ -233,19 +233,7 @@ class UserUplink:
 
     def close(self, forwarder) -> None:
         """End all its connections and take the stack out of service. Closing twice is allowed."""
-        relay, self._relay = self._relay, None
-        if relay is not None:
-            self._stopping = True
-            relay.wake()
-            self._thread.join()
-            relay.close()
-            self._last = relay.counters()
-            self._driver.close()
-            self._link.close()
-        if self.port is not None:
-            forwarder.remove(self.port)
-            self._channel.close()
-            self.port = None
+        self._undo.close()
 
     def forget(self, addresses) -> None:
         """Stacks with these addresses (16 bytes each) are gone for good: so are their connections."""
@@ -259,12 +247,29 @@ class UserUplink:
 
     # ---- inside
 
-    def _run(self) -> None:
-        while not self._stopping:
-            assert self._relay is not None
-            self._relay.run()  # also returns when names were asked for: whose servers may be others by now
-            if not self._stopping:
-                self._tell_servers()
+    def _begin(self, relay: Relay):
+        """Start the relay's thread; returns what ends it."""
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.is_set():
+                relay.run()  # also returns when names were asked for: whose servers may be others by now
+                if not over.is_set():
+                    self._tell_servers()
+
+        def end() -> None:
+            over.set()
+            relay.wake()
+            thread.join()
+
+        thread = threading.Thread(target=run, name="netstack-relay", daemon=True)
+        thread.start()
+        return end
+
+    def _over(self) -> None:
+        if self._relay is not None:
+            self._last = self._relay.counters()
+        self._relay = self.port = None
 
     def _tell_servers(self) -> None:
         servers = self.config.dns
@@ -281,13 +286,13 @@ class UserUplink:
         return {"streams": half, "client_streams": max(1, half // 2),
                 "datagrams": half, "client_datagrams": max(1, half // 2)}
 
-    def _listen(self) -> list[socket.socket]:
+    def _listen(self, undo: contextlib.ExitStack) -> list[socket.socket]:
         out: list[socket.socket] = []
         self.published = []
         for each in self.config.publish:
             family = socket.AF_INET if each.host.version == 4 else socket.AF_INET6
             kind = socket.SOCK_STREAM if each.stream else socket.SOCK_DGRAM
-            sock = socket.socket(family, kind)
+            sock = undo.enter_context(socket.socket(family, kind))
             out.append(sock)
             try:
                 sock.setblocking(False)
@@ -299,8 +304,6 @@ class UserUplink:
                 if each.stream:
                     sock.listen(1024)
             except OSError as error:
-                for sock in out:
-                    sock.close()
                 raise LinkError(
                     error.errno or errno.EIO,
                     f"publish {each.host} port {each.port}: {os.strerror(error.errno or 0)}"

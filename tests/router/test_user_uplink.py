@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import random
@@ -589,6 +590,22 @@ def test_who_waits_does_not_spin(make):
             wait_until(lambda at=before: relay.rounds > at + 1)          # it looks once a second
             assert relay.rounds - before < 50
         gate.set()
+
+
+def test_what_fails_in_the_middle_leaves_nothing(runtime, monkeypatch):
+    from netstack.router.user import UserUplink
+
+    def fails(self, relay):
+        raise OSError(errno.EAGAIN, "no thread")
+
+    Router(uplinks=["user"]).close()
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no thread"):
+        patch.setattr(UserUplink, "_begin", fails)
+        Router(uplinks=["user,publish=127.0.0.1:0:10.77.0.2:80"])
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert not [thread for thread in threading.enumerate() if thread.name == "netstack-relay"]
 
 
 def test_metrics_say_what_was_relayed(make):

@@ -270,32 +270,37 @@ cdef bint echo_arrives(relay_t *r, packet_in_t *packet) noexcept nogil:
 
 cdef void learn_mtu(relay_t *r, packet_in_t *packet) noexcept nogil:
     """The router could not pass a datagram of ours on: from now on it goes in pieces (RFC 1191, RFC 8201)."""
-    cdef const uint8_t *h = packet.header + packet.header_length
-    cdef const uint8_t *quoted = h + ICMP_HEADER
+    cdef uint8_t copy[ICMP_HEADER + 60 + UDP_HEADER]     # an IPv4 header has at most 60 bytes
+    cdef uint8_t *quoted = copy + ICMP_HEADER
     cdef bint v4 = packet.protocol == PROTOCOL_ICMP
     cdef address_t near, far
-    cdef uint32_t at = packet.header_length + ICMP_HEADER + (IPV4_HEADER if v4 else IPV6_HEADER)
-    cdef uint32_t mtu = load_be16(h + 6) if v4 else load_be32(h + 4)
+    cdef uint32_t n = packet.length - packet.header_length, at, mtu
     cdef uint16_t port
     cdef flow_t *f
-    if packet.header_bytes < at or quoted[0] >> 4 != (4 if v4 else 6) or quoted[9 if v4 else 6] != RELAY_UDP or \
-            mtu < <uint32_t> (LEAST_MTU if v4 else LEAST_MTU6):
+    if n > sizeof(copy):
+        n = sizeof(copy)
+    packet_copy(packet, packet.header_length, copy, n)
+    if n < ICMP_HEADER + <uint32_t> (IPV4_HEADER if v4 else IPV6_HEADER) or quoted[0] >> 4 != (4 if v4 else 6) or \
+            quoted[9 if v4 else 6] != RELAY_UDP:
         return
     if v4:
-        at = packet.header_length + ICMP_HEADER + (quoted[0] & 15) * 4
+        mtu = load_be16(copy + 6)
+        at = ICMP_HEADER + (quoted[0] & 15) * 4
         address_from_v4(&far, load_native32(quoted + 12))
         address_from_v4(&near, load_native32(quoted + 16))
     else:
+        mtu = load_be32(copy + 4)
+        at = ICMP_HEADER + IPV6_HEADER
         memcpy(&far, quoted + 8, 16)
         memcpy(&near, quoted + 24, 16)
-    if packet.header_bytes < at + 4:
+    if n < at + 4 or mtu < <uint32_t> (LEAST_MTU if v4 else LEAST_MTU6):
         return
-    port = load_be16(packet.header + at + 2)
+    port = load_be16(copy + at + 2)
     f = flow_find(r, RELAY_UDP, &near, port, NULL, 0)
     if f == NULL:
         f = flow_find(r, RELAY_UDP, &near, port, &far, 0)
     if f == NULL:
-        f = flow_find(r, RELAY_UDP, &near, port, &far, load_be16(packet.header + at))
+        f = flow_find(r, RELAY_UDP, &near, port, &far, load_be16(copy + at))
     if f != NULL and (f.mtu == 0 or mtu < f.mtu):
         f.mtu = mtu
 
