@@ -165,7 +165,9 @@ cdef int set_socket_level(stack_t *stack, sock_t *sock, tcb_t *tcb, int name, in
             tcb.modes |= TM_RCVBUF_SET
         else:
             (<udp_endpoint_t *> sock).rcvbuf = buffer_size(v)
-    elif name == SO_LINGER and n >= 8:
+    elif name == SO_LINGER:
+        if n < 8:
+            return -EINVAL
         if tcb != NULL:
             memcpy(&seconds, value + 4, 4)
             settings = settings_own(tcb)

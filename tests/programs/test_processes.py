@@ -231,6 +231,21 @@ def certificates(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("worker", ["asyncio", "trio"])
+@pytest.mark.parametrize("version", ["1.1", "2"])
+def test_hypercorn(network, certificates, worker, version):
+    with netstack.Host(address="10.7.9.1/24") as host, host.socket() as s:
+        try:
+            s.set_inheritable(True)
+        except OSError:
+            pytest.skip("hypercorn lets its sockets be inherited, which a stack's are not")
+    for name in ("hypercorn", "httpx", worker, *(["h2"] if version == "2" else [])):
+        pytest.importorskip(name)
+    with serving("-m", "hypercorn", "-w", "0", "-k", worker, "--bind", "0.0.0.0:443", "--certfile",
+                 str(certificates / "cert"), "--keyfile", str(certificates / "key"), "pages:app", until="Running on"):
+        assert asked("-c", HTTP_CLIENT, f"https://{SERVER}/", str(certificates / "ca"), version) == f"{version}\n"
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "netstack.aio.uvloop:new_event_loop"])
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 def test_uvicorn(network, certificates, loop, http):

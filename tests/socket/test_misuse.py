@@ -44,6 +44,13 @@ def test_an_option_that_the_stack_does_not_have_is_no_option(host, family, kind,
             assert caught.value.errno == errno.ENOPROTOOPT
 
 
+@pytest.mark.parametrize("kind", [STREAM, DATAGRAM])
+def test_half_of_an_option_s_value_is_a_wrong_value(host, kind):
+    with host.socket(socket.AF_INET, kind) as s, pytest.raises(OSError) as caught:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 1)
+    assert caught.value.errno == errno.EINVAL
+
+
 def test_every_option_of_the_standard_library_works_or_says_no(host):
     """None is taken in silence: what could be set can be read, or it is an error that Linux has for options."""
     levels = {"SO_": socket.SOL_SOCKET, "TCP_": socket.IPPROTO_TCP, "IP_": socket.IPPROTO_IP,
