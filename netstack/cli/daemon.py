@@ -9,6 +9,7 @@ import sys
 import click
 
 from netstack.cli.attaching import open_link
+from netstack.cli.confining import DAEMON, NAMES, confining_options
 from netstack.cli.router import wait_for_signal
 from netstack.errors import NetstackError
 
@@ -45,7 +46,8 @@ def make_host(router: str | None, link: str | None, hybrid: bool, addresses: tup
 @click.option("--max-sockets", type=click.IntRange(1, 1 << 20), default=8192, show_default=True, metavar="N",
               help="Most sockets at a time, of all programs.")
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
-def command(name, router, link, hybrid, address, gateway, mtu, ring, max_sockets, quiet) -> None:
+@confining_options
+def command(name, router, link, hybrid, address, gateway, mtu, ring, max_sockets, quiet, become, confine) -> None:
     """Run a TCP/IP stack for other programs in the foreground.
 
     Programs use it unchanged: netstack run --mode daemon -- PROGRAM. They share its addresses, and see their own
@@ -56,6 +58,7 @@ def command(name, router, link, hybrid, address, gateway, mtu, ring, max_sockets
     netstack run --mode daemon -- -m http.server 80
     """
     from netstack.daemon.server import Server, raised_descriptor_limit
+    from netstack.router.paths import runtime_folder
     from netstack.units import size_bytes
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S",
@@ -64,6 +67,9 @@ def command(name, router, link, hybrid, address, gateway, mtu, ring, max_sockets
         try:
             host = make_host(router, link, hybrid, address, gateway, mtu)
             try:
+                become(DAEMON)
+                if not hybrid:                         # whose ports are sockets of the kernel, made as they are needed
+                    confine(read=NAMES, write=[runtime_folder()])
                 server = Server(host, name, ring_bytes=size_bytes(ring), max_sockets=max_sockets)
             except BaseException:
                 host.close()

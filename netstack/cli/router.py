@@ -6,13 +6,18 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
+from typing import Any
 
 import click
 
 from netstack.cli.bad_link import bad_link
+from netstack.cli.confining import CAP_NET_BIND_SERVICE, NAMES, ROUTER, SHARED_MEMORY, confining_options
 from netstack.cli.published import published, with_published
 from netstack.errors import NetstackError
+
+log = logging.getLogger("netstack.router")
 
 
 def raise_descriptor_limit() -> None:
@@ -23,6 +28,21 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError):
             pass
+
+
+def what_it_needs(backend: str, metrics: str | None, *, relays: bool) -> dict[str, Any]:
+    """Files, address families and capabilities of a router; `relays`: it has the uplink ``user``."""
+    from netstack.router.metrics import unix_path
+    from netstack.router.paths import runtime_folder
+
+    write = [runtime_folder()]
+    if backend == "posix":
+        write.append(SHARED_MEMORY)
+    if path := unix_path(metrics):
+        write.append(os.path.dirname(os.path.abspath(path)))
+    network = relays or (metrics is not None and not path)
+    return {"write": write, "families": (socket.AF_INET, socket.AF_INET6) if network else (),
+            "read": NAMES if relays else (), "capabilities": (CAP_NET_BIND_SERVICE,) if relays else ()}
 
 
 def wait_for_signal() -> int:
@@ -108,15 +128,18 @@ def wait_for_signal() -> int:
     help="Serve the counters to Prometheus at unix:PATH, HOST:PORT or :PORT (of 127.0.0.1).",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
+@confining_options
 @bad_link("between each stack and the router")
 def command(name, pools, uplinks, publish, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel,
-            addressing, metrics, quiet, emulation):
+            addressing, metrics, quiet, emulation, become, confine):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
     """
+    from netstack.router.opener import OPENED, Opener
     from netstack.router.paths import router_name
     from netstack.router.router import Router
+    from netstack.router.uplinks import UplinkConfig
     from netstack.units import size_bytes
 
     logging.basicConfig(
@@ -126,12 +149,23 @@ def command(name, pools, uplinks, publish, backend, distrust, mtu, ring_capacity
         level=logging.WARNING if quiet else logging.INFO,
     )
     raise_descriptor_limit()
+    backend = "memfd" if distrust else backend
     try:
+        texts = with_published(uplinks, publish)
+        configs = [UplinkConfig.parse(text) for text in texts]
+        devices = [config for config in configs if config.kind in OPENED]
+        opener = Opener(devices) if devices else None
+        become(ROUTER)
+        kinds = {config.kind for config in configs}
+        if "xdp" in kinds:
+            log.warning("an xdp uplink needs its capabilities all the time: this router is not confined")
+        else:
+            confine(**what_it_needs(backend, metrics, relays="user" in kinds))
         router = Router(
             pools or None,
             router_name(name),
-            uplinks=with_published(uplinks, publish),
-            backend="memfd" if distrust else backend,
+            uplinks=texts,
+            backend=backend,
             mtu=mtu,
             ring_capacity=None if ring_capacity is None else size_bytes(ring_capacity),
             max_attachments=max_attachments,
@@ -140,9 +174,12 @@ def command(name, pools, uplinks, publish, backend, distrust, mtu, ring_capacity
             codel=codel,
             addressing=addressing,
             metrics=metrics,
+            **({"opening": opener.open} if opener else {}),
         )
     except (NetstackError, OSError, ValueError) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
     with router:
         number = wait_for_signal()
-        logging.getLogger("netstack.router").info("%s: ending", signal.Signals(number).name)
+        log.info("%s: ending", signal.Signals(number).name)
+    if opener is not None:
+        opener.close()

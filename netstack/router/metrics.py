@@ -147,6 +147,12 @@ def render(router: Router) -> str:
 # ---- the server
 
 
+def unix_path(where: str | None) -> str:
+    """The socket's path of a place that is one; empty otherwise."""
+    where = where or ""
+    return where[5:] if where.startswith("unix:") else where if "/" in where else ""
+
+
 def listen(where: str) -> socket.socket:
     """A listening socket at ``unix:PATH`` (mode 0600), a path with a slash, ``HOST:PORT``, or ``:PORT`` of 127.0.0.1.
 
@@ -157,9 +163,8 @@ def listen(where: str) -> socket.socket:
     RouterError
         The kernel refuses.
     """
-    path = where[5:] if where.startswith("unix:") else where if "/" in where else ""
     try:
-        if path:
+        if path := unix_path(where):
             return _listen_unix(path)
         host, colon, port = where.rpartition(":")
         if not colon or not port.isdecimal() or int(port) > 65535:

@@ -31,7 +31,7 @@ from netstack.router.pool import TOKEN_BYTES, Lease, format_address, is_v4, pack
 from netstack.router.pools import ADDRESSING, DEFAULT_V4, PoolConfig, Pools, unique_local_network
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
 from netstack.router.sharing import SharedAddresses
-from netstack.router.uplinks import Uplink, UplinkConfig
+from netstack.router.uplinks import Uplink, UplinkConfig, open_descriptor
 
 if TYPE_CHECKING:
     from netstack.router.metrics import MetricsServer
@@ -140,6 +140,8 @@ class Router:
     metrics : str, optional
         Serve the counters to Prometheus there: ``"unix:PATH"``, ``"HOST:PORT"`` or ``":PORT"`` (of 127.0.0.1). The
         attribute `metrics_address` says where that is, with the port it got.
+    opening : callable
+        Opens the devices of uplinks: `netstack.router.opener.Opener.open` where this process may not.
 
     Raises
     ------
@@ -174,6 +176,7 @@ class Router:
         codel: bool = False,
         allowed_uids=(),
         metrics: str | None = None,
+        opening=open_descriptor,
     ):
         if backend not in ("posix", "memfd"):
             raise ConfigError(
@@ -229,7 +232,7 @@ class Router:
         )
         self.captures = Captures(self._forwarder, self._lock)
         self._shared = SharedAddresses(self._forwarder, self._pools.shared) if self._pools.shared else None
-        self._uplinks = [self._make_uplink(config, default=config is configs[0]) for config in configs]
+        self._uplinks = [self._make_uplink(c, default=c is configs[0], opening=opening) for c in configs]
         self._user: UserUplink | None = next((u for u in self._uplinks if u.config.kind == "user"), None)
         self.path = socket_path(self.name)
         try:
@@ -569,9 +572,10 @@ class Router:
 
     # ---- inside
 
-    def _make_uplink(self, config, *, default: bool):
+    def _make_uplink(self, config, *, default: bool, opening):
         if config.kind != "user":
-            return Uplink(config, [pool.router_address for pool in self._pools], default=default)
+            addresses = [pool.router_address for pool in self._pools]
+            return Uplink(config, addresses, default=default, opening=opening)
         from netstack.router.user import UserUplink
 
         networks = [pool.network for pool in self._pools]

@@ -141,7 +141,29 @@ def check_networks(kind: str, addresses: list[Interface], gateways: list[Address
             raise ConfigError(f"the gateway {gateway} is not in {network}")
 
 
-def open_device(config: UplinkConfig, mac: bytes) -> Device:
+def open_descriptor(kind: str, name: str, mac: bytes, offload: bool, again: bool) -> tuple[int, int]:
+    """What needs the privilege of a TAP, TUN or packet uplink: its descriptor, where the router's Ethernet address is
+    `mac`; and its mtu.
+
+    Raises
+    ------
+    netstack.errors.LinkError
+        Missing, not permitted, busy, or of another kind.
+    OSError
+        It was lost (`again`), and is not back.
+    """
+    if again:
+        socket.if_nametoindex(name)  # whoever deleted it makes it again: one of ours would be down
+    if kind == "packet":
+        from netstack.router.devices.packet import open_packet
+
+        return open_packet(name, mac)
+    from netstack.router.devices.tuntap import open_tuntap
+
+    return open_tuntap(kind, name, offload=offload)
+
+
+def open_device(config: UplinkConfig, mac: bytes, opening=open_descriptor, *, again: bool = False) -> Device:
     """The device of an uplink, and there the router's Ethernet address `mac`, if that may be chosen.
 
     Raises
@@ -149,17 +171,18 @@ def open_device(config: UplinkConfig, mac: bytes) -> Device:
     netstack.errors.LinkError
         Missing, not permitted, busy, or of another kind.
     """
-    if config.kind == "packet":
-        from netstack.router.devices.packet import PacketDevice
-
-        return PacketDevice(config.name, mac, offload=config.offload)
     if config.kind == "xdp":
         from netstack.router.devices.xdp import XdpDevice
 
         return XdpDevice(config.name, config.queue)
-    from netstack.router.devices.tuntap import TunTap
+    fd, mtu = opening(config.kind, config.name, mac, config.offload, again)
+    if config.kind == "packet":
+        from netstack.router.devices.packet import PacketDevice
 
-    return TunTap(config.kind, config.name, offload=config.offload)
+        return PacketDevice(config.name, fd, mtu, offload=config.offload)
+    from netstack.router.devices.device import FileDevice
+
+    return FileDevice(fd, ethernet=config.kind == "tap", name=config.name, mtu=mtu, offload=config.offload)
 
 
 class Uplink:
@@ -172,11 +195,14 @@ class Uplink:
         The router's own in its pools: used for the versions of which the uplink has no address of its own.
     default : bool
         Packets for addresses outside the pools go here.
+    opening : callable
+        `open_descriptor`, or who does the same for a router that may not (`netstack.router.opener`).
     """
 
-    def __init__(self, config: UplinkConfig, router_addresses, *, default: bool = True):
+    def __init__(self, config: UplinkConfig, router_addresses, *, default: bool = True, opening=open_descriptor):
         self.config = config
         self.default = default
+        self.opening = opening
         own = {a.version: a for a in config.addresses}
         for packed in router_addresses:
             address = ipaddress.ip_interface(format_address(packed))
@@ -197,9 +223,7 @@ class Uplink:
         OSError
             It was lost, and is not back.
         """
-        if self.served:
-            socket.if_nametoindex(self.config.name)  # whoever deleted it makes it again: one of ours would be down
-        device = open_device(self.config, self.mac)
+        device = open_device(self.config, self.mac, self.opening, again=self.served)
         try:
             self.port = forwarder.add_uplink(
                 device,

@@ -349,9 +349,9 @@ def test_devices_that_cannot_be_opened(site, uplink, why):
 def test_packet_uplink_without_privilege_says_what_to_do(site):
     site.make("packet")
     done = site.netns.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", "python3", "-c", """
-from netstack.router.devices.packet import PacketDevice
+from netstack.router.devices.packet import open_packet
 try:
-    PacketDevice("up0", bytes([2, 0, 0, 0, 0, 1]))
+    open_packet("up0", bytes([2, 0, 0, 0, 0, 1]))
 except PermissionError as error:
     print(error)
 """, check=False)
@@ -386,9 +386,9 @@ def test_a_device_that_root_made_for_a_user_needs_no_privilege(site, kind):
     site.ip("tuntap", "add", "dev", "up0", "mode", kind, "user", "65534")
     site.ip("link", "set", "up0", "up")
     script = f"""
-from netstack.router.devices.tuntap import TunTap
-device = TunTap("{kind}", "up0")
-print(device.offload, device.mtu)
+from netstack.router.devices.tuntap import open_tuntap
+fd, mtu = open_tuntap("{kind}", "up0", offload=True)
+print(fd > 2, mtu)
 """
     nobody = ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all"]
     done = site.netns.run(*nobody, sys.executable, "-c", script, check=False)

@@ -263,8 +263,31 @@ cdef void packet_trouble(device_t *self) noexcept nogil:
 
 # ---------------------------------------------------------------------------------------------- opening
 
-cdef class PacketDevice(Device):
-    """An interface of the kernel, on whose network the router is a station of its own.
+def _set_up(s, index, mac):
+    """Options of the socket, before it is bound: nothing that is not for us may come in."""
+    import ctypes
+
+    program = b"".join(struct.pack("HBBI", *step) for step in station_filter(mac))
+    steps = ctypes.create_string_buffer(program)
+    s.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
+                 struct.pack("HP", len(program) // 8, ctypes.addressof(steps)))
+    s.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
+    s.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    s.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    s.setsockopt(SOL_PACKET, PACKET_LOSS, 1)             # a frame that cannot be sent does not stop the others
+    s.setsockopt(SOL_PACKET, PACKET_RX_RING,
+                 struct.pack("7I", BLOCK_BYTES, BLOCKS, BLOCK_BYTES, BLOCKS, RETIRE_MS, 0, 0))
+    s.setsockopt(SOL_PACKET, PACKET_TX_RING, struct.pack("7I", SLOT_BYTES, SLOTS, SLOT_BYTES, SLOTS, 0, 0, 0))
+    for kind, address in ((PACKET_MR_UNICAST, mac), (PACKET_MR_ALLMULTI, b"")):
+        s.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8s", index, kind, len(address), address))
+    try:
+        s.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * SEND_BYTES)
+    except OSError:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * SEND_BYTES)
+
+
+def open_packet(name, mac):
+    """A socket on an interface, with its rings; what needs CAP_NET_RAW and CAP_NET_ADMIN.
 
     Parameters
     ----------
@@ -272,8 +295,11 @@ cdef class PacketDevice(Device):
         The interface; Ethernet.
     mac : bytes
         The station's Ethernet address, 6 bytes.
-    offload : bool
-        Send TCP packets of up to 64 KiB that the interface or the kernel cuts.
+
+    Returns
+    -------
+    tuple
+        ``(descriptor, mtu)`` for `PacketDevice`.
 
     Raises
     ------
@@ -282,41 +308,61 @@ cdef class PacketDevice(Device):
     ValueError
         A name that no interface can have.
     """
+    check_device_name(name)
+    try:
+        index = socket.if_nametoindex(name)
+        family = struct.unpack_from("H", ask_interface(name, SIOCGIFHWADDR))[0]
+    except OSError as error:
+        raise LinkMissingError(errno_names.ENODEV, f"packet {name}: there is no such interface; `ip link` lists "
+                                                   f"those that there are") from error
+    if family != ARPHRD_ETHER:
+        raise LinkError(errno_names.EINVAL, f"packet {name}: not an Ethernet")
+    try:
+        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+    except PermissionError as error:
+        raise LinkPermissionError(
+            error.errno, f"packet {name}: not permitted; run as root, or give this Python the capability: "
+                         f"setcap cap_net_raw,cap_net_admin+ep {os.path.realpath('/proc/self/exe')}") from error
+    with s:
+        try:
+            _set_up(s, index, bytes(mac))
+            s.bind((name, ETH_P_ALL))
+        except OSError as error:
+            raise LinkError(error.errno, f"packet {name}: {error.strerror}") from error
+        mtu = device_mtu(name, "packet")
+        return s.detach(), mtu
 
-    def __init__(self, name, mac, *, bint offload=True):
+
+cdef class PacketDevice(Device):
+    """An interface of the kernel, on whose network the router is a station of its own.
+
+    Parameters
+    ----------
+    name : str
+        The interface.
+    fd : int
+        The socket that `open_packet` opened; the device's from now on.
+    mtu : int
+        Largest IP packet, bytes.
+    offload : bool
+        Send TCP packets of up to 64 KiB that the interface or the kernel cuts.
+
+    Raises
+    ------
+    netstack.errors.LinkError
+        The rings cannot be mapped.
+    """
+
+    def __init__(self, name, int fd, mtu, *, bint offload=True):
         cdef device_t *d = &self.device
         cdef void *memory
-        check_device_name(name)
         self.name = name
-        try:
-            index = socket.if_nametoindex(name)
-            family = struct.unpack_from("H", ask_interface(name, SIOCGIFHWADDR))[0]
-        except OSError as error:
-            raise LinkMissingError(errno_names.ENODEV, f"packet {name}: there is no such interface; `ip link` lists "
-                                                       f"those that there are") from error
-        if family != ARPHRD_ETHER:
-            raise LinkError(errno_names.EINVAL, f"packet {name}: not an Ethernet")
-        try:
-            s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
-        except PermissionError as error:
-            raise LinkPermissionError(
-                error.errno, f"packet {name}: not permitted; run as root, or give this Python the capability: "
-                             f"setcap cap_net_raw,cap_net_admin+ep {os.path.realpath('/proc/self/exe')}") from error
-        with s:
-            try:
-                self.set_up(s, index, bytes(mac))
-            except OSError as error:
-                raise LinkError(error.errno, f"packet {name}: {error.strerror}") from error
-            memory = mmap(NULL, RECEIVE_BYTES + SEND_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, s.fileno(), 0)
-            if memory == MAP_FAILED:
-                raise LinkError(errno, f"packet {name}: map the rings: {os.strerror(errno)}")
-            self.rings.memory = <uint8_t *> memory
-            try:
-                s.bind((name, ETH_P_ALL))
-            except OSError as error:
-                raise LinkError(error.errno, f"packet {name}: {error.strerror}") from error
-            d.mtu = device_mtu(name, "packet")
-            d.fd = s.detach()
+        d.fd = fd
+        d.mtu = mtu
+        memory = mmap(NULL, RECEIVE_BYTES + SEND_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0)
+        if memory == MAP_FAILED:
+            raise LinkError(errno, f"packet {name}: map the rings: {os.strerror(errno)}")
+        self.rings.memory = <uint8_t *> memory
         d.ethernet = True
         d.offload = offload
         d.state = &self.rings
@@ -324,28 +370,6 @@ cdef class PacketDevice(Device):
         d.send = packet_send
         d.flush = packet_flush
         d.trouble = packet_trouble
-
-    def set_up(self, s, index, mac):
-        """Options of the socket, before it is bound: nothing that is not for us may come in."""
-        import ctypes
-
-        program = b"".join(struct.pack("HBBI", *step) for step in station_filter(mac))
-        steps = ctypes.create_string_buffer(program)
-        s.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
-                     struct.pack("HP", len(program) // 8, ctypes.addressof(steps)))
-        s.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
-        s.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        s.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        s.setsockopt(SOL_PACKET, PACKET_LOSS, 1)             # a frame that cannot be sent does not stop the others
-        s.setsockopt(SOL_PACKET, PACKET_RX_RING,
-                     struct.pack("7I", BLOCK_BYTES, BLOCKS, BLOCK_BYTES, BLOCKS, RETIRE_MS, 0, 0))
-        s.setsockopt(SOL_PACKET, PACKET_TX_RING, struct.pack("7I", SLOT_BYTES, SLOTS, SLOT_BYTES, SLOTS, 0, 0, 0))
-        for kind, address in ((PACKET_MR_UNICAST, mac), (PACKET_MR_ALLMULTI, b"")):
-            s.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8s", index, kind, len(address), address))
-        try:
-            s.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * SEND_BYTES)
-        except OSError:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * SEND_BYTES)
 
     def close(self):
         """Leave the interface."""

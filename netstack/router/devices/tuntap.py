@@ -1,4 +1,4 @@
-"""TAP and TUN as devices of an uplink."""
+"""How a TAP or TUN is opened for an uplink."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import struct
 
 from netstack.link.tap import device_mtu, open_tun
-from netstack.router.devices.device import FileDevice
 
 # <linux/if_tun.h>
 IFF_VNET_HDR = 0x4000
@@ -16,7 +15,7 @@ OFFLOADS = 1 | 2 | 4 | 8  # TUN_F_CSUM, TSO4, TSO6, TSO_ECN: the kernel may leav
 VNET_BYTES = 10
 
 
-class TunTap(FileDevice):
+def open_tuntap(kind: str, name: str, *, offload: bool = True) -> tuple[int, int]:
     """A TAP (Ethernet frames) or TUN (IP packets): a network device of the kernel whose other side is the router.
 
     Parameters
@@ -27,6 +26,11 @@ class TunTap(FileDevice):
     offload : bool
         Exchange TCP packets of up to 64 KiB with the kernel, whatever the mtu, and leave checksums of such to it.
 
+    Returns
+    -------
+    tuple
+        ``(descriptor, mtu)`` for `netstack.router.devices.device.FileDevice`.
+
     Raises
     ------
     netstack.errors.LinkError
@@ -34,15 +38,12 @@ class TunTap(FileDevice):
     ValueError
         A name that no interface can have.
     """
-
-    def __init__(self, kind: str, name: str, *, offload: bool = True):
-        fd = open_tun(name, kind, flags=IFF_VNET_HDR if offload else 0)
-        try:
-            if offload:
-                fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_BYTES))
-            fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS if offload else 0)  # the device may remember who had it before
-            mtu = device_mtu(name, kind)
-        except BaseException:
-            os.close(fd)
-            raise
-        super().__init__(fd, ethernet=kind == "tap", name=name, mtu=mtu, offload=offload)
+    fd = open_tun(name, kind, flags=IFF_VNET_HDR if offload else 0)
+    try:
+        if offload:
+            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_BYTES))
+        fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS if offload else 0)  # the device may remember who had it before
+        return fd, device_mtu(name, kind)
+    except BaseException:
+        os.close(fd)
+        raise
