@@ -8,6 +8,7 @@ NDP = "netstack/ip/ndp.pyx"
 NUD = "netstack/ip/nud.pyx"
 DISCOVERY = "netstack/ip/discovery.pyx"
 STATION = "netstack/router/station.pyx"
+DISCOVERY_OF_ROUTER = "netstack/router/discovery.pyx"
 PLACES = "netstack/router/neighbors.pyx"
 
 KEYED = "return <uint32_t> siphash(t.secret, words, 3) & (NEIGHBOR_BUCKETS - 1)"
@@ -91,4 +92,8 @@ MUTANTS = [
            "    if kind == QUESTION and neighbor_make(&s.neighbors, &heard.claimed, 0) != NULL:\n"
            "        learn(port, s, neighbor_find(&s.neighbors, &heard.claimed), heard.mac, now_ns)\n" + ASKS,
            ("test_h4_a_hundred_thousand_senders_leave_no_trace_at_the_uplink",)),
+    Mutant("H2", "a question that came over a router is answered", DISCOVERY_OF_ROUTER, "p[7] != HOP_LIMIT or ", "",
+           ("test_h2_questions_that_are_not_answered",)),
+    Mutant("H3", "an answer to no question of the router's is believed", STATION,
+           "heard.solicited and is_own(s, &heard.to)", "is_own(s, &heard.to)", ("test_h3_answers_that_are_none",)),
 ]
