@@ -16,7 +16,8 @@ NO_ERROR = ("test_g3_no_error_about_an_error_and_what_may_be_one",)
 
 MUTANTS = [
     Mutant("G3", "the router complains about errors", REPLIES,
-           "    return not is_icmp(&r, h) or (r.at < n and may_be_answered(h, h[r.at]))\n", "    return True\n", NO_ERROR),
+           "    return not is_icmp(&r, h) or (r.at < n and may_be_answered(h, h[r.at]))\n",
+           "    return True\n", NO_ERROR),
     Mutant("G3", "the router complains about later pieces", REPLIES,
            "    if not read_header(h, n, &r) or r.part == LATER:\n", "    if not read_header(h, n, &r):\n", NO_ERROR),
     Mutant("I1", "any source passes", ROUTING, "    return src.outside and is_outside(f, source)\n",
