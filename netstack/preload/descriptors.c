@@ -142,7 +142,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
     return (int)shim_result(r);
 }
 
-/* --- stdio, which would read the descriptor itself. fileno() of such a stream fails. */
+/* --- stdio, which would read the descriptor itself */
 
 static ssize_t stream_read(void *cookie, char *data, size_t n) { return read((int)(intptr_t)cookie, data, n); }
 static int stream_close(void *cookie) { return close((int)(intptr_t)cookie); }
@@ -157,8 +157,14 @@ EXPORT FILE *fdopen(int fd, const char *mode)
 {
     static const cookie_io_functions_t calls = {stream_read, stream_write, NULL, stream_close};
     shim_t *o = shim_get(fd);
+    FILE *stream;
     if (o == NULL)
         return real()->fdopen(fd, mode);
     shim_put(o);
-    return fopencookie((void *)(intptr_t)fd, mode, calls);
+    stream = fopencookie((void *)(intptr_t)fd, mode, calls);
+#ifdef __GLIBC__
+    if (stream != NULL)
+        stream->_fileno = fd;            /* for fileno() alone: what the stream does goes by `calls` */
+#endif
+    return stream;
 }

@@ -136,6 +136,7 @@ static void duplicates_and_stdio(void)
     make_pair();
     CHECK((c = dup(a)) >= 0 && dup2(b, d) == d && close(a) == 0 && close(b) == 0);
     CHECK((in = fdopen(c, "r")) != NULL && (out = fdopen(dup(c), "w")) != NULL);
+    CHECK(fileno(in) == c && fileno(out) >= 0 && fileno(out) != c);
     CHECK(write(d, "a line\nmore\n", 12) == 12);
     CHECK(fgets(line, sizeof line, in) && strcmp(line, "a line\n") == 0);
     CHECK(fputs("answer", out) >= 0 && fclose(out) == 0 && read(d, line, 64) == 6);
