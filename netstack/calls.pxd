@@ -40,7 +40,7 @@ cdef inline void look(driver_t *d) noexcept nogil:
     cdef uint32_t i
     cdef int64_t now = driver_now(d)
     stack_set_now(d.stack, now)
-    if d.leader != NULL or d.dead:
+    if (d.leader != NULL and not d.loose) or d.dead:
         return
     if now < d.next_deadline:
         for i in range(d.link_count):
@@ -58,7 +58,7 @@ cdef inline bint look_again(driver_t *d, int *looks) noexcept nogil:
     A share is counted in frames: what the call is about may stand behind a few small ones.
     """
     cdef uint32_t i
-    if looks[0] == LOOKS or d.leader != NULL or d.dead:
+    if looks[0] == LOOKS or (d.leader != NULL and not d.loose) or d.dead:
         return False
     for i in range(d.link_count):
         if d.links[i].has_input(d.links[i]) and not d.links[i].dead:

@@ -9,9 +9,11 @@ cdef enum:                       # what woke a sleeper
     KICK = 2                     # one of our own threads
     DIED = 4                     # the process behind a link ended: call peers_died
     ASKED = 8                    # somebody wants a report, or can take more of it
+    HEARD = 16                   # a doorbell of the leader's, which is loose
 
 
 cdef uint32_t dead_links(const driver_t *d) noexcept nogil
+cdef bint has_input(driver_t *d, uint32_t dead) noexcept nogil           # of links that are not dead
 cdef void links_now(driver_t *d, links_now_t *now) noexcept nogil
 cdef int doorbells_open(driver_t *d) noexcept nogil
 cdef void doorbells_close(driver_t *d) noexcept nogil

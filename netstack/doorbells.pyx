@@ -162,6 +162,7 @@ cdef void links_now(driver_t *d, links_now_t *now) noexcept nogil:
     now.dead = dead_links(d)
     for i in range(d.link_count):
         now.peers[i] = -1 if d.links[i].dead else d.links[i].peer_fd(d.links[i])
+    now.hear = d.loose and not d.ticking
     now.telling = d.reporting.client >= 0
     now.asking = d.reporting.client if now.telling else d.reporting.listening
 
@@ -274,13 +275,32 @@ cdef bint leader_spin(driver_t *d, int64_t until, uint32_t dead) noexcept nogil:
     return False
 
 
+cdef int add_leader_fds(driver_t *d, const links_now_t *now, pollfd *fds) noexcept nogil:
+    """What a leader sleeps on; how many descriptors that are."""
+    cdef uint32_t i
+    cdef int n = 1
+    fds[0].fd = d.leader_fd
+    fds[0].events = POLLIN
+    fds[0].revents = 0
+    for i in range(d.link_count):
+        if d.leader_fds[i] >= 0 and not now.dead >> i & 1:
+            fds[n].fd = d.leader_fds[i]
+            fds[n].events = POLLIN
+            fds[n].revents = 0
+            n += 1
+    return n
+
+
 cdef int service_sleep(driver_t *d, int64_t until, const links_now_t *now) noexcept nogil:
-    """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK, DIED, ASKED."""
-    cdef pollfd fds[2 * DRIVER_LINKS + 3]
+    """Sleep until a doorbell rings, a kick comes or ``until``. Lock not held. What woke it: BELL, KICK, DIED, ASKED, HEARD.
+
+    HEARD, of the leader's doorbells, leaves them ringing: the leader silences them.
+    """
+    cdef pollfd fds[3 * DRIVER_LINKS + 4]
     cdef epoll_event events[DRIVER_LINKS]
     cdef timespec ts
     cdef uint32_t i
-    cdef int n = 1, r, peers, woken = 0, place = 0
+    cdef int n = 1, r, at, peers, hears, woken = 0, place = 0
     fds[0].fd = d.service_fd
     fds[0].events = POLLIN
     fds[0].revents = 0
@@ -301,11 +321,16 @@ cdef int service_sleep(driver_t *d, int64_t until, const links_now_t *now) noexc
         fds[n].revents = 0
         n += 1
     peers = watch_peers(d, now, fds + n)
-    r = ppoll(fds, n + peers, remaining(until, &ts), NULL)
+    hears = add_leader_fds(d, now, fds + n + peers) if now.hear else 0
+    r = ppoll(fds, n + peers + hears, remaining(until, &ts), NULL)
     if r <= 0:
         return 0
+    for at in range(n + peers, n + peers + hears):
+        if fds[at].revents:
+            woken |= HEARD
+            r -= 1
     if place and fds[place].revents:
-        woken = ASKED
+        woken |= ASKED
         r -= 1
     if peers and any_ready(fds + n, peers):
         woken |= DIED

@@ -93,6 +93,7 @@ cdef struct poller_t:
     int bell                     # eventfd: rung when a socket became ready while it sleeps
     uint8_t asleep
     uint8_t rung
+    uint8_t loose                # it is not told that it woke, and may be in a callback: others may take its lead
 
 
 cdef struct report_cursor_t:
@@ -141,6 +142,8 @@ cdef struct driver_t:
     uint64_t lead_count          # how often somebody led
     park_word_t kick             # tells a spinning leader to look
     uint8_t leader_asleep
+    uint8_t loose                # the leader is such an event loop, and rests
+    uint8_t service_hears        # the service thread listens to the doorbells of a loose leader, or looks soon
     uint8_t wake_leader          # to be delivered after the unlock
     uint8_t wake_service
     uint32_t wake_count
@@ -185,6 +188,7 @@ cdef struct links_now_t:
     int peers[DRIVER_LINKS]      # of the others, descriptors of the processes behind them, -1: not known
     int asking                   # of who asks for reports, -1: nobody can
     uint8_t telling              # it is in the middle of one
+    uint8_t hear                 # listen to the leader's doorbells too
 
 
 # The lock. driver_unlock delivers the collected wake-ups.

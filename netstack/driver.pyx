@@ -17,12 +17,14 @@ from netstack.doorbells cimport (
     ASKED,
     BELL,
     DIED,
+    HEARD,
     arm,
     dead_links,
     disarm,
     doorbells_close,
     doorbells_open,
     drain,
+    has_input,
     leader_sleep,
     links_now,
     peers_died,
@@ -356,6 +358,13 @@ cdef bint somebody_sleeps(driver_t *d) noexcept nogil:
     return d.first != NULL or d.ready_fds != 0 or d.pollers_asleep != 0
 
 
+cdef void take_loose(driver_t *d) noexcept nogil:
+    """The lead of an event loop that may be busy elsewhere goes to who needs it. The loop's bell tells it of its sockets."""
+    d.leader = NULL
+    d.loose = d.leader_asleep = 0
+    d.lead_wake_at = 0
+
+
 cdef void driver_leave(driver_t *d) noexcept nogil:
     """The leader goes. Nobody is woken for it: from here the service thread hears the doorbells, or, while it ticks
     because somebody leads now and then, looks every tick whether that goes on."""
@@ -393,6 +402,8 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     cdef bint hit
     cdef links_now_t links
     cdef int more, r, woken = 0
+    if d.loose:
+        take_loose(d)
     d.leader = w
     d.lead_wake_at = 0
     more = driver_pass(d, park_now_ns(), d.budget, 0)
@@ -448,7 +459,7 @@ cdef int driver_wait(driver_t *d, waiter_t *w, int64_t deadline, int64_t slice) 
         if now >= slice:
             result = WAIT_INTERRUPTED
             break
-        if d.leader == NULL or d.leader == w:
+        if d.leader == NULL or d.leader == w or d.loose:
             r = lead(d, w, until)
         else:
             park_store(&w.word, 0)         # under the lock that every waker holds: a later one sets it
@@ -553,18 +564,22 @@ cdef void let_callers_in(driver_t *d) noexcept nogil:
 cdef void *service_main(void *arg) noexcept nogil:
     """Stand by: act when nobody leads and a doorbell rang, a deadline came, or nobody led for a whole tick.
 
-    While somebody leads now and then, the input is theirs: the thread only looks every tick whether that goes on.
+    While somebody leads now and then, the input is theirs: the thread only looks every tick whether that goes on. A loose
+    leader's doorbells it hears too: if that one has not come within a tick, it takes the lead.
     """
     cdef driver_t *d = <driver_t *> arg
     cdef int64_t now, until
     cdef uint64_t seen
-    cdef bint stay_out = False, rung
+    cdef bint stay_out = False, rung, overdue = False
     cdef links_now_t links
     cdef int woken
     park_lock(&d.lock)
     while not d.stop:
         d.service_wake_at = 0
         seen = d.lead_count
+        if overdue and d.loose:
+            take_loose(d)
+            stay_out = False
         if d.leader == NULL and (not stay_out or park_now_ns() >= d.next_deadline):
             d.service_passes += 1
             while driver_pass(d, park_now_ns(), d.budget, 1) and d.leader == NULL and not d.stop:
@@ -580,6 +595,7 @@ cdef void *service_main(void *arg) noexcept nogil:
             until = now + d.tick_ns
         d.service_wake_at = until
         links_now(d, &links)
+        d.service_hears = links.hear or d.ticking
         if links.telling and d.reporting.until < until:
             until = d.reporting.until      # it may never read
         driver_unlock(d)
@@ -596,6 +612,7 @@ cdef void *service_main(void *arg) noexcept nogil:
         if woken & ~ASKED:
             d.service_wakes += 1
         stay_out = not rung and d.ticking and d.lead_count != seen
+        overdue = d.loose and d.lead_count == seen and (has_input(d, dead_links(d)) or d.next_deadline <= park_now_ns())
         if rung:
             if d.lead_count != d.rung_count:
                 # Somebody led since it last rang and is likely to be back: nobody sleeps, so give them a tick.
@@ -604,6 +621,10 @@ cdef void *service_main(void *arg) noexcept nogil:
                     d.tick_ns = TICK_FIRST_NS
                 stay_out = not somebody_sleeps(d)
             d.rung_count = d.lead_count
+        elif (overdue or woken & HEARD) and not d.ticking:
+            d.ticking = 1                  # the loop is likely to come: give it a tick
+            d.tick_ns = TICK_FIRST_NS
+            overdue = False
         elif d.ticking:
             if d.lead_count == seen:
                 d.ticking = 0

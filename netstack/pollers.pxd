@@ -27,9 +27,6 @@ cdef void poller_note(driver_t *d, owner_t *o) noexcept nogil
 # Before the loop sleeps until ``until``: False: it need not. ``wake_at`` is when the stack needs it. spin: look at the
 # links for a while first, if that pays.
 cdef bint poller_sleeps(poller_t *p, int64_t until, bint spin, int64_t *wake_at) noexcept nogil
-# Before the loop sleeps elsewhere, where nothing of ours wakes it but its bell: whoever else drives rings that. False: a
-# socket is ready already.
-cdef bint poller_rests(poller_t *p) noexcept nogil
 # It woke, by RANG_*.
 cdef void poller_woke(poller_t *p, uint32_t rang) noexcept nogil
 # A look at the links without sleeping. True: a socket is ready.

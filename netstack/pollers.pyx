@@ -168,32 +168,14 @@ cdef bint poller_sleeps(poller_t *p, int64_t until, bint spin, int64_t *wake_at)
         d.lead_wake_at = wake_at[0]
         d.leader_asleep = 1
         d.sleeps += 1
+        d.loose = p.loose
+        if d.loose and not d.service_hears and d.service_on:
+            d.wake_service = 1             # to hear our doorbells from now on
     elif any_ready(p):
         return False
     p.asleep = 1
     p.rung = 0
     d.pollers_asleep += 1
-    return True
-
-
-cdef bint poller_rests(poller_t *p) noexcept nogil:
-    cdef driver_t *d = p.driver
-    cdef bint leads = d.leader == NULL and not d.dead
-    if p.asleep:
-        return True
-    if leads:
-        d.leader = &p.waiter
-        d.lead_wake_at = 0
-        driver_pass(d, driver_now(d), d.budget, 0)
-    if any_ready(p):
-        if leads:
-            driver_leave(d)
-        return False
-    p.asleep = 1
-    p.rung = 0
-    d.pollers_asleep += 1
-    if leads:
-        driver_leave(d)          # arms the doorbells for the service thread: somebody sleeps
     return True
 
 
@@ -208,7 +190,7 @@ cdef void poller_woke(poller_t *p, uint32_t rang) noexcept nogil:
         eventfd_read(p.bell, &count)
     if d.leader != &p.waiter:
         return
-    d.leader_asleep = 0
+    d.leader_asleep = d.loose = 0
     disarm(d)
     if rang & RANG_LEADER:
         eventfd_read(d.leader_fd, &count)

@@ -16,7 +16,6 @@ from netstack.pollers cimport (
     poller_join,
     poller_look,
     poller_part,
-    poller_rests,
     poller_sleeps,
     poller_take,
     poller_watch,
@@ -179,26 +178,27 @@ cdef class Poller:
             driver_unlock(d)
         self.rang = 0
 
-    @property
-    def bell(self):
-        """The descriptor that rings while the loop rests."""
-        return self.p.bell
-
     def rest(self):
-        """Get ready for a sleep elsewhere, which the bell ends. False: a socket is ready, do not sleep."""
-        cdef driver_t *d = &self.driver.d
-        cdef bint rests
-        if not self.alive():
-            return True
-        with nogil:
-            park_lock(&d.lock)
-            rests = poller_rests(&self.p)
-            driver_unlock(d)
-        return bool(rests)
+        """Get ready for a sleep in a loop that goes on without us: on `fds`, and for the seconds that this returns.
 
-    def woke(self):
-        """That sleep is over, the bell rang."""
-        self.rang = RANG_BELL
+        None: without end. 0: a socket is ready, do not sleep. The lead is loose meanwhile: who needs it takes it.
+        """
+        cdef int64_t wake_at = NEVER
+        if not self.alive():
+            return None
+        self.p.loose = 1
+        if not self.fall_asleep(NEVER, False, &wake_at):
+            return 0.0
+        return None if wake_at == NEVER else max(wake_at - park_now_ns(), 1) / 1e9
+
+    @property
+    def resting(self):
+        return bool(self.p.asleep)
+
+    def woke(self, int fd):
+        """That sleep is over, by one of `fds`; -1: by the time."""
+        if fd >= 0:
+            self.note(fd)
         self.wake()
 
     # --- what is ready

@@ -1,9 +1,11 @@
 """uvloop's event loop on hosts: libuv keeps timers, descriptors and the kernel's sockets, asyncio's code the rest.
 
 libuv looks names up, connects and reads by itself, and would use the kernel for all of it. Here what belongs to a host
-takes the transports of `netstack.aio`; everything else is uvloop's. libuv cannot drive a host while it sleeps: the
-host's standby thread does, and rings a bell that the loop has among its descriptors. That costs a thread's wake-up more
-than `netstack.aio.new_event_loop`, which is the faster of the two for a host's sockets.
+takes the transports of `netstack.aio`; everything else is uvloop's. The loop leads its hosts while it rests, with their
+doorbells among libuv's descriptors. libuv does not say when it wakes for something else, so its lead is loose: a thread
+that waits takes it at once, the standby thread when the loop has not come for a while. It does not spin before it
+rests: it cannot tell whether callbacks wait. `netstack.aio.new_event_loop` does, and answers a lone connection much
+faster.
 """
 
 from __future__ import annotations
@@ -32,12 +34,17 @@ class _Bells:
         self._loop = loop
 
     def add(self, poller: Poller) -> None:
-        self._loop.add_reader(poller.bell, self._loop._rang, poller)
+        for fd in poller.fds:
+            self._loop.add_reader(fd, self._loop._rang, poller, fd)
         self._loop.call_soon(self._loop._rest, poller)
 
     def remove(self, poller: Poller) -> None:
+        timer = self._loop._timers.pop(poller, None)
+        if timer is not None:
+            timer.cancel()
         if not self._loop.is_closed():
-            self._loop.remove_reader(poller.bell)
+            for fd in poller.fds:
+                self._loop.remove_reader(fd)
 
 
 class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
@@ -54,22 +61,43 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
         self._host = host
         self._pollers = {}
         self._watches = {}
+        self._timers: dict[Poller, asyncio.TimerHandle] = {}
         self._selector = _Bells(self)
         uvloop.Loop.__init__(self)
 
     # --- driving
 
-    def _rang(self, poller: Poller) -> None:
-        poller.woke()
-        self._turn(poller)
+    def _rang(self, poller: Poller, fd: int) -> None:
+        if poller.resting:                             # else another of its descriptors was faster
+            poller.woke(fd)
+            self._turn(poller)
+
+    def _due(self, poller: Poller) -> None:
+        """The time has come that the host's stack wanted."""
+        self._timers.pop(poller, None)
+        self._rang(poller, -1)
 
     def _turn(self, poller: Poller) -> None:
         poller.schedule(self._add_callback)
         self.call_soon(self._rest, poller)             # behind what was scheduled
 
     def _rest(self, poller: Poller) -> None:
-        if poller.usable and not poller.rest():
+        if not poller.usable or poller.resting:
+            return
+        seconds = poller.rest()
+        if seconds == 0:
             self.call_soon(self._turn, poller)         # libuv's own callbacks come in between
+        elif seconds is not None:
+            self._be_back(poller, self.time() + seconds)
+
+    def _be_back(self, poller: Poller, when: float) -> None:
+        """Deadlines mostly move later: a timer that comes too early costs less than a new one each time."""
+        timer = self._timers.get(poller)
+        if timer is not None and timer.when() <= when:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[poller] = self.call_at(when, self._due, poller)
 
     def _add_callback(self, handle: asyncio.Handle) -> None:
         self.call_soon(_run, handle)

@@ -1,4 +1,4 @@
-"""Buffers that a stream lends to the stack once much came at a time: the same bytes, whoever reads them, and an end to each."""
+"""Buffers that a stream lends to the stack once much came at a time: the same bytes whoever reads them, and an end."""
 
 import asyncio
 import gc

@@ -1,10 +1,13 @@
 """uvloop's loop on hosts: connections, servers, TLS, datagrams, socket calls; the kernel's sockets are uvloop's own."""
 
 import asyncio
+import contextlib
 import gc
 import socket
 import ssl
 import tempfile
+import threading
+import time
 
 import pytest
 
@@ -240,3 +243,81 @@ def test_the_kernels_sockets_are_uvloops(hosts):
         assert await process.wait() == 0
 
     run(main())
+
+
+# --- who drives
+
+
+def segments(hosts):
+    """By callers and by the standby threads."""
+    counters = [host.driver.counters() for host in (hosts.a, hosts.b)]
+    return [sum(c[name] for c in counters) for name in ("segments_by_caller", "segments_by_service")]
+
+
+def test_the_loop_drives_its_hosts_itself(hosts):
+    async def main():
+        server = await hosts.b.start_server(echo, B, 0)
+        reader, writer = await hosts.a.open_connection(B, port_of(server))
+        for _ in range(300):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+        writer.close()
+        server.close()
+
+    run(main())
+    by_caller, by_service = segments(hosts)
+    assert by_caller > by_service
+
+
+@contextlib.contextmanager
+def stuck_loop(serve):
+    """A loop that rests, and then is in a callback until the block is over; ``serve`` runs in it before."""
+    from netstack.aio.uvloop import new_event_loop
+
+    loop, stuck, go_on = new_event_loop(), threading.Event(), threading.Event()
+    done = []
+
+    def block():
+        stuck.set()
+        done.append(go_on.wait(LIMIT))
+
+    async def main():
+        keep = await serve()
+        while not all(poller.resting for poller in loop._pollers.values()):
+            await asyncio.sleep(0.001)
+        loop.call_later(0.05, block)
+        while not done:
+            await asyncio.sleep(0.01)
+        keep.close()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
+    thread.start()
+    try:
+        assert stuck.wait(LIMIT)
+        yield
+    finally:
+        go_on.set()
+        thread.join()
+        loop.close()
+    assert done == [True]
+
+
+def test_a_host_goes_on_while_its_loop_is_busy(hosts):
+    """Handshakes and acknowledgements need no loop: the standby thread takes the lead of one that does not come."""
+    with stuck_loop(lambda: hosts.b.start_server(echo, B, 7000)):
+        with hosts.a.create_connection((B, 7000), timeout=LIMIT) as client:
+            client.sendall(b"x" * 10_000)
+            while client.tcp_info().unacked:
+                time.sleep(0.001)
+    assert hosts.b.driver.counters()["segments_by_service"] > 0
+
+
+def test_a_thread_that_waits_takes_the_lead_of_a_busy_loop(hosts):
+    with stuck_loop(lambda: hosts.b.start_server(echo, B, 7000)), hosts.b.create_server((B, 7001)) as listener:
+        with hosts.a.create_connection((B, 7001), timeout=LIMIT) as client:
+            server, _ = listener.accept()
+            server.settimeout(LIMIT)
+            for i in range(50):
+                client.sendall(b"%d\n" % i)
+                assert server.recv(100) == b"%d\n" % i
+            server.close()

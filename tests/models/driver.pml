@@ -4,7 +4,7 @@
  * lead, the other follows; a thread may time out at any sleep and then gives up; a third one may close the host. Instead of
  * thread 1 there may be an event loop (netstack/pollers.pxd): it leads while it sleeps, wakes for other reasons too, and has
  * a bell of its own that rings when somebody else makes its socket ready. A loose one does not notice that it woke: it may
- * be in a callback that never returns, so whoever needs its lead takes it. What is
+ * be in a callback that never returns (uvloop's), so whoever needs its lead takes it. What is
  * shared with the peer (tail, bell) goes through store buffers (x86-TSO). What is private to the host is only touched
  * under the lock, whose release is a full fence. The property: nobody sleeps for ever (no invalid end state), every
  * thread gets its items in number, or times out, or hears of the close.
