@@ -6,8 +6,10 @@ import os
 import pytest
 
 import netstack
-from tests.cli.conftest import netstack_command
+from tests.cli.conftest import NETSTACK, netstack_command
 from tests.router.lan import wait_until
+from tests.router.test_uplinks import Site, connected, exchange
+from tests.support import ROOT
 
 
 def told(router, *arguments):
@@ -43,6 +45,35 @@ def test_uplinks_are_shown_with_what_they_carry_and_when_they_are_lost(runtime, 
         assert [(row["uplink"], row["state"]) for row in top["uplinks"]] == [("tap:up0", "up"), ("tun:up1", "lost")]
         assert all(row["packets_from_s"] >= 0 for row in top["uplinks"])
         assert "tap:up0" in told(router, "top", "--once", "--interval", "0.05")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["tap", "packet"])
+def test_f18_a_router_without_privileges_gets_its_uplink_back(runtime, netns, kind):
+    """As `netstack router` runs: confined, its devices opened by another process."""
+    site = Site(netns)
+    site.make(kind)
+    router = netns.popen(*NETSTACK, "router", "--name", "confined", "--uplink", f"{kind}:up0", "--quiet", cwd=ROOT)
+    try:
+        def state():
+            done = netstack_command("ps", "--name", "confined", "--uplinks", "--json")
+            return json.loads(done.stdout)[0]["state"] if done.returncode == 0 else None
+
+        wait_until(lambda: state() == "up", 60)
+        with open(f"/proc/{router.pid}/status") as file:
+            assert "Seccomp:\t2" in file.read()
+        with netstack.attach("confined") as host:
+            with connected(site, host, 4, "kernel") as ends:
+                exchange(*ends)
+            site.ip("link", "del", "up0")
+            wait_until(lambda: state() == "lost", 60)
+            site.make(kind)
+            wait_until(lambda: state() == "up", 60)
+            with connected(site, host, 4, "kernel") as ends:
+                exchange(*ends)
+    finally:
+        router.terminate()
+        assert router.wait(60) == 0
 
 
 def test_a_router_without_uplinks_says_so(runtime):
