@@ -23,6 +23,7 @@ COMMANDS = {
     "plot": "Draw a connection of a trace or a capture.",
     "proxy": "Let other programs use a stack through SOCKS5.",
     "ps": "Show who is attached to a router.",
+    "route": "Show and change the routes of a router.",
     "router": "Run a router in the foreground.",
     "run": "Run an unmodified Python program on a stack of its own.",
     "ss": "Show the sockets of running stacks.",

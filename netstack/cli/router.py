@@ -78,6 +78,13 @@ def wait_for_signal() -> int:
 )
 @published
 @click.option(
+    "--route",
+    "routes",
+    multiple=True,
+    metavar="CIDR[,via=GATEWAY],dev=UPLINK",
+    help="What another uplink than the first leads to; the longest prefix decides. Repeatable.",
+)
+@click.option(
     "--backend",
     type=click.Choice(["posix", "memfd"]),
     default="posix",
@@ -130,8 +137,8 @@ def wait_for_signal() -> int:
 @click.option("-q", "--quiet", is_flag=True, help="Log problems only.")
 @confining_options
 @bad_link("between each stack and the router")
-def command(name, pools, uplinks, publish, backend, distrust, mtu, ring_capacity, max_attachments, fair, codel,
-            addressing, metrics, quiet, emulation, become, confine):
+def command(name, pools, uplinks, publish, routes, backend, distrust, mtu, ring_capacity, max_attachments, fair,
+            codel, addressing, metrics, quiet, emulation, become, confine):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
@@ -165,6 +172,7 @@ def command(name, pools, uplinks, publish, backend, distrust, mtu, ring_capacity
             pools or None,
             router_name(name),
             uplinks=texts,
+            routes=routes,
             backend=backend,
             mtu=mtu,
             ring_capacity=None if ring_capacity is None else size_bytes(ring_capacity),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import threading
 
 from netstack.errors import RouterError
@@ -58,7 +57,7 @@ class Captures:
         """
         from rings.channel import channel_pair
 
-        if connection.uid not in (os.geteuid(), 0):
+        if not connection.is_owner:
             raise RouterError(errno.EPERM, "only the router's owner may look at the packets of its stacks")
         if not CAPACITY_MIN <= capacity <= CAPACITY_MAX or capacity & (capacity - 1):
             raise RouterError(errno.EINVAL, f"ring capacity {capacity}: a power of two from {CAPACITY_MIN} to "

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from netstack.errors import AddressTakenError, NoRouterError, PoolEmptyError, RouterError
@@ -17,6 +18,7 @@ from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest,
 
 if TYPE_CHECKING:
     from netstack.router.ports import SharedPorts
+    from netstack.router.static_routes import Route
 
 TIMEOUT_S = 10.0  # for an answer of the router
 
@@ -160,6 +162,33 @@ class ControlClient:
         body, _ = self.request(Type.COUNTERS, protocol.COUNTERS.pack(ident, counter_names().index("queued")))
         at = protocol.COUNTERS_REPLY_HEAD.size
         return int.from_bytes(body[at : at + 8], "little")
+
+    def routes(self) -> Iterator[Route]:
+        """The routes, IPv4's first, by address and length. There may be many: they come in parts."""
+        from netstack.router import static_routes as messages
+
+        for version in (4, 6):
+            last = None
+            while True:
+                body = messages.pack_after(version, last)
+                found = messages.unpack_listed(version, self.request(Type.ROUTES, body)[0])
+                yield from found
+                if not found or (last is not None and found[-1].network == last):
+                    break
+                last = found[-1].network
+
+    def add_route(self, route: Route | str) -> None:
+        """Add a route as the router's owner: ``"198.51.100.0/24,via=192.0.2.9,dev=tap1"``."""
+        from netstack.router import static_routes as messages
+
+        self.request(Type.ROUTE, messages.pack_route(protocol.ROUTE_ADD, messages.Route.parse(route)))
+
+    def remove_route(self, network) -> None:
+        """Remove a written route, as the router's owner."""
+        from netstack.router import static_routes as messages
+
+        route = messages.Route(ipaddress.ip_network(network))
+        self.request(Type.ROUTE, messages.pack_route(protocol.ROUTE_REMOVE, route))
 
     def ping(self) -> None:
         """Ask for a sign of life."""

@@ -43,6 +43,11 @@ class Connection:
         self.pidfd = -1  # watched while it has an attachment
         self.after_send: list[socket.socket] = []  # what only the client keeps: closed once it was sent
 
+    @property
+    def is_owner(self) -> bool:
+        """Is it the router's user, or root? Who else is allowed may attach, and no more."""
+        return self.uid in (os.geteuid(), 0)
+
 
 class ControlServer:
     """Listens on a Unix socket and serves its clients from a thread.
@@ -55,7 +60,8 @@ class ControlServer:
         Has ``hello(connection)``, ``attach_connection(connection, request)``, ``detach(connection, why)``,
         ``list_after(id)``, ``counters_of(id, first)``, ``tick(now_ns) -> next_ns`` and ``failures()``; ``claim``,
         ``unclaim(connection, kind, flags, number)`` and ``lease(connection, kind)`` for ports of shared addresses;
-        ``captures.start(connection, id, capacity, snap_length)`` and ``captures.end(connection)``.
+        ``captures.start(connection, id, capacity, snap_length)`` and ``captures.end(connection)``;
+        ``change_route(connection, body)`` and ``routes_after(body)``.
     max_connections : int
         More are refused at once.
     allowed_uids : set of int
@@ -346,6 +352,11 @@ class ControlServer:
                     reply, fds = self._router.captures.start(connection, ident, capacity, snap_length)
                 else:
                     reply = self._router.captures.end(connection)
+            elif kind == Type.ROUTE:
+                self._router.change_route(connection, body)
+                reply = b""
+            elif kind == Type.ROUTES:
+                reply = self._router.routes_after(body)
             elif kind == Type.PING:
                 reply = body
             else:

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from netstack.router.devices.device cimport Device
 from netstack.router.port cimport port_t
+from netstack.router.route_table cimport RouteTable
 from netstack.router.state cimport forwarder_t
 from netstack.router.station cimport station_t
 from netstack.router.table cimport entry_t
@@ -13,6 +14,7 @@ cdef class Forwarder:
     cdef forwarder_t *f
     cdef dict _keep              # port id -> what its C pointers need
     cdef dict _mirrored          # port id -> the ring of its mirror
+    cdef RouteTable _routes
 
     cdef port_t *port(self, uint64_t ident) except NULL
     cdef port_t *new_port(self, int kind, uint32_t mtu, object keep) except NULL

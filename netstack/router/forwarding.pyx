@@ -30,6 +30,8 @@ from netstack.router.port cimport (
     PORT_STACK, port_t, PORT_UPLINK, wire_t,
 )
 from netstack.router.rounds cimport close_descriptors, one_round, round_at, run
+from netstack.router.route_table cimport RouteTable
+from netstack.router.routes cimport routes_free, routes_init, routes_lose
 from netstack.router.state cimport (
     enter, forwarder_t, leave, MAX_NETWORKS, network_has, network_t, PACKET_BYTES, pthread_mutex_t, pthread_t,
 )
@@ -139,7 +141,7 @@ cdef class Forwarder:
     Parameters
     ----------
     networks : iterable of ipaddress networks
-        The pools: addresses in them that nobody has are unreachable, never sent to an uplink.
+        The pools: addresses in them that nobody has are unreachable, and sent to an uplink only by a route inside.
     router_address : bytes, or iterable of bytes
         Its own: 16 bytes each. ICMP errors come from that of the network they go to, else from the first of their version.
     max_ports : int
@@ -172,6 +174,9 @@ cdef class Forwarder:
         f.epoll_fd = f.wake_fd = f.event_fd = -1
         pthread_mutex_init(&f.gate, NULL)
         pthread_mutex_init(&f.main, NULL)
+        routes_init(&f.routes)
+        self._routes = RouteTable.__new__(RouteTable)
+        self._routes.f = f
         f.max_ports = max_ports
         f.queue_limit = queue_limit
         f.fair = fair
@@ -224,6 +229,7 @@ cdef class Forwarder:
         free(f.scratch)
         free(f.active)
         table_free(&f.table)
+        routes_free(&f.routes)
         close_descriptors(f)
         pthread_mutex_destroy(&f.gate)
         pthread_mutex_destroy(&f.main)
@@ -419,7 +425,7 @@ cdef class Forwarder:
         if mac is None or len(mac) != 6 or mac[0] & 1:
             raise ConfigError("an uplink that carries Ethernet needs a station's address of 6 bytes, no group's")
         station = <station_t *> calloc(1, sizeof(station_t))
-        if station == NULL or station_init(station, &device.device, mac, &self.f.table,
+        if station == NULL or station_init(station, &device.device, mac, &self.f.table, &self.f.routes,
                                            <const uint64_t *> <char *> secret) != 0:
             free(station)
             raise MemoryError
@@ -519,6 +525,7 @@ cdef class Forwarder:
                     e.state = ENTRY_HOLD if hold else ENTRY_DEAD
             if f.default_uplink == port:
                 f.default_uplink = NULL
+            routes_lose(&f.routes, port)
             if f.claims != NULL:
                 claims_leave(f.claims, port, doorbell_now_ns() if f.running else f.now_ns)
             if port.muted_until_ns:
@@ -699,18 +706,17 @@ cdef class Forwarder:
     # ---- addresses
 
     def add_network(self, network):
-        """Make a pool known: its addresses are never sent to an uplink."""
+        """Make a pool known: an address of it that nobody has is unreachable, unless a longer prefix has a route."""
         cdef network_t *n
         cdef bytes mask = network.netmask.packed
         if self.f.n_networks == MAX_NETWORKS:
             raise ConfigError(f"a router has at most {MAX_NETWORKS} pools")
+        self._routes.add(network, None, None, False)
         n = &self.f.networks[self.f.n_networks]
         memset(n, 0, sizeof(network_t))
         address_parse(network.network_address, &n.base)
         mask = b"\xff" * (16 - len(mask)) + mask
         memcpy(&n.mask, <const char *> mask, 16)
-        if network.version == 4:
-            address_parse(network.broadcast_address, &n.broadcast)
         with nogil:
             enter(self.f)
             self.f.n_networks += 1
@@ -831,6 +837,77 @@ cdef class Forwarder:
                 wire_clear(port, DROP_OLD_EPOCH)
             leave(self.f)
 
+    # ---- routes
+
+    def add_route(self, network, uint64_t ident, *, gateway=None, bint replace=False):
+        """Send packets to a prefix to a port, unless the address has an entry or a longer prefix a route.
+
+        To an attachment: the prefix lives behind it, which may send from there too, and what comes in from an uplink may
+        not. When the attachment goes, its prefix is answered like an address whose owner is gone; `remove_route` ends that.
+
+        Parameters
+        ----------
+        network : ipaddress.IPv4Network or IPv6Network
+        ident : int
+            The port.
+        gateway : address, optional
+            On an uplink, who takes them on.
+        replace : bool
+            Change a route that there is instead of raising.
+
+        Raises
+        ------
+        KeyError
+            No such port.
+        ValueError
+            The prefix has a route, or is a pool.
+        """
+        self._routes.add(network, ident, gateway, replace)
+
+    def remove_route(self, network):
+        """Raises KeyError without such a route, ValueError for a pool."""
+        self._routes.remove(network)
+
+    def load_routes(self, int version, entries, hops):
+        """Add many routes, built aside while packets go on.
+
+        Parameters
+        ----------
+        version : {4, 6}
+        entries : buffer
+            As `netstack.router.prefixes.PrefixTable.load` takes them; answer n is the n-th of `hops`.
+        hops : list of (int, gateway or None)
+            Ports.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As `add_route`; then none is added.
+        """
+        self._routes.load(version, entries, hops)
+
+    def move_routes(self, before, ident):
+        """Routes to port `before`, which is gone, lead to port `ident` from now on."""
+        self._routes.move(before, ident)
+
+    def routes(self, int version, *, after=None, int most=1000):
+        """At most so many routes by address and length, pools among them, those behind `after`.
+
+        Returns
+        -------
+        list of tuple
+            (network, ``pool``, ``uplink`` or ``stack``, port id or 0, text of the gateway or None). The port may be gone.
+        """
+        return self._routes.after(version, after, most)
+
+    def route(self, network):
+        """The route of exactly this prefix as `routes` shows it, None without one."""
+        return self._routes.get(network)
+
+    def route_memory(self, int version):
+        """How many ``routes`` there are, the bytes of what packets look at (``lookup``) and of the rest (``prefixes``)."""
+        return self._routes.memory(version)
+
     # ---- counting
 
     def values(self, uint64_t ident=0):
@@ -857,6 +934,10 @@ cdef class Forwarder:
     def counters(self, uint64_t ident=0):
         """Counters of a port, or of the whole router, by name."""
         return dict(zip(counter_names(), self.values(ident)))
+
+    def has_port(self, uint64_t ident):
+        """Is there a port of that number?"""
+        return ident in self._keep
 
     def state(self, uint64_t ident):
         """`PortState` of a port."""

@@ -3,6 +3,8 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from netstack.address cimport address_t
+
 
 cdef struct packet_t:
     # `header` is private, the rest lies where it was received and is read once.
@@ -14,6 +16,7 @@ cdef struct packet_t:
     uint32_t body_length
     uint32_t segment         # payload bytes of each TCP segment that a device had joined to this one; 0: it was one
     bint stays               # head and body stay where they are until the end of the batch
+    const address_t *via     # who takes it on behind the uplink that sends it; NULL: no route says
     uint32_t source          # slot of the port it came from, plus 1; 0: the router's own
     bint at_home             # from or to an address that stacks share with the router's host: no hop for it
 

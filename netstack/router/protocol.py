@@ -68,6 +68,17 @@ CAPTURE_REPLY = struct.Struct("<QQQQ")
 # UPLINKS: how many were told; reply: the next uplink (number 0: no more)
 UPLINKS = struct.Struct("<Q")
 UPLINKS_REPLY = struct.Struct("<QQQQQQQQQI16s16s")
+# ROUTE: 1 add, 2 remove (the router's owner only), IP version, prefix length, address, gateway (zeros: none), name of
+# the uplink (empty: the one on whose network the gateway is). Empty reply
+ROUTE = struct.Struct("<BBBx16s16s32s")
+ROUTE_ADD, ROUTE_REMOVE = 1, 2
+# ROUTES: IP version, whether there is a prefix after which to go on, its length and address. reply: number of routes
+# (0: no more), routes: kind (`ROUTE_KINDS`), prefix length, lost, attachment, address, gateway, name of the uplink
+ROUTES = struct.Struct("<BBBx16s")
+ROUTES_REPLY_HEAD = struct.Struct("<B7x")
+ROUTES_ITEM = struct.Struct("<BBBxQ16s16s32s")
+MAX_ROUTES = (BODY_BYTES - ROUTES_REPLY_HEAD.size) // ROUTES_ITEM.size
+ROUTE_KINDS = ("static", "link", "pool", "stack", "default")
 
 
 class Type(enum.IntEnum):
@@ -82,6 +93,8 @@ class Type(enum.IntEnum):
     LEASE = 9
     CAPTURE = 10
     UPLINKS = 11
+    ROUTE = 12
+    ROUTES = 13
 
 
 class Capability(enum.IntFlag):

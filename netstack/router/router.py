@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import ipaddress
 import itertools
 import logging
 import os
@@ -31,6 +32,7 @@ from netstack.router.pool import TOKEN_BYTES, Lease, format_address, is_v4, pack
 from netstack.router.pools import ADDRESSING, DEFAULT_V4, PoolConfig, Pools, unique_local_network
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
 from netstack.router.sharing import SharedAddresses
+from netstack.router.static_routes import Route, StaticRoutes, pack_listed, unpack_after, unpack_route
 from netstack.router.uplinks import Uplink, UplinkConfig, open_descriptor
 
 if TYPE_CHECKING:
@@ -112,6 +114,8 @@ class Router:
         ``"user"``, which needs no privilege (`netstack.router.user.UserConfig`), or
         ``"KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]"``, see `netstack.router.uplinks.UplinkConfig`. The first is
         where addresses outside the pool are, also while it is lost.
+    routes : iterable of str
+        ``"CIDR[,via=GATEWAY][,dev=UPLINK]"``: what the other uplinks lead to, see `add_route`.
     backend : {"posix", "memfd"}
         Memory of the rings: POSIX shared memory for stacks of one owner, sealed memfds for strangers.
     mtu : int
@@ -164,6 +168,7 @@ class Router:
         name: str | None = None,
         *,
         uplinks=(),
+        routes=(),
         backend: str = "posix",
         mtu: int = 65535,
         ring_capacity: int | None = None,
@@ -197,6 +202,7 @@ class Router:
 
             ring_capacity = default_capacity()
         configs = [UplinkConfig.parse(text) for text in uplinks]
+        written = [Route.parse(text) for text in routes]
         self._emulation = Emulation.of(emulation)
         self._seeds = itertools.count(self._emulation.seed or 0) if self._emulation else None
         self.name = name if name is not None else "private-" + secrets.token_hex(6)
@@ -234,10 +240,14 @@ class Router:
         self._shared = SharedAddresses(self._forwarder, self._pools.shared) if self._pools.shared else None
         self._uplinks = [self._make_uplink(c, default=c is configs[0], opening=opening) for c in configs]
         self._user: UserUplink | None = next((u for u in self._uplinks if u.config.kind == "user"), None)
+        self._routes = StaticRoutes(self._forwarder, [pool.network for pool in self._pools], self._uplinks)
         self.path = socket_path(self.name)
         try:
             for uplink in self._uplinks:
                 uplink.open(self._forwarder)
+                self._routes.opened(uplink)
+            for route in written:
+                self._routes.add(route)
             self._control = ControlServer(
                 self.path, self, max_connections=2 * max_attachments + 64, allowed_uids=allowed_uids
             )
@@ -309,6 +319,41 @@ class Router:
         """The uplinks by name, with the numbers of their counters; None: the device is lost."""
         with self._lock:
             return {uplink.config.name: uplink.port for uplink in self._uplinks}
+
+    def add_route(self, route: str | Route) -> None:
+        """Send packets to a network to an uplink.
+
+        The longest prefix decides; what no route says goes to the first uplink. Inside the pool no route is written:
+        its addresses are handed out. While the uplink's device is lost, what its routes lead to is unreachable.
+
+        Parameters
+        ----------
+        route : str
+            ``"198.51.100.0/24,via=192.0.2.9,dev=tap1"``: the network (``default``: everything), the gateway behind the
+            uplink, and the uplink. Without a gateway the uplink's own has it, if there is one, else whoever has the
+            address is asked for; without ``dev`` it is the uplink on whose network the gateway is.
+
+        Raises
+        ------
+        ConfigError
+            It cannot be read.
+        RouterError
+            The network has a route, lies in the pool, or is never forwarded; no such uplink; the gateway is not on its
+            network. Says what to do.
+        """
+        with self._lock:
+            self._routes.add(Route.parse(route))
+
+    def remove_route(self, network) -> None:
+        """Remove a route that was written. Raises `RouterError` where there is none."""
+        with self._lock:
+            self._routes.remove(ipaddress.ip_network(network))
+
+    def routes(self) -> list[Route]:
+        """All routes, IPv4's first, by address and length: those written, of uplinks' own networks, of pools, of blocks
+        behind attachments, and the first uplink as the default where none is written."""
+        with self._lock:
+            return [route for version in (4, 6) for route in self._routes.listed(version, most=1 << 30)]
 
     def neighbors(self, uplink: str) -> dict[str, str | None]:
         """Stations that an uplink sends to, by address: their Ethernet address, None while they are asked for."""
@@ -502,6 +547,25 @@ class Router:
             raise RouterError(errno.EPERM, "this attachment shares no address: all ports of its own are its own")
         return self._shared
 
+    def change_route(self, connection: Connection, body: bytes) -> None:
+        """A route is added or removed, by the router's owner."""
+        if not connection.is_owner:
+            raise RouterError(errno.EPERM, "only the router's owner may change its routes")
+        change, route = unpack_route(body)
+        with self._lock:
+            if change == protocol.ROUTE_ADD:
+                self._routes.add(route)
+            elif change == protocol.ROUTE_REMOVE:
+                self._routes.remove(route.network)
+            else:
+                raise RouterError(errno.EINVAL, f"change {change} of a route: 1 adds, 2 removes")
+        log.info("route %s %s by process %d", route, {1: "added", 2: "removed"}[change], connection.pid)
+
+    def routes_after(self, body: bytes) -> bytes:
+        version, network = unpack_after(body)
+        with self._lock:
+            return pack_listed(self._routes.listed(version, after=network, most=protocol.MAX_ROUTES))
+
     def list_after(self, ident: int) -> bytes:
         with self._lock:
             following = min((i for i in self._attached if i > ident), default=None)
@@ -595,6 +659,7 @@ class Router:
             elif uplink.port is None:
                 try:
                     uplink.open(self._forwarder)
+                    self._routes.opened(uplink)
                     log.info("uplink %s is back", uplink.config.name)
                 except (LinkError, OSError):
                     pass

@@ -12,7 +12,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from netstack.address cimport (
-    address_equal, address_from_v4, address_is_unspecified6, address_is_v4, address_t, address_v4,
+    address_equal, address_from_v4, address_is_unspecified6, address_is_v4, address_t,
 )
 from netstack.link.impairment cimport held_t
 from netstack.router.devices.device cimport frame_t
@@ -28,6 +28,7 @@ from netstack.router.reading cimport ipv6_never_forwarded, read_header, readable
 from netstack.router.replies cimport (
     Complaint, echo_to_reply, NO_HOST, NO_PORT, NO_ROUTE, reply_error, REPLY_BYTES, reply_rst, TIME_EXCEEDED, TOO_BIG,
 )
+from netstack.router.routes cimport HOP_POOL, HOP_STACK, hop_t, HOP_UPLINK, hosted, routes_find
 from netstack.router.segments cimport cut_begin, cut_next, cut_size, cutter_t, tcp_is_sound, tcp_view, tcp_view_t
 from netstack.router.state cimport forwarder_t, network_has, network_t
 from netstack.router.steering cimport (
@@ -41,7 +42,7 @@ from netstack.wire.byte_order cimport host_to_be32, load_be16, load_native16, lo
 from netstack.wire.checksum cimport checksum_fold, checksum_partial, checksum_update16
 from netstack.wire.icmp cimport ICMP_HEADER
 from netstack.wire.ipv4 cimport (
-    check_ipv4_options, IPV4_HEADER, IPV4_OFFSET_MASK, ipv4_source_is_martian, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    check_ipv4_options, IPV4_HEADER, IPV4_OFFSET_MASK, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
 from netstack.wire.ipv6 cimport IPV6_HEADER, NEXT_NONE, PROTOCOL_ICMPV6
 from rings.spsc_ring cimport (
@@ -60,6 +61,30 @@ cdef int64_t RST_DEPTH_NS = 100000000
 
 
 # ---- judging and forwarding one packet
+
+cdef inline bint martian4(const uint8_t *a) noexcept nogil:
+    """Never forwarded: 0/8, 127/8, 224/4, 240/4."""
+    return a[0] == 0 or a[0] == 127 or a[0] >= 224
+
+
+cdef inline bint link_local4(const address_t *a) noexcept nogil:
+    """169.254/16 stays on its link (RFC 3927 section 2.7). The relay of an uplink without privilege is no router."""
+    cdef const uint8_t *b = <const uint8_t *> a
+    return b[12] == 169 and b[13] == 254 and address_is_v4(a)
+
+
+cdef inline bint martian(const address_t *a) noexcept nogil:
+    return martian4(<const uint8_t *> a + 12) if address_is_v4(a) else ipv6_never_forwarded(<const uint8_t *> a)
+
+
+cdef inline void mapped(address_t *a, uint32_t be) noexcept nogil:
+    """`address_from_v4` in one store: the comparison right behind it loads all of `lo`."""
+    cdef uint32_t words[2]
+    words[0] = host_to_be32(0x0000ffff)
+    words[1] = be
+    a.hi = 0
+    memcpy(&a.lo, words, 8)
+
 
 cdef inline void hand(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
     if p.segment or p.head_length + p.body_length > port.mtu:
@@ -108,8 +133,25 @@ cdef void hand_whole(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
         deliver(f, port, p)
 
 
+cdef const address_t *gateway_of(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+    """The gateway that the route of a packet names, by what the table says when it leaves; NULL: none."""
+    cdef address_t destination
+    cdef hop_t *hop
+    if f.routes.gateways == 0:
+        return NULL
+    if p.header[0] >> 4 == 4:
+        mapped(&destination, load_native32(p.header + 16))
+    else:
+        memcpy(&destination, p.header + 24, 16)
+    hop = routes_find(&f.routes, &destination)
+    if hop == NULL or hop.port != port or (hop.gateway.lo == 0 and hop.gateway.hi == 0):
+        return NULL
+    return &hop.gateway
+
+
 cdef void deliver(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
     if port.kind == PORT_UPLINK:
+        p.via = gateway_of(f, port, p)
         uplink_hand(port, p, f.now_ns)
         port.dirty = True
     else:
@@ -244,6 +286,7 @@ cdef void pull(forwarder_t *f, packet_t *p) noexcept nogil:
 cdef inline bint may_send(forwarder_t *f, port_t *src, packet_t *p, const address_t *source, uint8_t protocol,
                           int *verdict) noexcept nogil:
     """Does the source address belong to the attachment (security I1), and still to it? Where others have it too, the port?"""
+    cdef hop_t *hop
     cdef int i
     for i in range(src.n_addresses):
         if address_equal(source, &src.addresses[i]):
@@ -257,18 +300,18 @@ cdef inline bint may_send(forwarder_t *f, port_t *src, packet_t *p, const addres
                 verdict[0] = steer_out(f, src, p)
                 return verdict[0] == FORWARDED
             return True
+    if f.routes.blocks and not martian(source) and not link_local4(source):
+        hop = routes_find(&f.routes, source)
+        if hop != NULL and hop.kind == HOP_STACK and hop.port == src and table_find(&f.table, source) == NULL:
+            return True
     verdict[0] = <int> DROP_SPOOFED
     return src.outside and is_outside(f, source)
 
 
 cdef bint is_outside(forwarder_t *f, const address_t *source) noexcept nogil:
-    """May an uplink bring packets from there? Not from stacks, pools, groups, or who cannot be a sender."""
-    if address_is_v4(source):
-        if ipv4_source_is_martian(address_v4(source)):
-            return False
-    elif source.hi == 0 or (<const uint8_t *> source)[0] == 0xff:
-        return False
-    return table_find(&f.table, source) == NULL and network_of(f, source) == NULL
+    """May an uplink bring packets from there? Not from stacks, pools, or who cannot be a sender."""
+    cdef hop_t *hop = routes_find(&f.routes, source)
+    return not martian(source) and table_find(&f.table, source) == NULL and (hop == NULL or hop.kind == HOP_UPLINK)
 
 
 cdef network_t *network_of(forwarder_t *f, const address_t *a) noexcept nogil:
@@ -279,17 +322,33 @@ cdef network_t *network_of(forwarder_t *f, const address_t *a) noexcept nogil:
     return NULL
 
 
+cdef int of_the_dead(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
+    """A packet to somebody who is gone: nobody answers for him, so the router does."""
+    if transport_of(p) == PROTOCOL_TCP:
+        reset(f, src, p)
+    else:
+        complain(f, src, p, NO_HOST)
+    return <int> DROP_DEAD_ADDRESS
+
+
 cdef int no_entry(forwarder_t *f, port_t *src, packet_t *p, const address_t *destination, port_t **to) noexcept nogil:
-    """Where to with an address that is not in the table: an unleased one of the pool, or the world."""
-    cdef network_t *network = network_of(f, destination)
-    if network != NULL:
-        if not address_equal(destination, &network.broadcast):
+    """Where to with an address that is not in the table: by the longest prefix, else to the world."""
+    cdef hop_t *hop = routes_find(&f.routes, destination)
+    if hop != NULL and hop.kind == HOP_POOL:
+        if not address_equal(destination, &hop.broadcast):
             complain(f, src, p, NO_HOST)
         return <int> DROP_UNKNOWN_ADDRESS
-    if f.default_uplink == NULL or f.default_uplink == src:
+    if hop != NULL and hop.kind == HOP_STACK:
+        if hop.port == NULL:
+            return of_the_dead(f, src, p)
+        if hop.port == src:
+            return <int> DROP_DESTINATION
+    to[0] = hop.port if hop != NULL else f.default_uplink
+    if to[0] == NULL or to[0] == src:
         complain(f, src, p, NO_ROUTE)
         return <int> DROP_NO_ROUTE
-    to[0] = f.default_uplink
+    if link_local4(destination) and not to[0].outside:
+        return <int> DROP_DESTINATION
     return FORWARDED
 
 
@@ -314,21 +373,8 @@ cdef int destination_of(forwarder_t *f, port_t *src, packet_t *p, const address_
     if e.state == ENTRY_SHARED:
         return for_sharers(f, src, p, to)
     if e.state == ENTRY_DEAD:
-        if transport_of(p) == PROTOCOL_TCP:
-            reset(f, src, p)
-        else:
-            complain(f, src, p, NO_HOST)
-        return <int> DROP_DEAD_ADDRESS
+        return of_the_dead(f, src, p)
     return <int> DROP_HELD
-
-
-cdef inline void mapped(address_t *a, uint32_t be) noexcept nogil:
-    """`address_from_v4` in one store: the comparison right behind it loads all of `lo`."""
-    cdef uint32_t words[2]
-    words[0] = host_to_be32(0x0000ffff)
-    words[1] = be
-    a.hi = 0
-    memcpy(&a.lo, words, 8)
 
 
 cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
@@ -358,9 +404,9 @@ cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if src.kind == PORT_STACK:
         if not may_send(f, src, p, &source, h[9], &verdict):
             return verdict
-    elif ipv4_source_is_martian(load_native32(h + 12)) or table_find(&f.table, &source) != NULL:
+    elif martian4(h + 12) or link_local4(&source) or hosted(&f.table, &f.routes, &source):
         return <int> DROP_SPOOFED
-    if h[16] == 0 or h[16] == 127 or h[16] >= 224:
+    if martian4(h + 16):
         return <int> DROP_DESTINATION
     verdict = destination_of(f, src, p, &destination, &to)
     if verdict != FORWARDED:
@@ -401,7 +447,7 @@ cdef int route_ipv6(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if src.kind == PORT_STACK:
         if not may_send(f, src, p, &source, h[6], &verdict):
             return verdict
-    elif h[8] == 0xff or source.hi == 0 or table_find(&f.table, &source) != NULL:
+    elif h[8] == 0xff or source.hi == 0 or hosted(&f.table, &f.routes, &source):
         return <int> DROP_SPOOFED
     if ipv6_never_forwarded(h + 24):
         return <int> DROP_DESTINATION

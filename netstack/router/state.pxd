@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from netstack.address cimport address_t
 from netstack.router.claims cimport claims_t
 from netstack.router.port cimport port_counters_t, port_t
+from netstack.router.routes cimport routes_t
 from netstack.router.table cimport entry_t, table_t
 from rings.doorbell cimport doorbell_spin_t
 
@@ -24,10 +25,9 @@ cdef enum:
     PACKET_BYTES = 65600         # the largest packet there is: 65,535 bytes behind an IPv6 header
 
 
-cdef struct network_t:           # a pool: addresses that are nobody's unless the table says so
+cdef struct network_t:           # a pool
     address_t base
     address_t mask
-    address_t broadcast          # 0: none
     address_t router             # the router's own there; 0: none
 
 
@@ -52,8 +52,9 @@ cdef struct forwarder_t:
     bint fair                    # where a rate makes packets wait, each source has a queue of its own
     bint codel                   # and they do not wait there for long
     port_t *dirty
-    port_t *default_uplink
-    table_t table
+    port_t *default_uplink       # where there is no route
+    table_t table                # addresses
+    routes_t routes              # prefixes
     claims_t *claims         # of the addresses that stacks share; NULL: there are none
     uint8_t *scratch             # PACKET_BYTES: one packet, as far as it has to be private
     network_t networks[MAX_NETWORKS]

@@ -8,6 +8,7 @@ from netstack.address cimport address_t
 from netstack.router.devices.device cimport device_t, frame_t
 from netstack.router.neighbors cimport neighbors_t
 from netstack.router.port cimport packet_t, port_t
+from netstack.router.routes cimport routes_t
 from netstack.router.table cimport table_t
 
 
@@ -22,7 +23,8 @@ cdef struct side_t:                  # of one version of IP
 cdef struct station_t:
     uint8_t mac[6]
     device_t *device
-    const table_t *hosted            # addresses it answers for, beside its own
+    const table_t *table             # addresses it answers for, beside its own
+    const routes_t *routes           # and those of blocks that live behind attachments
     side_t v4
     side_t v6
     address_t link_local             # what asks for neighbours that are link-local
@@ -30,8 +32,8 @@ cdef struct station_t:
     neighbors_t neighbors
 
 
-cdef int station_init(station_t *s, device_t *device, const uint8_t *mac, const table_t *hosted,
-                      const uint64_t *key) noexcept nogil        # -1 without memory
+cdef int station_init(station_t *s, device_t *device, const uint8_t *mac, const table_t *table,
+                      const routes_t *routes, const uint64_t *key) noexcept nogil        # -1 without memory
 cdef void station_free(station_t *s) noexcept nogil
 cdef inline side_t *station_side(station_t *s, const address_t *a) noexcept nogil:
     return &s.v6 if a.hi else &s.v4

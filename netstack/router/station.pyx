@@ -21,7 +21,7 @@ from netstack.router.neighbors cimport (
     neighbors_init, pending_t,
 )
 from netstack.router.port cimport DROP_NEIGHBOR, DROP_NO_MEMORY
-from netstack.router.table cimport table_find
+from netstack.router.routes cimport hosted
 from netstack.router.uplink cimport station_of, uplink_transmit
 from netstack.wire.byte_order cimport load_be16, load_native32
 from netstack.wire.ethernet cimport ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, write_ethernet
@@ -33,11 +33,12 @@ cdef int64_t RETRY_NS = 1000000000           # RFC 1122 section 2.3.2.1, RFC 486
 cdef int64_t FRESH_NS = 30000000000          # RFC 4861 section 10 REACHABLE_TIME, used for ARP alike
 
 
-cdef int station_init(station_t *s, device_t *device, const uint8_t *mac, const table_t *hosted,
-                      const uint64_t *key) noexcept nogil:
+cdef int station_init(station_t *s, device_t *device, const uint8_t *mac, const table_t *table,
+                      const routes_t *routes, const uint64_t *key) noexcept nogil:
     memset(s, 0, sizeof(station_t))
     s.device = device
-    s.hosted = hosted
+    s.table = table
+    s.routes = routes
     s.next_deadline_ns = NEVER
     memcpy(s.mac, mac, 6)
     link_local_of(mac, &s.link_local)
@@ -53,7 +54,7 @@ cdef bint is_own(station_t *s, const address_t *a) noexcept nogil:
 
 
 cdef bint hosts(station_t *s, const address_t *a) noexcept nogil:
-    return is_own(s, a) or table_find(s.hosted, a) != NULL
+    return is_own(s, a) or hosted(s.table, s.routes, a)
 
 
 # ---- questions
@@ -192,8 +193,11 @@ cdef uint32_t station_input(port_t *port, frame_t *frame, int64_t now_ns) noexce
 # ---- sending
 
 cdef void next_hop(station_t *s, const packet_t *p, address_t *hop) noexcept nogil:
-    """Whom a packet is sent to on this link: its destination, or the gateway."""
+    """Whom a packet is sent to on this link: the gateway that its route names, its destination, or the link's gateway."""
     cdef side_t *side
+    if p.via != NULL:
+        hop[0] = p.via[0]
+        return
     if p.header[0] >> 4 == 4:
         address_from_v4(hop, load_native32(p.header + 16))
     else:
