@@ -23,8 +23,28 @@ def packet(src, dst, size):
     return head + addresses + struct.pack("!HHHH", 9, 9, size - 20, 0) + bytes(size - 28)
 
 
-def run(seconds, size=64):
-    """Packets per second of the router's own time, median of bursts: rings are filled and emptied off the clock."""
+def with_routes(router, port, routes):
+    """So many routes to a port; random destinations inside them, packed."""
+    from bench import tables
+
+    if routes == 1:
+        router.add_route(ipaddress.ip_network("0.0.0.0/0"), port)
+        return tables.wanted("random", 1).read_bytes()
+    data = tables.packed_table(routes).read_bytes()
+    router.load_routes(4, data, [(port, None)] * 64)
+    return tables.wanted("inside", routes).read_bytes()
+
+
+def forwarded(address):
+    """Is that an address that the router forwards to, and not one of its pool?"""
+    return 0 < address[0] < 224 and address[0] not in (10, 127, 169)
+
+
+def run(seconds, size=64, routes=0):
+    """Packets per second of the router's own time, median of bursts: rings are filled and emptied off the clock.
+
+    With `routes` the packets are for random addresses that have no entry of their own and go by the longest prefix.
+    """
     from netstack.router.forwarding import Forwarder
     from netstack.router.pool import pack_address
     from netstack.testing.ring_traffic import RingTraffic
@@ -39,7 +59,12 @@ def run(seconds, size=64):
         router.bind(port, pack_address(address), 1)
         stacks.append(stack)
         keep.append(here)
-    traffic = RingTraffic(*stacks, packet(ONE, TWO, size))
+    destinations = b""
+    if routes:
+        data = with_routes(router, port, routes)
+        every = (data[at : at + 4] for at in range(0, len(data), 4))
+        destinations = b"".join(address for address in every if forwarded(address))
+    traffic = RingTraffic(*stacks, packet(ONE, TWO, size), destinations)
     clock = time.perf_counter_ns
     rates, end = [], clock() + int(seconds * 1e9)
     while clock() < end:
@@ -54,3 +79,26 @@ def run(seconds, size=64):
         rates.append(BURST / took * 1e9)
     router.close()
     return statistics.median(rates)
+
+
+def latency(n=20000, size=64):
+    """Nanoseconds from one stack's ring to another's by way of the router's thread, one packet at a time, median: both
+    stacks are the calling thread, and nobody sleeps."""
+    from netstack.router.forwarding import Forwarder
+    from netstack.router.pool import pack_address
+    from netstack.testing.ring_traffic import RingTraffic
+    from rings.channel import channel_pair
+
+    router = Forwarder([ipaddress.ip_network(NETWORK)], pack_address(ROUTER), spin_us=100000)
+    stacks, keep = [], []
+    for address in (ONE, TWO):
+        here, stack = channel_pair(1 << 20)
+        router.bind(router.add_stack(here.tx, here.rx, here.fileno(), here.peer_fds), pack_address(address), 1)
+        stacks.append(stack)
+        keep.append(here)
+    traffic = RingTraffic(*stacks, packet(ONE, TWO, size))
+    router.start()
+    traffic.pass_one(n // 10)
+    took = traffic.pass_one(n)
+    router.close()
+    return took

@@ -55,12 +55,19 @@ def segment(lend):
     return per_operation(lambda n: [sys.executable, "-c", code, n], 16384)
 
 
+def lookup():
+    """One address among 100,000 prefixes of the Internet's shape."""
+    code = "import sys; from bench import tables; tables.count_lookups(int(sys.argv[1]))"
+    return per_operation(lambda n: [sys.executable, "-c", code, n], 1 << 17)
+
+
 ROWS = {
     "checksum-and-copy, 64 B": lambda: checksum(64),
     "checksum-and-copy, 1460 B": lambda: checksum(1460),
     "checksum-and-copy, 8960 B": lambda: checksum(8960),
     "ring, a 64 B record in and out": lambda: ring(64),
     "ring, a 1500 B record in and out": lambda: ring(1500),
+    "forwarding table, one lookup among 100,000 prefixes": lookup,
     "one TCP segment of 1448 B, both ends, through the receive buffer": lambda: segment(False),
     "one TCP segment of 1448 B, both ends, into a waiting buffer": lambda: segment(True),
 }

@@ -12,6 +12,7 @@ IPV4_LENGTHS = {24: 60.0, 23: 10.0, 22: 11.0, 21: 5.0, 20: 4.5, 19: 2.7, 18: 1.5
                 29: 0.4, 30: 0.2, 32: 0.2}
 IPV6_LENGTHS = {48: 47.0, 44: 10.0, 40: 10.0, 36: 5.0, 32: 13.0, 29: 3.0, 33: 2.0, 34: 1.5, 35: 0.8, 38: 1.5, 42: 2.0,
                 45: 0.8, 46: 2.0, 47: 1.2, 28: 0.2, 64: 0.2}
+FIRST_BYTES = [n for n in range(1, 224) if n not in (10, 127, 169, 172, 192)]    # where nothing is private
 TAIL = struct.Struct("=BBH")     # length, 0, answer: behind the address of an entry
 
 
@@ -46,7 +47,7 @@ def bgp_like(n: int, *, version: int = 4, hops: int = 64, seed: int = 1) -> byte
 
 def _block(dice: random.Random, version: int) -> int:
     if version == 4:
-        return dice.randint(1, 223) << 24 | dice.getrandbits(8) << 16
+        return dice.choice(FIRST_BYTES) << 24 | dice.getrandbits(8) << 16
     return 0x2 << 124 | dice.getrandbits(24) << 100
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bench import build
-from bench.measure import Contestant, Row, Settings, program, python_program
+from bench.measure import Absent, Contestant, Row, Settings, program, python_program
 from bench.rows import tcp
+from bench.rows.rings import line_round_trip
 
 FORWARD = "router, packets forwarded per second between two stacks, 64 B, one core"
+LATENCY = "added latency of the router, a packet of 64 B"
 PREFIX = "through the router: "
 
 
@@ -22,6 +24,21 @@ def forwarded(settings: Settings):
     return python_program("bench.forwarding", "run", seconds=settings.seconds) * 1e-6
 
 
+def by_routes(n):
+    return lambda settings: python_program("bench.forwarding", "run", seconds=settings.seconds, routes=n) * 1e-6
+
+
+def latency(settings: Settings):
+    return python_program("bench.forwarding", "latency")
+
+
+def cache_line(settings: Settings):
+    where = line_round_trip()
+    if where is None:
+        raise Absent("the two CPUs' distance cannot be measured here")
+    return where[0]
+
+
 def kernel_forwarded(settings: Settings):
     exe = build.c_program("kernel_forwarding", "kernel_forwarding.c")
     return float(program([exe, "--seconds", settings.seconds])) * 1e-6
@@ -30,7 +47,14 @@ def kernel_forwarded(settings: Settings):
 def forwarding_rows():
     return [Row(FORWARD, "M/s", Contestant("router between two rings", forwarded),
                 (Contestant("kernel forwarding over veth", kernel_forwarded),), "5 M/s", "20 M/s", 5.0, 20.0,
-                by_value=True, note="the router's own time; the kernel's without what its sender and a drop cost")]
+                by_value=True, note="the router's own time; the kernel's without what its sender and a drop cost"),
+            Row(f"{FORWARD} #2", "M/s", Contestant("by one route, random destinations", by_routes(1)), (),
+                "5 M/s", "20 M/s", 5.0, 20.0, by_value=True),
+            Row(f"{FORWARD} #3", "M/s", Contestant("by 1,000,000 routes, random ones", by_routes(1_000_000)), (),
+                "5 M/s", "20 M/s", 5.0, 20.0, by_value=True),
+            Row(LATENCY, "ns", Contestant("from ring to ring by the router's thread", latency),
+                (Contestant("a cache line there and back", cache_line),), less_is_better=True,
+                note="one packet at a time, nobody sleeps; there and back is what the two transfers cost at least")]
 
 
 def uplinked(uplink, direction):
