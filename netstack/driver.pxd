@@ -94,6 +94,7 @@ cdef struct poller_t:
     uint8_t asleep
     uint8_t rung
     uint8_t loose                # it is not told that it woke, and may be in a callback: others may take its lead
+    uint32_t bells               # driver_t.bells, when it took the links' doorbells to sleep on
 
 
 cdef struct report_cursor_t:
@@ -127,6 +128,7 @@ cdef struct driver_t:
     uint8_t dead                 # closed: every call fails
     uint8_t links_dead           # no link is left that could carry anything
     uint32_t known_dead          # links whose death was noted, a bit each
+    uint32_t bells               # rises when links get other doorbells behind the same numbers
     # --- who drives
     waiter_t *leader
     waiter_t *first              # all waiters
@@ -161,6 +163,7 @@ cdef struct driver_t:
     int64_t spin_now_ns          # what is worth trying now
     uint32_t spin_waits
     uint8_t one_cpu              # all this process may use
+    uint32_t spinning            # who looks at the links without the lock: they may not change
     # --- service thread
     pthread_t thread
     uint8_t service_on

@@ -12,7 +12,7 @@ from posix.signal cimport sigdelset, sigfillset, sigset_t
 
 from cpython.ref cimport Py_INCREF
 
-from netstack.address cimport address_equal, endpoint_t
+from netstack.address cimport address_equal
 from netstack.doorbells cimport (
     ASKED,
     BELL,
@@ -37,15 +37,15 @@ from netstack.pollers cimport poller_note
 from netstack.readiness cimport READY_NONE, ready_close, ready_give, ready_open, ready_show
 from netstack.reporting cimport reporting_close, reporting_init, reporting_step
 from netstack.sock cimport EVENT_ERR, EVENT_FINISHED, EVENT_HUP, EVENT_IN, EVENT_OUT, EVENT_RDHUP, SOCK_TCP, sock_t
-from netstack.stack.core cimport stack_next_deadline, stack_next_event, stack_process, stack_set_now, stack_settle
+from netstack.stack.core cimport (
+    stack_next_deadline, stack_next_event, stack_process, stack_resume, stack_set_now, stack_settle,
+)
 from netstack.stack.sockets cimport (
     sock_close,
     sock_finished,
     sock_lend_filled,
     sock_lend_taken,
-    sock_local,
     sock_poll,
-    sock_remote,
     stack_lingering,
 )
 from netstack.stack.stack cimport Stack
@@ -248,11 +248,9 @@ cdef void watch_deadline(driver_t *d) noexcept nogil:
 
 
 cdef bint connected_outside(driver_t *d, sock_t *sock) noexcept nogil:
-    """A TCP connection to an address that is not the stack's own."""
-    cdef endpoint_t local, remote
-    if sock.kind != SOCK_TCP or sock_remote(d.stack, sock, &remote) < 0 or sock_local(d.stack, sock, &local) < 0:
-        return False
-    return not address_equal(&local.address, &remote.address)
+    """A TCP connection to an address that is not the stack's own, also one that is only being made."""
+    cdef tcb_t *tcb = <tcb_t *> sock
+    return sock.kind == SOCK_TCP and tcb.state != CLOSED and tcb.rport != 0 and not address_equal(&tcb.local, &tcb.remote)
 
 
 cdef void watch_links(driver_t *d) noexcept nogil:
@@ -416,9 +414,11 @@ cdef int lead(driver_t *d, waiter_t *w, int64_t until) noexcept nogil:
     d.wake_leader = 0
     if d.spin_ns:
         links.dead = dead_links(d)
+        d.spinning += 1
         driver_unlock(d)
         hit = leader_spin(d, until, links.dead)
         park_lock(&d.lock)
+        d.spinning -= 1
         if hit or park_load(&d.kick):
             return 0
         until = until if until < d.next_deadline else d.next_deadline
@@ -634,6 +634,35 @@ cdef void *service_main(void *arg) noexcept nogil:
     return NULL
 
 
+cdef bint change_links(driver_t *d, bint resume) noexcept nogil:
+    """Let the links take what their owners prepared. Lock held; who looks at them without it is waited for: not long."""
+    cdef uint32_t i
+    cdef poller_t *p
+    while d.spinning and not d.dead:
+        kick_leader(d)
+        let_callers_in(d)
+        park_pause()
+    if d.dead:
+        return False
+    for i in range(d.link_count):
+        d.links[i].change(d.links[i])
+    d.bells += 1
+    if resume:
+        stack_resume(d.stack, driver_now(d))
+    driver_pass(d, driver_now(d), d.budget, 0)
+    if d.leader != NULL:                   # everybody who sleeps does so on bells that are gone
+        kick_leader(d)
+    d.look = 1
+    kick_service(d)
+    p = d.pollers
+    while p != NULL:
+        if p.asleep and not p.rung:
+            p.rung = 1
+            ring(p.bell)
+        p = p.next
+    return True
+
+
 cdef int start_service(driver_t *d) noexcept nogil:
     cdef sigset_t everything, before
     cdef pthread_attr_t attributes
@@ -828,6 +857,29 @@ cdef class Driver:
             driver_unlock(d)
         return bool(due)
 
+    def change_links(self, bint resume=False):
+        """Let the links take what their owners prepared (`netstack.link.ChannelLink.renew`).
+
+        Parameters
+        ----------
+        resume : bool
+            The way out is there again: connections send at once what was lost meanwhile.
+
+        Returns
+        -------
+        bool
+            False: the host was closed, and nothing was done.
+        """
+        cdef driver_t *d = &self.d
+        cdef bint done
+        if driver_forked(d):
+            return False
+        with nogil:
+            park_lock(&d.lock)
+            done = change_links(d, resume)
+            driver_unlock(d)
+        return bool(done)
+
     @property
     def next_deadline(self):
         """When the stack or a link has something to do by itself, ns of its clock; None: never."""
@@ -983,7 +1035,8 @@ cdef class Driver:
     def counters(self):
         """Who drove: segments by caller and by service thread, sleeps, spins, wake-ups. All since the start.
 
-        ``ring_header_errors`` counts the records of channels that an error of the host's memory destroyed.
+        ``ring_header_errors`` counts the records of channels that an error of the host's memory destroyed, ``link_outages``
+        how often a router was gone and waited for, ``drop_link_down`` the packets that were sent meanwhile.
         """
         cdef driver_t *d = &self.d
         return {
@@ -992,7 +1045,9 @@ cdef class Driver:
             "follower_wakes": d.follower_wakes, "leader_kicks": d.leader_kicks, "service_kicks": d.service_kicks,
             "service_passes": d.service_passes, "service_wakes": d.service_wakes,
             "reports_answered": d.reporting.answered, "reports_refused": d.reporting.refused,
-            "ring_header_errors": sum([header_errors(link) for link in self.links]),
+            "ring_header_errors": sum([link_count(link, "header_errors") for link in self.links]),
+            "link_outages": sum([link_count(link, "outages") for link in self.links]),
+            "drop_link_down": sum([link_count(link, "dropped_down") for link in self.links]),
         }
 
     @property
@@ -1009,11 +1064,11 @@ cdef class Driver:
         return n
 
 
-cdef header_errors(link):
-    """Records of a channel that an error of memory destroyed, also under wrappers."""
+cdef link_count(link, name):
+    """What a channel counted, also under wrappers."""
     while (inner := getattr(link, "inner", None)) is not None:
         link = inner
-    return link.stats().get("header_errors", 0) if hasattr(link, "stats") else 0
+    return link.stats().get(name, 0) if hasattr(link, "stats") else 0
 
 
 cdef extern from "Python.h":

@@ -416,7 +416,7 @@ MODES = ("library", "hybrid", "daemon")
 
 
 def attach(name: str | None = None, address: str | Iterable[str] | None = None, *, mode: str = "library",
-           mtu: int | None = None, wrap=None, **options) -> Host:
+           mtu: int | None = None, wrap=None, reconnect: float = 60.0, **options) -> Host:
     """Join the network of this machine: a Host with an address of the router's, or with the kernel's.
 
     Parameters
@@ -434,6 +434,10 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
         Largest packet in bytes; the router's, or that of the kernel's devices, by default.
     wrap : callable, optional
         Gets the link and returns the one to use, such as a `netstack.link.PcapWriter` around it.
+    reconnect : float
+        Should the router be killed, how many seconds connections wait for one that is started again under its name, and
+        then go on, with the same addresses. Until then everything sent is lost, as where a cable is cut. Connections
+        end at once with 0, and when the router ends on purpose.
     options
         As of `Host`.
 
@@ -469,7 +473,9 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
     try:
         link = lease.link if wrap is None else wrap(lease.link)
         addresses = [f"{a}/{n}" for a, n in zip(lease.addresses, lease.prefix_lengths, strict=True)]
-        return Host(link=link, address=addresses, lease=lease, **options)
+        host = Host(link=link, address=addresses, lease=lease, **options)
+        lease.serve(host.driver, reconnect)
+        return host
     except BaseException:
         lease.close()
         raise

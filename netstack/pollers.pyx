@@ -140,6 +140,8 @@ cdef bint poller_sleeps(poller_t *p, int64_t until, bint spin, int64_t *wake_at)
     cdef bint hit
     cdef uint32_t dead
     wake_at[0] = until
+    if p.bells != d.bells and not d.dead:
+        return False                 # it has to get the doorbells first that the links have now
     if d.leader == NULL and not d.dead:
         d.leader = &p.waiter
         d.lead_wake_at = 0
@@ -152,9 +154,11 @@ cdef bint poller_sleeps(poller_t *p, int64_t until, bint spin, int64_t *wake_at)
             until = until if until < d.next_deadline else d.next_deadline
             d.lead_wake_at = until
             dead = dead_links(d)
+            d.spinning += 1
             driver_unlock(d)
             hit = leader_spin(d, until, dead)
             park_lock(&d.lock)
+            d.spinning -= 1
             if hit or park_load(&d.kick) or any_ready(p):
                 driver_pass(d, park_now_ns(), d.budget, 0)
                 driver_leave(d)

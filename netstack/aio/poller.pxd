@@ -17,6 +17,8 @@ cdef class Poller:
     cdef uint32_t rang           # what woke the loop, RANG_*
 
     cdef bint alive(self) noexcept
+    # The links ring others than `fds` by now: out of the selector with these, `take_bells`, and in again.
+    cpdef bint stale(self) noexcept
     cdef void part(self) noexcept
     cdef void lock(self) noexcept
     # A look at the links that does not lead to a sleep. True: a socket is ready.

@@ -44,22 +44,13 @@ cdef class Poller:
 
     def __cinit__(self, Driver driver not None):
         cdef driver_t *d = &driver.d
-        cdef uint32_t i
         memset(&self.p, 0, sizeof(self.p))
         self.parted = True
         self.driver = driver
         self.tags = {}
         self.p.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # Duplicates: a closed host's numbers may be given to others while they still stand in the loop's selector.
-        self.leader_fd = os.dup(d.leader_fd)
-        self.duplicates = [self.leader_fd]
-        self.fds = []
-        for i in range(d.link_count):
-            if d.leader_fds[i] >= 0 and d.kernel_fd[i]:
-                self.fds.append(d.leader_fds[i])       # a device: a duplicate would keep it busy
-            elif d.leader_fds[i] >= 0:
-                self.duplicates.append(os.dup(d.leader_fds[i]))
-        self.fds = [self.p.bell, *self.duplicates, *self.fds]
+        self.duplicates = []
+        self.take_bells()
         with nogil:
             park_lock(&d.lock)
             poller_join(d, &self.p)
@@ -68,6 +59,28 @@ cdef class Poller:
 
     def __dealloc__(self):
         self.part()
+
+    def take_bells(self):
+        """Make `fds` those that the links ring now. Those that were there are closed: no selector may have them."""
+        cdef driver_t *d = &self.driver.d
+        cdef uint32_t i
+        cdef list devices = []
+        for fd in self.duplicates:
+            close(fd)
+        self.p.bells = d.bells
+        # Duplicates: a closed host's numbers may be given to others while they still stand in the loop's selector.
+        self.leader_fd = os.dup(d.leader_fd)
+        self.duplicates = [self.leader_fd]
+        for i in range(d.link_count):
+            if d.leader_fds[i] >= 0 and d.kernel_fd[i]:
+                devices.append(d.leader_fds[i])        # a device: a duplicate would keep it busy
+            elif d.leader_fds[i] >= 0:
+                self.duplicates.append(os.dup(d.leader_fds[i]))
+        self.fds = [self.p.bell, *self.duplicates, *devices]
+
+    cpdef bint stale(self) noexcept:
+        """The links ring others than `fds` by now."""
+        return not self.parted and self.p.bells != self.driver.d.bells and not self.driver.d.dead
 
     def close(self):
         """The loop no longer looks after any socket."""

@@ -49,10 +49,20 @@ class Selector(selectors.EpollSelector):
         for fd in poller.fds:
             self.unregister(fd)
 
+    def renew(self, poller):
+        """The links of its host ring other descriptors now."""
+        for fd in poller.fds:
+            self.unregister(fd)
+        poller.take_bells()
+        for fd in poller.fds:
+            self.register(fd, READ, poller)
+
     def select(self, timeout=None):
         """Registered files that are ready; which sockets of the hosts are, say the pollers."""
         if not self.pollers:
             return super().select(timeout)
+        while (stale := (<Sleeper> self._sleeper).stale()) is not None:
+            self.renew(stale)
         return (<Sleeper> self._sleeper).sleep(timeout)
 
 
@@ -72,6 +82,14 @@ cdef class Sleeper:
         self.epoll = epoll
         self.keys = keys
         self.pollers = pollers
+
+    cdef Poller stale(self):
+        """One whose host's links ring other descriptors by now, or None."""
+        cdef Poller poller
+        for poller in self.pollers:
+            if poller.stale():
+                return poller
+        return None
 
     cdef list sleep(self, object timeout):
         cdef int64_t until = NEVER, now

@@ -38,6 +38,14 @@ class _Bells:
             self._loop.add_reader(fd, self._loop._rang, poller, fd)
         self._loop.call_soon(self._loop._rest, poller)
 
+    def renew(self, poller: Poller) -> None:
+        """The links of its host ring other descriptors now."""
+        for fd in poller.fds:
+            self._loop.remove_reader(fd)
+        poller.take_bells()
+        for fd in poller.fds:
+            self._loop.add_reader(fd, self._loop._rang, poller, fd)
+
     def remove(self, poller: Poller) -> None:
         timer = self._loop._timers.pop(poller, None)
         if timer is not None:
@@ -84,6 +92,8 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
     def _rest(self, poller: Poller) -> None:
         if not poller.usable or poller.resting:
             return
+        if poller.stale():
+            self._selector.renew(poller)
         seconds = poller.rest()
         if seconds == 0:
             self.call_soon(self._turn, poller)         # libuv's own callbacks come in between

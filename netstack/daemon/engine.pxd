@@ -60,12 +60,14 @@ cdef class Engine:
     cdef readonly uint64_t rounds
     cdef readonly uint64_t sleeps
 
+    cdef take_bells(self)
     cdef void queue(self, pipe_t *p) noexcept nogil
     cdef bint tell(self, uint32_t kind, uint32_t number) noexcept nogil
     cdef void pump(self, pipe_t *p) noexcept nogil
     cdef bint read_notes(self, board_t *b) noexcept nogil
     cdef bint work(self) noexcept nogil
     cdef bint spin(self, int64_t until) noexcept nogil
+    cdef bint look(self, int64_t end) noexcept nogil
     cdef bint arm(self) noexcept nogil
     cdef void disarm(self) noexcept nogil
     cdef int round(self, epoll_event *events, int64_t until) noexcept nogil

@@ -191,6 +191,28 @@ cdef class Engine:
         if self.table == NULL or self.epoll < 0:
             raise MemoryError
         self.poller.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.duplicates = []
+        self.watched = []
+        self.take_bells()
+        with nogil:
+            park_lock(&d.lock)
+            poller_join(d, &self.poller)
+            driver_unlock(d)
+        self.parted = False
+
+    def __dealloc__(self):
+        self.close()
+        free(self.table)
+
+    cdef take_bells(self):
+        """Sleep on what the links ring now."""
+        cdef driver_t *d = &self.driver.d
+        cdef uint32_t i
+        for fd in self.watched:
+            self.unwatch(fd)
+        for fd in self.duplicates:
+            os.close(fd)
+        self.poller.bells = d.bells
         self.duplicates = [os.dup(d.leader_fd)]
         self.watched = [self.poller.bell, self.duplicates[0]]
         for i in range(d.link_count):
@@ -201,15 +223,6 @@ cdef class Engine:
                 self.watched.append(self.duplicates[len(self.duplicates) - 1])
         for i, fd in enumerate(self.watched):
             self.register(fd, OF_STACK, i, EPOLLIN)
-        with nogil:
-            park_lock(&d.lock)
-            poller_join(d, &self.poller)
-            driver_unlock(d)
-        self.parted = False
-
-    def __dealloc__(self):
-        self.close()
-        free(self.table)
 
     def close(self):
         """Leave the stack to others. A second call does nothing."""
@@ -406,12 +419,24 @@ cdef class Engine:
         """Look for a while. The lock is not held. True: something came."""
         cdef driver_t *d = &self.driver.d
         cdef int64_t end = park_now_ns() + self.spin_ns
-        cdef board_t *b
-        cdef uint32_t i
+        cdef bint hit
         if not self.spin_ns:
             return False
         if end > until:
             end = until
+        park_lock(&d.lock)
+        d.spinning += 1
+        driver_unlock(d)
+        hit = self.look(end)
+        park_lock(&d.lock)
+        d.spinning -= 1
+        driver_unlock(d)
+        return hit
+
+    cdef bint look(self, int64_t end) noexcept nogil:
+        cdef driver_t *d = &self.driver.d
+        cdef board_t *b
+        cdef uint32_t i
         while park_now_ns() < end:
             b = self.boards
             while b != NULL:
@@ -502,10 +527,12 @@ cdef class Engine:
         found = []
         if seconds is not None:
             until = park_now_ns() + <int64_t> (min(max(seconds, 0.0), 1e6) * 1e9)
+        if self.poller.bells != self.driver.d.bells:
+            self.take_bells()
         with nogil:
             while not due:
                 n = self.round(events, until)
-                due = self.told_count != 0 or park_now_ns() >= until
+                due = self.told_count != 0 or park_now_ns() >= until or self.poller.bells != self.driver.d.bells
                 for i in range(n):
                     if events[i].data.u64 >> 32 == OF_SERVER:
                         due = True

@@ -11,6 +11,13 @@ cdef enum:
     PACKET_MIN = 20              # an IPv4 header; whatever is shorter is no packet
 
 
+cdef enum:                       # what the owner of a channel link prepared
+    CHANGE_NOTHING = 0
+    CHANGE_LOSE = 1              # the other side is gone and may come back
+    CHANGE_RENEW = 2             # it is back, with other memory
+    CHANGE_END = 3               # it does not come back
+
+
 cdef struct channel_t:
     ring_producer_t *tx          # NULL: closed
     ring_consumer_t *rx
@@ -34,8 +41,25 @@ cdef struct channel_t:
     peer_t peer                  # the process at the other side; region NULL: somebody else looks after that
     uint64_t malformed           # records that are no packet: dropped
     uint64_t refused             # claims that found no room
+    # --- the other side may be replaced
+    uint8_t down                 # it is gone: what it had sent is still taken, what is sent is dropped
+    uint8_t next_change          # CHANGE_*: prepared, not yet done
+    uint8_t *sink                # where packets are written while it is down
+    uint64_t outages
+    uint64_t dropped_down
+    ring_producer_t *next_tx
+    ring_consumer_t *next_rx
+    int next_peer_fds[4]
+    int next_own_fds[4]          # become own_fds, whose numbers others know
+    memory_watch_t next_watch
 
 
 cdef class ChannelLink(Link):
     cdef channel_t state
     cdef readonly object channel # rings.channel.Channel
+    cdef public object keep      # lives as long as the link
+    cdef object bells            # of the first channel: they own the numbers of own_fds
+    cdef object next_channel
+    cdef list silent             # eventfds that nobody rings, while it is down
+
+    cdef forget(self)

@@ -13,7 +13,9 @@ import os
 import struct
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from posix.fcntl cimport O_CLOEXEC
 
 from netstack.link.link cimport (
     frame_t, Link, link_t, LINK_CHECKSUM_TRUSTED, LINK_NO_CHECKSUM, MEDIA_IP,
@@ -28,9 +30,14 @@ from rings.spsc_ring cimport (
 )
 
 from netstack.units import size_bytes
+from rings.doorbell import Doorbell
 from rings.process import identity
 
+cdef extern from "<unistd.h>" nogil:
+    int dup3(int old, int new, int flags)
+
 cdef enum:
+    PACKET_MAX = 65535
     STREAM_MIN = 512             # bytes of a body from which streaming stores are tried
     GROUP_BYTES = 65536          # bytes of such bodies that are timed together
     GROUPS = 256                 # a power of two: in one group of so many ...
@@ -114,6 +121,11 @@ cdef int channel_claim(link_t *self, uint32_t head_length, uint32_t body_length,
     cdef int status
     if c == NULL or self.dead or head_length > self.mtu or body_length > self.mtu - head_length:
         return -1
+    if c.down:                                    # as on any network whose wire is cut
+        head[0] = c.sink
+        body[0] = c.sink + head_length
+        self.stream = 0
+        return 0
     if head_length <= RING_MAX_HEAD_BYTES:
         status = ring_claim(c.tx, RING_FRAME, head_length, body_length, head, body)
     else:                                         # a packet in one piece: all of it is the record's body
@@ -134,14 +146,18 @@ cdef int channel_claim(link_t *self, uint32_t head_length, uint32_t body_length,
 
 cdef void channel_commit(link_t *self, int64_t now_ns) noexcept nogil:
     cdef channel_t *c = usable(self)
-    if c != NULL:
-        end_body(c)
-        ring_commit(c.tx)
+    if c == NULL:
+        return
+    if c.down:
+        c.dropped_down += 1
+        return
+    end_body(c)
+    ring_commit(c.tx)
 
 
 cdef void channel_flush(link_t *self) noexcept nogil:
     cdef channel_t *c = usable(self)
-    if c != NULL:
+    if c != NULL and not c.down:
         doorbell_flush(c.tx, c.peer_fds)
 
 
@@ -193,6 +209,8 @@ cdef int channel_arm(link_t *self, uint32_t kind) noexcept nogil:
     cdef channel_t *c = usable(self)
     if c == NULL:
         return 1                                  # nothing will ever ring: look, and find the link dead
+    if c.down:
+        return ring_has_data(c.rx)                # what is left; then nothing rings before the next change
     if c.peer.region != NULL:
         peer_look(&c.peer)
         if c.peer.gone:
@@ -213,7 +231,7 @@ cdef int channel_arm(link_t *self, uint32_t kind) noexcept nogil:
 
 cdef void channel_disarm(link_t *self) noexcept nogil:
     cdef channel_t *c = usable(self)
-    if c == NULL:
+    if c == NULL or c.down:
         return
     ring_consumer_disarm(c.rx)
     if c.producer_armed:
@@ -252,6 +270,31 @@ cdef void channel_peer_died(link_t *self) noexcept nogil:
     cdef channel_t *c = usable(self)
     if c != NULL:
         peer_died(&c.peer)
+
+
+cdef void channel_change(link_t *self) noexcept nogil:
+    """The numbers of the doorbells stay, for whoever has them in a set to sleep on; what is behind them changes."""
+    cdef channel_t *c = <channel_t *> self.state
+    cdef uint8_t change = c.next_change
+    cdef int kind
+    c.next_change = CHANGE_NOTHING
+    if change == CHANGE_NOTHING or c.tx == NULL:
+        return
+    if change == CHANGE_END:
+        self.dead = 1
+        return
+    for kind in range(4):
+        c.peer_fds[kind] = c.next_peer_fds[kind]
+        if c.own_fds[kind] >= 0 and c.next_own_fds[kind] >= 0:
+            dup3(c.next_own_fds[kind], c.own_fds[kind], O_CLOEXEC)
+    c.starved = c.producer_armed = 0
+    c.down = change == CHANGE_LOSE
+    if c.down:
+        c.outages += 1
+    else:
+        c.tx = c.next_tx
+        c.rx = c.next_rx
+        c.watch = c.next_watch
 
 
 # ---------------------------------------------------------------------------------------------- Python
@@ -305,6 +348,7 @@ cdef class ChannelLink(Link):
 
     def __dealloc__(self):
         peer_forget(&self.state.peer)
+        free(self.state.sink)
 
     def __init__(self, channel, *, mtu=65535, checksum=True, watch_peer=True):
         cdef link_t *link = &self.link
@@ -318,6 +362,7 @@ cdef class ChannelLink(Link):
         memset(c, 0, sizeof(channel_t))
         peer_init(&c.peer, rx.ring.theirs if watch_peer else NULL, identity()[2])
         self.channel = channel
+        self.bells = channel.doorbells
         for kind in range(4):
             c.peer_fds[kind] = channel.peer_fds[kind]
             c.own_fds[kind] = channel.own_fds[kind]
@@ -343,6 +388,7 @@ cdef class ChannelLink(Link):
         link.peer_cpu = channel_peer_cpu
         link.peer_fd = channel_peer_fd
         link.peer_died = channel_peer_died
+        link.change = channel_change
 
     @property
     def checksum(self):
@@ -357,11 +403,79 @@ cdef class ChannelLink(Link):
     def stats(self):
         """What happened besides packets: ``malformed`` records dropped, claims ``refused`` for lack of room,
         ``header_errors`` of the host's memory with the ``lost_bytes`` of the ring they cost, and whether the peer
-        ``poisoned`` the ring or ``truncated`` its memory."""
+        ``poisoned`` the ring or ``truncated`` its memory. ``outages`` says how often the other side was gone and might have
+        come back, ``dropped_down`` how many packets were sent meanwhile."""
         cdef ConsumerRing rx = self.channel.rx
         return {"malformed": self.state.malformed, "refused": self.state.refused,
                 "header_errors": rx.header_errors, "lost_bytes": rx.lost_bytes,
-                "poisoned": bool(self.state.poisoned), "truncated": bool(self.state.truncated)}
+                "poisoned": bool(self.state.poisoned), "truncated": bool(self.state.truncated),
+                "outages": self.state.outages, "dropped_down": self.state.dropped_down}
+
+    # Changes of the other side are prepared here and done by `netstack.driver.Driver.change_links`, or by `change` where
+    # no driver has the link.
+
+    @property
+    def peer_closed(self):
+        """The other side said that it ends; one that was killed did not."""
+        return self.state.tx == NULL or bool(self.channel.tx.peer_closed or self.channel.rx.peer_closed)
+
+    @property
+    def down(self):
+        """The other side is gone and may come back."""
+        return bool(self.state.down)
+
+    def lose(self):
+        """Prepare for being without the other side: packets are dropped until `renew`."""
+        cdef channel_t *c = &self.state
+        cdef int kind
+        if c.sink == NULL:
+            c.sink = <uint8_t *> malloc(PACKET_MAX + 1)
+            if c.sink == NULL:
+                raise MemoryError
+        self.silent = [Doorbell(), Doorbell()]
+        for kind in range(4):
+            c.next_peer_fds[kind] = c.next_own_fds[kind] = -1
+        c.next_own_fds[1] = self.silent[0].fd
+        c.next_own_fds[2] = self.silent[1].fd
+        c.next_change = CHANGE_LOSE
+
+    def renew(self, channel):
+        """Prepare for going on with another channel, whose other side is the router's that was started again."""
+        cdef channel_t *c = &self.state
+        cdef ProducerRing tx = channel.tx
+        cdef ConsumerRing rx = channel.rx
+        cdef int kind
+        for kind in range(4):
+            c.next_peer_fds[kind] = channel.peer_fds[kind]
+            c.next_own_fds[kind] = channel.own_fds[kind]
+        c.next_tx = &tx.ring
+        c.next_rx = &rx.ring
+        c.next_watch = tx.watch
+        self.next_channel = channel
+        c.next_change = CHANGE_RENEW
+
+    def end(self):
+        """Prepare for the end: the other side does not come back."""
+        self.state.next_change = CHANGE_END
+
+    def change(self):
+        """Do what was prepared, on a link that no driver has."""
+        channel_change(&self.link)
+
+    def settle(self):
+        """Give back what is not needed any more after a change that was done."""
+        self.silent = None
+        channel, self.next_channel = self.next_channel, None
+        if channel is None:
+            return
+        if self.state.tx == NULL:                 # closed meanwhile
+            channel.close()
+            return
+        for bell in channel.doorbells.values():   # their duplicates have the numbers that are known
+            bell.close()
+        channel.doorbells = self.bells
+        self.channel.detach()
+        self.channel = channel
 
     def adopt(self):
         """In a forked child: take this side over from the parent, which must not use it any more. A new link."""
@@ -400,17 +514,19 @@ cdef class ChannelLink(Link):
 
     def detach(self):
         """Forget this side without telling the peer: another process has it now."""
-        self.state.tx = NULL
-        peer_forget(&self.state.peer)
-        self.link.dead = 1
+        self.forget()
         self.channel.detach()
 
     def close(self):
         """Tell the peer that nothing follows, and give the memory back."""
+        self.forget()
+        self.channel.close()
+
+    cdef forget(self):
         self.state.tx = NULL
         peer_forget(&self.state.peer)
         self.link.dead = 1
-        self.channel.close()
+        self.bells = self.silent = None
 
 
 def channel_pair(*, capacity=None, backend="posix", mtu=65535, checksum=True):

@@ -79,6 +79,8 @@ cdef struct link_t:
     # to do then, under the stack's lock: the link is dead when what the process had sent is taken.
     int (*peer_fd)(link_t *self) noexcept nogil
     void (*peer_died)(link_t *self) noexcept nogil
+    # --- take what the link's owner prepared: other memory, or none for now. Under the stack's lock, while nobody looks.
+    void (*change)(link_t *self) noexcept nogil
     # --- links whose addresses others use too; NULL: none are. route: the source address towards dst, both 16 bytes with
     # IPv4 mapped; 0 or -errno.
     port_keeper_t *ports

@@ -70,6 +70,7 @@ cdef void link_init(link_t *link) noexcept nogil:
     link.peer_cpu = no_cpu
     link.peer_fd = no_peer
     link.peer_died = nothing
+    link.change = nothing
     link.mtu = 1500
 
 

@@ -93,6 +93,12 @@ cdef void pass_peer_died(link_t *self) noexcept nogil:
     inner.peer_died(inner)
 
 
+cdef void pass_change(link_t *self) noexcept nogil:
+    cdef link_t *inner = below(self)
+    inner.change(inner)
+    wrapper_refresh(self)
+
+
 cdef int pass_route(link_t *self, const uint8_t *dst, uint8_t *src) noexcept nogil:
     cdef link_t *inner = below(self)
     return inner.route(inner, dst, src)
@@ -121,6 +127,7 @@ cdef void wrapper_init(link_t *outer, wrapper_t *state, link_t *inner) noexcept 
     outer.peer_cpu = pass_peer_cpu
     outer.peer_fd = pass_peer_fd
     outer.peer_died = pass_peer_died
+    outer.change = pass_change
     outer.ports = inner.ports
     if inner.route != NULL:
         outer.route = pass_route

@@ -34,6 +34,8 @@ cdef struct claim_t:
     port_t *owner                # or
     group_t *group
     int64_t rests_until_ns       # without either: its stack is dead, and segments to it may still be under way
+    int64_t promised_until_ns    # without either: the router was killed, and its stack may come back and claim it again
+    uint32_t promised_uid        # whose
     bint leased
 
 
@@ -55,6 +57,7 @@ cdef struct flow_t:              # which member of a group has a flow; and who s
 
 cdef struct sharer_t:            # what one attachment has of the shared address
     uint32_t uid
+    bint returned                # it was here before the router was killed: what was promised to its user it may have
     uint32_t count
     uint32_t capacity
     uint32_t *owned              # kind << 16 | number
@@ -87,6 +90,9 @@ cdef void claims_free(claims_t *c) noexcept nogil
 cdef int claims_join(port_t *port, uint32_t uid) noexcept nogil          # an attachment shares the address: 0 or -ENOMEM
 # The attachment is gone: what it had rests, or is free. Nothing of it is left in any table.
 cdef void claims_leave(claims_t *c, port_t *port, int64_t now_ns) noexcept nogil
+# A number waits for a stack of this user that was here before the router was killed. And: it does.
+cdef void claims_promise(claims_t *c, uint32_t kind, uint32_t number, uint32_t uid, int64_t until_ns) noexcept nogil
+cdef bint claims_promised(const claims_t *c, uint32_t kind, uint32_t number, int64_t now_ns) noexcept nogil
 cdef int claims_claim(claims_t *c, port_t *port, uint32_t kind, uint32_t number, uint32_t flags, int64_t now_ns) noexcept nogil
 cdef int claims_release(claims_t *c, port_t *port, uint32_t kind, uint32_t number) noexcept nogil
 # Some ports at random: how many (0: all are taken), or -errno.

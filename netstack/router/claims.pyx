@@ -145,20 +145,32 @@ cdef void claims_leave(claims_t *c, port_t *port, int64_t now_ns) noexcept nogil
     free(s)
 
 
+cdef void claims_promise(claims_t *c, uint32_t kind, uint32_t number, uint32_t uid, int64_t until_ns) noexcept nogil:
+    if kind < CLAIM_KINDS and 0 < number < numbers_of(kind):
+        c.numbers[kind][number].promised_until_ns = until_ns
+        c.numbers[kind][number].promised_uid = uid
+
+
+cdef bint claims_promised(const claims_t *c, uint32_t kind, uint32_t number, int64_t now_ns) noexcept nogil:
+    return kind < CLAIM_KINDS and c.numbers[kind][number].promised_until_ns > now_ns
+
+
 cdef int claims_claim(claims_t *c, port_t *port, uint32_t kind, uint32_t number, uint32_t flags, int64_t now_ns) noexcept nogil:
     """Have this number, alone or with others who ask for SO_REUSEPORT: 0, -EADDRINUSE, -ENOBUFS (too many), -ENOMEM."""
     cdef sharer_t *s = <sharer_t *> port.sharer
     cdef claim_t *claim
     cdef group_t *group
+    cdef bint promised
     cdef int r
     if s == NULL:
         return -EPERM
     if kind >= CLAIM_KINDS or number == 0 or number >= numbers_of(kind):
         return -EINVAL
     claim = &c.numbers[kind][number]
+    promised = claim.promised_until_ns > now_ns
     if claim.owner == port:
         return 0
-    if claim.owner != NULL:
+    if claim.owner != NULL or (promised and not (s.returned and s.uid == claim.promised_uid)):
         return -EADDRINUSE
     group = claim.group
     if group != NULL:
@@ -166,7 +178,7 @@ cdef int claims_claim(claims_t *c, port_t *port, uint32_t kind, uint32_t number,
             return 0
         if not flags & CLAIM_REUSEPORT or group.uid != s.uid or group.count == GROUP_MEMBERS:
             return -EADDRINUSE
-    elif claim.rests_until_ns > now_ns and not flags & (CLAIM_REUSEADDR | CLAIM_REUSEPORT):
+    elif not promised and claim.rests_until_ns > now_ns and not flags & (CLAIM_REUSEADDR | CLAIM_REUSEPORT):
         return -EADDRINUSE
     r = own(s, kind, number)
     if r < 0:
@@ -184,7 +196,7 @@ cdef int claims_claim(claims_t *c, port_t *port, uint32_t kind, uint32_t number,
     else:
         group.members[group.count] = port
         group.count += 1
-    claim.rests_until_ns = 0
+    claim.rests_until_ns = claim.promised_until_ns = 0
     return 0
 
 
@@ -229,7 +241,8 @@ cdef int claims_lease(claims_t *c, port_t *port, uint32_t kind, uint16_t *ports,
             break
         number = LEASED_FIRST + <uint32_t> (draw(c) % (65536 - LEASED_FIRST))
         claim = &c.numbers[kind][number]
-        if claim.owner != NULL or claim.group != NULL or claim.rests_until_ns > now_ns:
+        if claim.owner != NULL or claim.group != NULL or claim.rests_until_ns > now_ns or \
+                claim.promised_until_ns > now_ns:
             continue
         r = own(s, kind, number)
         if r < 0:

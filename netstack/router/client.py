@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -13,11 +11,11 @@ from typing import TYPE_CHECKING
 from netstack.errors import AddressTakenError, NoRouterError, PoolEmptyError, RouterError
 from netstack.router import protocol
 from netstack.router.paths import router_name, socket_path
-from netstack.router.pool import format_address, last_address, pack_address
+from netstack.router.pool import pack_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability, Type, UplinkInfo
 
 if TYPE_CHECKING:
-    from netstack.router.ports import SharedPorts
+    from netstack.router.attachment import Attachment
     from netstack.router.static_routes import Route
 
 TIMEOUT_S = 10.0  # for an answer of the router
@@ -40,6 +38,10 @@ class ControlClient:
     ----------
     name : str, optional
         The router; ``$NETSTACK_ROUTER`` or ``default`` without it.
+    timeout : float
+        Seconds to wait for it, and for each answer.
+    path : str, optional
+        Its control socket, if known.
 
     Raises
     ------
@@ -47,9 +49,9 @@ class ControlClient:
         None runs under that name.
     """
 
-    def __init__(self, name: str | None = None, *, timeout: float = TIMEOUT_S):
+    def __init__(self, name: str | None = None, *, timeout: float = TIMEOUT_S, path: str | None = None):
         self.name = router_name(name)
-        path = socket_path(self.name)
+        self.path = path = path or socket_path(self.name)
         self._sequence = 0
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
@@ -204,115 +206,6 @@ class ControlClient:
         self.close()
 
 
-class Attachment:
-    """A place at a router: a link, and the addresses that go with it.
-
-    Attributes
-    ----------
-    link : netstack.link.channel.ChannelLink
-        What the stack sends and receives through; dead when the router is gone.
-    addresses : tuple of str
-        Leased for as long as this object (or the process) lives.
-    prefix_lengths : tuple of int
-        Of the pool of each address.
-    router_addresses : tuple of str
-        The router itself, in the pools of these addresses: it answers ping.
-    mtu : int
-        Largest packet, bytes.
-    token : bytes
-        Proof of the lease: whoever brings it gets the addresses (16 bytes, keep it secret).
-    epoch : int
-        How often the first address has changed hands.
-    id : int
-        The router's number for this attachment.
-    name : str
-        The router's name.
-    name_servers : tuple of str
-        Who answers questions for names there, if anybody does.
-    ports : netstack.router.ports.SharedPorts or None
-        Where the address is shared with other stacks: what this one has of its ports.
-    """
-
-    def __init__(self, control: ControlClient, reply: AttachReply, fds: list[int]):
-        from netstack.link.channel import ChannelLink
-        from netstack.router.watcher import Watcher
-        from rings.channel import Channel, ChannelLayout
-
-        backend = Backend(reply.backend).name.lower()
-        layout = ChannelLayout(
-            side="b",
-            backend=backend,
-            capacity=reply.ring_capacity,
-            generation=reply.generation,
-            single_writer=(backend == "memfd", False),
-        )
-        channel = Channel.attach(fds, layout)
-        self._control: ControlClient | None = control
-        self._pid = os.getpid()
-        self.link = ChannelLink(channel, mtu=reply.mtu, watch_peer=False)  # the watcher does, by the control socket
-        self.addresses = tuple(format_address(a) for a in reply.addresses)
-        self.prefix_lengths = reply.prefix_lengths
-        self.router_addresses = tuple(format_address(a) for a in reply.router_addresses)
-        self.mtu = reply.mtu
-        self.token = reply.token
-        self.epoch = reply.epoch
-        self.id = reply.id
-        self.name = control.name
-        self.name_servers: tuple[str, ...] = ()
-        if reply.capabilities & Capability.NAMES:
-            network = ipaddress.ip_network(f"{self.address}/{self.prefix_lengths[0]}", strict=False)
-            self.name_servers = (str(last_address(network)),)
-        self.ports: SharedPorts | None = None
-        if reply.capabilities & Capability.SHARED:
-            from netstack.router.ports import SharedPorts
-
-            self.ports = SharedPorts(control.socket.fileno(), self.link, control.name)
-            channel.ports = self.ports  # as long as the link, whose stack calls it
-        # Sockets as doorbells (memfd) hang up by themselves; eventfds have to be rung.
-        bells = channel.own_fds[1:3] if backend == "posix" else ()
-        self._watcher = Watcher(control.socket.fileno(), self.link, bells)
-
-    @property
-    def address(self) -> str:
-        """The first address."""
-        return self.addresses[0]
-
-    @property
-    def router_address(self) -> str:
-        """The first of the router's addresses."""
-        return self.router_addresses[0]
-
-    @property
-    def closed(self) -> bool:
-        return self._control is None
-
-    def close(self) -> None:
-        """Give everything back. Closing twice is allowed; a forked child only forgets its copy."""
-        control, self._control = self._control, None
-        if control is None:
-            return
-        self._watcher.stop()
-        if self.ports is not None:
-            self.ports.close()
-        if self._pid == os.getpid():
-            self.link.close()
-            try:
-                control.request(Type.RELEASE)
-            except RouterError:
-                pass  # gone: it has nothing of ours any more
-        control.close()
-
-    def __enter__(self) -> Attachment:
-        return self
-
-    def __exit__(self, *exc_info) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        state = " closed" if self.closed else ""
-        return f"<Attachment {', '.join(self.addresses)} at router {self.name!r}{state}>"
-
-
 def attach(
     name: str | None = None,
     address=None,
@@ -352,6 +245,8 @@ def attach(
     RouterError
         Whatever else the router refuses.
     """
+    from netstack.router.attachment import Attachment
+
     if address is None:
         wanted: tuple[bytes, ...] = ()
     elif isinstance(address, str | bytes) or not hasattr(address, "__iter__"):
@@ -367,7 +262,7 @@ def attach(
     control = ControlClient(name, timeout=timeout)
     try:
         body, fds = control.request(Type.ATTACH, request.pack(), protocol.MAX_FDS)
-        return Attachment(control, AttachReply.unpack(body), fds)
+        return Attachment(control, request, AttachReply.unpack(body), fds)
     except BaseException:
         control.close()
         raise

@@ -58,9 +58,9 @@ class ControlServer:
         The socket. A lock file beside it says that a router is alive; a second one refuses.
     router : object
         Has ``hello(connection)``, ``attach_connection(connection, request)``, ``detach(connection, why)``,
-        ``list_after(id)``, ``counters_of(id, first)``, ``tick(now_ns) -> next_ns`` and ``failures()``; ``claim``,
-        ``unclaim(connection, kind, flags, number)`` and ``lease(connection, kind)`` for ports of shared addresses;
-        ``captures.start(connection, id, capacity, snap_length)`` and ``captures.end(connection)``;
+        ``farewell()``, ``list_after(id)``, ``counters_of(id, first)``, ``tick(now_ns) -> next_ns``, ``failures()``;
+        ``claim``, ``unclaim(connection, kind, flags, number)`` and ``lease(connection, kind)`` for ports of shared
+        addresses; ``captures.start(connection, id, capacity, snap_length)`` and ``captures.end(connection)``;
         ``change_route(connection, body)`` and ``routes_after(body)``.
     max_connections : int
         More are refused at once.
@@ -156,6 +156,7 @@ class ControlServer:
         self._listener.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
+        self._router.farewell()
         # the lock file stays: removing it would let two routers hold two locks
         os.close(self._lock_fd)
 

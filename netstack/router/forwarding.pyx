@@ -798,6 +798,17 @@ cdef class Forwarder:
         finally:
             leave(self.f)
 
+    def hold(self, address, uint32_t epoch):
+        """Packets for this address are dropped in silence until its owner comes back, or it is ``dead``."""
+        cdef entry_t *e
+        with nogil:
+            enter(self.f)
+        try:
+            e = self.change(address, ENTRY_HOLD)
+            e.epoch = epoch
+        finally:
+            leave(self.f)
+
     def forget(self, address):
         """Remove an address from the table: nobody had it."""
         cdef address_t a

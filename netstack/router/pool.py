@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netstack.errors import AddressTakenError, ConfigError, PoolEmptyError, RouterError
+from netstack.router.journal import Journal, digest_of
 
 TOKEN_BYTES = 16
 RESTING_LIMIT = 65536  # addresses whose last use is remembered
@@ -74,8 +75,8 @@ class Lease:
     ----------
     address : bytes
         16 bytes.
-    token : bytes
-        What its owner proves itself with: 16 random bytes.
+    digest : str
+        Of the token that its owner proves itself with.
     uid : int
         User of the owner; token and uid must both agree.
     epoch : int
@@ -87,11 +88,15 @@ class Lease:
     """
 
     address: bytes
-    token: bytes
+    digest: str
     uid: int
     epoch: int
     owner: Any = None
     held_until_ns: int = 0
+
+    def known_to(self, uid: int, token: bytes | None) -> bool:
+        """Is this the token, and the user?"""
+        return bool(token) and uid == self.uid and hmac.compare_digest(digest_of(token or b""), self.digest)
 
 
 class AddressPool:
@@ -135,6 +140,7 @@ class AddressPool:
         self._bits = self.network.max_prefixlen - self.network.prefixlen
         self._large = self.network.version == 6 and self._bits >= LARGE_BITS
         self._expired: list[bytes] = []
+        self.journal: Journal | None = None  # hears of each lease and of its end
 
     def reserve(self, address: bytes | None = None) -> bytes:
         """An address, or the next, is leased to nobody from now on: it is the router's to share."""
@@ -205,14 +211,26 @@ class AddressPool:
         before = self._leases.get(address)
         if before is None:
             epoch = self._resting.pop(address, 0) + 1
-            lease = Lease(address, token or secrets.token_bytes(TOKEN_BYTES), uid, epoch, owner)
+            lease = Lease(address, digest_of(token or secrets.token_bytes(TOKEN_BYTES)), uid, epoch, owner)
             self._leases[address] = lease
+            self._note(lease)
             return lease, None
         previous, before.owner = before.owner, owner
         before.epoch += 1
         before.held_until_ns = 0
         self._held.pop(address, None)
+        self._note(before)
         return before, previous
+
+    def restore(self, address: bytes, digest: str, uid: int, epoch: int, hold_ns: int = HOLD_NS) -> bool:
+        """A lease of the router before this one: held for its owner. False: there is no such address here."""
+        if address not in self or not self._leasable(address) or address in self._leases:
+            return False
+        lease = Lease(address, digest, uid, epoch)
+        lease.held_until_ns = self._clock() + hold_ns
+        self._leases[address] = self._held[address] = lease
+        self._note(lease)
+        return True
 
     def check(self, address: bytes, uid: int, token: bytes | None = None) -> None:
         """Raise what `lease` would raise for this address; do nothing else."""
@@ -228,9 +246,7 @@ class AddressPool:
                 f"router's, the network's, the broadcast or a reserved one",
             )
         before = self._leases.get(address)
-        if before is not None and not (
-            token and uid == before.uid and hmac.compare_digest(token, before.token)
-        ):
+        if before is not None and not before.known_to(uid, token):
             state = "held for its owner" if before.owner is None else "taken"
             raise AddressTakenError(
                 errno.EADDRINUSE,
@@ -286,6 +302,12 @@ class AddressPool:
         self._held.pop(lease.address, None)
         self._resting[lease.address] = lease.epoch
         lease.owner = None
+        if self.journal is not None:
+            self.journal.note(f"- {format_address(lease.address)}")
+
+    def _note(self, lease: Lease) -> None:
+        if self.journal is not None:
+            self.journal.note(f"+ {format_address(lease.address)} {lease.uid} {lease.epoch} {lease.digest}")
 
     def _expire(self) -> None:
         if not self._held:

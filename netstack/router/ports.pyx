@@ -59,6 +59,8 @@ cdef enum:
     OURS = 1 << 31               # of a sequence number: no question of the Python side has it
     CLAIMED = 1
     LEASED = 2
+    HOW = 3                      # the two above; and with what flags a number was claimed
+    FLAGS = 2                    # bits from here
 
 cdef int64_t TIMEOUT_NS = 5000000000         # for an answer of the router
 
@@ -137,7 +139,7 @@ cdef int exchange(shared_ports_t *s, uint16_t type, uint8_t kind, uint8_t flags,
     if r == 0 and type == LEASE:
         r = take_lease(s, kind)
     elif r == 0 and type == CLAIM and s.held[kind][number] == 0:
-        s.held[kind][number] = CLAIMED
+        s.held[kind][number] = CLAIMED | flags << FLAGS
     pthread_mutex_unlock(&s.lock)
     if state != NULL:
         PyEval_RestoreThread(state)
@@ -157,7 +159,7 @@ cdef int take_lease(shared_ports_t *s, uint8_t kind) noexcept nogil:
     s.leased[kind] = bigger
     for i in range(n):
         memcpy(&port, s.buffer + HEADER + 2 + 2 * i, 2)
-        if port and s.held[kind][port] != LEASED:
+        if port and s.held[kind][port] & HOW != LEASED:
             s.held[kind][port] = LEASED
             bigger[s.n_leased[kind]] = port
             s.n_leased[kind] += 1
@@ -176,7 +178,7 @@ cdef int ports_claim(port_keeper_t *keeper, int udp, uint16_t port, int flags) n
 cdef void ports_release(port_keeper_t *keeper, int udp, uint16_t port) noexcept nogil:
     """A message that finds no room is not sent, and the port stays ours until the next time, or the end."""
     cdef shared_ports_t *s = <shared_ports_t *> keeper
-    if s.held[udp][port] != CLAIMED or pthread_mutex_trylock(&s.lock) != 0:
+    if s.held[udp][port] & HOW != CLAIMED or pthread_mutex_trylock(&s.lock) != 0:
         return
     if s.fd >= 0:
         write_message(s, UNCLAIM, <uint8_t> udp, 0, port)
@@ -277,7 +279,7 @@ cdef class SharedPorts:
     def held(self, uint32_t kind):
         """Numbers that were claimed by name."""
         self.check(kind, 1)
-        return [n for n in range(PORTS) if self.s.held[kind][n] == CLAIMED]
+        return [n for n in range(PORTS) if self.s.held[kind][n] & HOW == CLAIMED]
 
     def leased(self, uint32_t kind):
         """Ports for connections that go out: 0 TCP, 1 UDP."""
@@ -289,6 +291,29 @@ cdef class SharedPorts:
     def messages(self):
         """How many the router was sent."""
         return self.s.messages
+
+    def renew(self, int control_fd):
+        """Another router has the address now, on this connection: claim everything there that this stack has.
+
+        Returns
+        -------
+        int
+            How many numbers are not to be had any more.
+        """
+        cdef shared_ports_t *s = self.s
+        cdef int kind, number
+        cdef uint8_t how
+        cdef int lost = 0
+        with nogil:
+            pthread_mutex_lock(&s.lock)
+            s.fd = control_fd
+            for kind in range(KINDS):
+                for number in range(1, PORTS):
+                    how = s.held[kind][number]
+                    if how and ask(s, CLAIM, <uint8_t> kind, how >> FLAGS, <uint16_t> number) < 0:
+                        lost += 1
+            pthread_mutex_unlock(&s.lock)
+        return lost
 
     def close(self):
         """The connection to the router belongs to others again; no port can be had any more."""

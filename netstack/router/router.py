@@ -27,9 +27,10 @@ from netstack.router import protocol
 from netstack.router.captures import Captures
 from netstack.router.control import FAR_AWAY, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
+from netstack.router.memory import Memory
 from netstack.router.paths import socket_path
-from netstack.router.pool import TOKEN_BYTES, Lease, format_address, is_v4, pack_address
-from netstack.router.pools import ADDRESSING, DEFAULT_V4, PoolConfig, Pools, unique_local_network
+from netstack.router.pool import HOLD_NS, TOKEN_BYTES, Lease, format_address, is_v4, pack_address
+from netstack.router.pools import ADDRESSING, ANY_V4, ANY_V6, DEFAULT_V4, PoolConfig, Pools, unique_local_network
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
 from netstack.router.sharing import SharedAddresses
 from netstack.router.static_routes import Route, StaticRoutes, pack_listed, unpack_after, unpack_route
@@ -55,8 +56,10 @@ class _Attached:
         self.bells = bells  # sockets the router rings (memfd), kept open
         self.mtu = mtu
         self.capabilities = capabilities
+        self.token = b""  # what its owner proves itself with after a restart
         self.leases: list[Lease] = []
         self.shared: tuple[bytes, ...] = ()  # addresses that others have too
+        self.numbers: set[tuple[int, int]] = set()  # kinds and ports that it has of them
         self.port = 0
         self.since_ns = time.monotonic_ns()
         self.command = command_of(connection.pid)
@@ -256,6 +259,15 @@ class Router:
                 uplink.close(self._forwarder)
             raise
         self._next_look(time.monotonic_ns())
+        self._memory: Memory | None = None
+        if name is not None:  # nobody starts another one under a random name
+            try:
+                self._memory = Memory(self.path[:-5] + ".leases", self._pools.pools, self._forwarder, self._shared)
+            except BaseException:
+                self._control.stop()
+                for uplink in self._uplinks:
+                    uplink.close(self._forwarder)
+                raise
         self._control.watch(self._forwarder.fileno())
         self._metrics: MetricsServer | None = None
         if metrics is not None:
@@ -272,6 +284,9 @@ class Router:
         self._control.start()
         _living.add(self)
         log.info("router %s: pool %s, control socket %s", self.name, self._pools, self.path)
+        if self._memory is not None and self._memory.waiting:
+            log.info("router %s: the one before was killed; %d addresses wait %d s for their stacks", self.name,
+                     self._memory.waiting, HOLD_NS // 10**9)
         if self._metrics is not None:
             log.info("router %s: metrics at %s", self.name, self._metrics.address)
         for what, bad in (("each stack", self._emulation), *((f"uplink {c.name}", c.emulation) for c in configs)):
@@ -456,7 +471,7 @@ class Router:
             if mtu < 576:
                 raise RouterError(errno.EINVAL, f"mtu {mtu}: 576 to {self.mtu} bytes")
             capacity = check_capacity(request.ring_capacity or self.ring_capacity)
-            wanted = self._pools.wanted(request.addresses, mtu)
+            wanted = self._pools.wanted(self._asked(request), mtu)
             for address in wanted:
                 self._pools.check(address, connection.uid, request.token)
             shared = [address for each in wanted if (address := self._pools.shared_address(each)) is not None]
@@ -471,8 +486,9 @@ class Router:
             if len(shared) < len(wanted):
                 granted |= Capability(request.capabilities) & Capability.HOLD
             attached = _Attached(connection, channel, bells, mtu, granted)
+            attached.token = request.token or secrets.token_bytes(TOKEN_BYTES)
             try:
-                self._put_into_service(attached, request.token, wanted)
+                self._put_into_service(attached, wanted)
             except BaseException:
                 for sock in its:
                     sock.close()
@@ -495,7 +511,7 @@ class Router:
                 router_addresses=tuple(
                     dict.fromkeys(self._pools.of(address).router_address for address in attached.addresses)
                 )[:2],
-                token=attached.leases[0].token if attached.leases else bytes(TOKEN_BYTES),
+                token=attached.token,
             )
         log.info(
             "attached %s: process %d, %s",
@@ -504,6 +520,13 @@ class Router:
             attached.command or "?",
         )
         return reply.pack(), fds
+
+    def _asked(self, request: AttachRequest) -> list[bytes]:
+        """Who comes back names the shared addresses, too: it is to share them again."""
+        if not request.token:
+            return list(request.addresses)
+        shared = {a: ANY_V4 if is_v4(a) else ANY_V6 for a in (self._shared.addresses if self._shared else ())}
+        return [shared.get(address, address) for address in request.addresses]
 
     def detach(self, connection: Connection, why: str) -> None:
         """Take back everything of a stack, at once."""
@@ -527,19 +550,30 @@ class Router:
             why,
         )
 
+    def farewell(self) -> None:
+        """All are detached, and the next router of this name may start at any moment: nobody was promised anything."""
+        if self._memory is not None:
+            self._memory.close()
+
     def claim(self, connection: Connection, kind: int, flags: int, number: int) -> None:
         """A port of the shared address, for the attachment of this connection."""
         with self._lock:
             self._sharer(connection).claim(connection.attachment.port, kind, number, flags)
+            if self._memory is not None:
+                self._memory.has(connection.attachment, kind, [number])
 
     def unclaim(self, connection: Connection, kind: int, flags: int, number: int) -> None:
         with self._lock:
             self._sharer(connection).release(connection.attachment.port, kind, number)
+            if self._memory is not None:
+                self._memory.has_not(connection.attachment, {(kind, number)})
 
     def lease(self, connection: Connection, kind: int) -> bytes:
         """Ports for the attachment's connections that go out."""
         with self._lock:
             ports = self._sharer(connection).lease(connection.attachment.port, kind)
+            if self._memory is not None:
+                self._memory.has(connection.attachment, kind, ports)
         return protocol.LEASE_REPLY.pack(len(ports), *ports, *(0 for _ in range(64 - len(ports))))
 
     def _sharer(self, connection: Connection) -> SharedAddresses:
@@ -632,7 +666,8 @@ class Router:
                     self._user.forget([address])
             if self._retry_at_ns and now_ns >= self._retry_at_ns:
                 self._look_after_uplinks(now_ns)
-            return min(self._pools.next_expiry_ns() or FAR_AWAY, self._retry_at_ns or FAR_AWAY)
+            promises = self._memory.tick(now_ns, self._attached.values()) if self._memory is not None else 0
+            return min(self._pools.next_expiry_ns() or FAR_AWAY, self._retry_at_ns or FAR_AWAY, promises or FAR_AWAY)
 
     # ---- inside
 
@@ -696,7 +731,7 @@ class Router:
         there.detach()
         return here, fds, bells, its
 
-    def _put_into_service(self, attached: _Attached, token: bytes, wanted: list[bytes]) -> None:
+    def _put_into_service(self, attached: _Attached, wanted: list[bytes]) -> None:
         """First what can fail, then the addresses, which may come from an attachment that still lives."""
         channel = attached.channel
         bells = (-1, *(sock.fileno() for sock in attached.bells), -1) if attached.bells else channel.peer_fds
@@ -711,14 +746,15 @@ class Router:
         )
         if self._emulation is not None and self._seeds is not None:
             self._forwarder.emulate(attached.port, seed=next(self._seeds), **self._emulation.settings)
-        token = token or secrets.token_bytes(TOKEN_BYTES)
+        uid = attached.connection.uid
         for each in wanted:
             shared = self._pools.shared_address(each)
             if shared is not None and self._shared is not None:
-                self._shared.join(attached.port, attached.connection.uid, shared)
+                returned = self._memory is not None and self._memory.joined(uid, attached.token)
+                self._shared.join(attached.port, uid, shared, returned=returned)
                 attached.shared = (*attached.shared, shared)
                 continue
-            lease, previous = self._pools.lease(attached, attached.connection.uid, each, token)
+            lease, previous = self._pools.lease(attached, uid, each, attached.token)
             if previous is not None:
                 previous.leases.remove(lease)
             attached.leases.append(lease)
@@ -729,6 +765,8 @@ class Router:
         if attached.port:
             self.captures.port_goes(attached.port)
             self._forwarder.remove(attached.port, hold=hold)
+        if attached.shared and self._memory is not None:
+            self._memory.left(attached)
         for lease in attached.leases:
             if hold:
                 self._pools.hold(lease.address, attached)

@@ -32,7 +32,7 @@ from netstack.router.routes cimport HOP_POOL, HOP_STACK, hop_t, HOP_UPLINK, host
 from netstack.router.segments cimport cut_begin, cut_next, cut_size, cutter_t, tcp_is_sound, tcp_view, tcp_view_t
 from netstack.router.state cimport forwarder_t, network_has, network_t
 from netstack.router.steering cimport (
-    STEER_ECHO, steer_in, STEER_MALFORMED, STEER_NOBODY, steer_out, STEER_OWNER, STEER_PIECE,
+    STEER_ECHO, STEER_HELD, steer_in, STEER_MALFORMED, STEER_NOBODY, steer_out, STEER_OWNER, STEER_PIECE,
 )
 from netstack.router.table cimport (
     ENTRY_ACTIVE, ENTRY_COMMIT, ENTRY_DEAD, ENTRY_LOCAL, ENTRY_SHARED, entry_t, table_find,
@@ -265,6 +265,8 @@ cdef int for_sharers(forwarder_t *f, port_t *src, packet_t *p, port_t **to) noex
         return <int> DROP_NO_PORT
     if verdict == STEER_PIECE:
         return <int> DROP_PIECE
+    if verdict == STEER_HELD:
+        return <int> DROP_HELD
     return <int> DROP_MALFORMED if verdict == STEER_MALFORMED else <int> DROP_PROTOCOL
 
 

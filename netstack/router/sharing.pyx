@@ -8,7 +8,7 @@ import os
 from netstack.address cimport address_parse, address_t
 from netstack.errors import ConfigError
 from netstack.router.claims cimport (
-    CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claims_claim, claims_join, claims_lease, claims_new, claims_release,
+    CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claims_claim, claims_join, claims_lease, claims_new, claims_promise, claims_release,
     LEASE_PORTS, sharer_t,
 )
 from netstack.router.forwarding cimport Forwarder
@@ -59,8 +59,11 @@ cdef class SharedAddresses:
         finally:
             leave(f)
 
-    def join(self, uint64_t ident, uint32_t uid, *addresses):
-        """The attachment may use these of the addresses (all by default), from ports that it claims. Groups are of one user's."""
+    def join(self, uint64_t ident, uint32_t uid, *addresses, bint returned=False):
+        """The attachment may use these of the addresses (all by default), from ports that it claims. Groups are of one user's.
+
+        One that has `returned` may have what was promised to its user.
+        """
         cdef forwarder_t *f = self.forwarder.f
         cdef port_t *port = self.forwarder.port(ident)
         cdef address_t a
@@ -75,6 +78,7 @@ cdef class SharedAddresses:
         try:
             if claims_join(port, uid) < 0:
                 raise MemoryError
+            (<sharer_t *> port.sharer).returned = returned
             for address in addresses:
                 address_parse(address, &a)
                 i = port.n_addresses
@@ -111,6 +115,15 @@ cdef class SharedAddresses:
             leave(f)
         if r < 0:
             raise OSError(-r, f"{'protocol' if kind == CLAIM_PROTOCOL else 'port'} {number}: {os.strerror(-r)}")
+
+    def promise(self, uint32_t kind, uint32_t number, uint32_t uid, int64_t until_ns):
+        """A number was a stack's when the router before this one was killed: until then it waits to be claimed again by
+        one of this user that has `returned`, and packets to it are dropped in silence."""
+        cdef forwarder_t *f = self.forwarder.f
+        with nogil:
+            enter(f)
+            claims_promise(f.claims, kind, number, uid, until_ns)
+            leave(f)
 
     def release(self, uint64_t ident, uint32_t kind, uint32_t number):
         """Give it back; leased ports stay. One that is not the attachment's is an OSError (EINVAL)."""

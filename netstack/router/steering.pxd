@@ -11,6 +11,7 @@ cdef enum:                       # verdicts of steer_in
     STEER_PROTOCOL = 3           # nobody claimed the protocol
     STEER_PIECE = 4              # a later piece whose first one was not seen
     STEER_MALFORMED = 5
+    STEER_HELD = 6               # the port waits for its stack to come back
 
 
 # Which attachment a packet to a shared address is for.

@@ -10,7 +10,8 @@ from libc.string cimport memset
 
 from netstack.address cimport address_equal
 from netstack.router.claims cimport (
-    CLAIM_ECHO, CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claim_t, claims_claim, claims_owner, claims_t, flow_learn, group_has,
+    CLAIM_ECHO, CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claim_t, claims_claim, claims_owner, claims_promised, claims_t, flow_learn,
+    group_has,
     names_t, piece_t, PIECES,
 )
 from netstack.router.port cimport DROP_MALFORMED, DROP_PIECE, DROP_SPOOFED, packet_t, port_t
@@ -128,6 +129,8 @@ cdef int steer_in(forwarder_t *f, const packet_t *p, port_t **to) noexcept nogil
         return STEER_ECHO if r.part == WHOLE and is_echo(h, h[r.at], True) else STEER_PROTOCOL
     to[0] = claims_owner(f.claims, &names)
     if to[0] == NULL:
+        if claims_promised(f.claims, names.kind, names.lport, f.now_ns):
+            return STEER_HELD
         return STEER_PROTOCOL if names.kind >= CLAIM_PROTOCOL else STEER_NOBODY
     if r.part == FIRST:
         piece_note(f, &r, to[0], False)

@@ -73,6 +73,7 @@ cdef void stack_unregister(stack_t *stack, sock_t *sock) noexcept nogil
 cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, const uint8_t *data) noexcept nogil  # CLAIM_*
 cdef int stack_tcb_output(stack_t *stack, tcb_t *tcb) noexcept nogil                # CLAIM_FULL: blocked
 cdef void stack_flush(stack_t *stack) noexcept nogil
+cdef void stack_resume(stack_t *stack, int64_t now_ns) noexcept nogil     # the way out is there again
 cdef void stack_settle(stack_t *stack) noexcept nogil    # end of a call: output, what goes to ourselves, flush, reap
 cdef void stack_reap(stack_t *stack) noexcept nogil
 cdef uint32_t stack_link_mss(const stack_t *stack, const tcb_t *tcb) noexcept nogil

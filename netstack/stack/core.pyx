@@ -52,7 +52,7 @@ from netstack.tcp.listener cimport (
 )
 from netstack.tcp.invariants cimport NETSTACK_CHECKED, check_invariants, check_shared
 from netstack.tcp.output cimport (
-    bare_length, next_segment, on_sent, on_timer, plan_t, write_bare, write_fresh_segment, write_segment,
+    bare_length, next_segment, on_sent, on_timer, plan_t, retry_now, write_bare, write_fresh_segment, write_segment,
 )
 from netstack.tcp.scoreboard cimport recovery_free_spares
 from netstack.tcp.seq cimport seq_gt
@@ -936,6 +936,15 @@ cdef void stack_settle(stack_t *stack) noexcept nogil:
         stack_reap(stack)
     if NETSTACK_CHECKED:
         check_stack(stack)
+
+
+cdef void stack_resume(stack_t *stack, int64_t now_ns) noexcept nogil:
+    """The way out was interrupted and is there again: what waits for an acknowledgement is due now."""
+    cdef uint32_t i
+    stack_set_now(stack, now_ns)
+    for i in range(stack.sock_count):
+        if stack.socks[i].kind == SOCK_TCP:
+            retry_now(<tcb_t *> stack.socks[i])
 
 
 cdef int stack_process(stack_t *stack, int64_t now_ns, int budget) noexcept nogil:

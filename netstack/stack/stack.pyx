@@ -159,6 +159,8 @@ cdef class Stack:
         self.config = config
         seed = config.seed_bytes()
         stack_init(self.c, <const uint8_t *> <const char *> seed)
+        if self.c.tcp.bare == NULL:
+            raise MemoryError
         for i, settings_of in enumerate(config.interfaces):
             if links is None:
                 link = QueueLink(mtu=settings_of.mtu, media=settings_of.media)

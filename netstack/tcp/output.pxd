@@ -29,6 +29,7 @@ cdef void write_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *
 cdef void write_fresh_segment(tcb_t *tcb, const plan_t *plan, uint8_t *head, uint8_t *body,
                               const uint8_t *data, bint stream) noexcept nogil
 cdef void on_sent(tcb_t *tcb, const plan_t *plan) noexcept nogil
+cdef void retry_now(tcb_t *tcb) noexcept nogil                    # the way out is there again
 cdef void on_timer(tcb_t *tcb) noexcept nogil                     # every deadline of the connection that has passed
 cdef uint32_t write_bare(const bare_t *b, uint8_t *head) noexcept nogil    # TCP header bytes written
 cdef uint32_t bare_length(const bare_t *b) noexcept nogil

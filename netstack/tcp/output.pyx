@@ -19,7 +19,7 @@ from netstack.tcp.rack cimport probe_schedule, rto_rearm
 from netstack.tcp.records cimport record_limit, record_sent
 from netstack.tcp.recovery cimport recovery_on_reorder_timer, recovery_on_timeout
 from netstack.tcp.ranges cimport sack_blocks
-from netstack.tcp.rtt cimport rto_backoff
+from netstack.tcp.rtt cimport rto_backoff, rto_reset
 from netstack.tcp.scoreboard cimport (
     in_flight, scoreboard_again, scoreboard_append, scoreboard_cut, scoreboard_find, scoreboard_next_lost,
     scoreboard_reserve, sent_at,
@@ -729,6 +729,19 @@ cdef void on_retransmit_timer(tcb_t *tcb) noexcept nogil:
         return
     tcb.retries += 1
     want_output(tcb)
+
+
+cdef void retry_now(tcb_t *tcb) noexcept nogil:
+    """What was sent while the way was interrupted is lost, and the timer may have backed off far: it fires now, and its
+    next waits are as long as if this were the first. RFC 6069 does so when ICMP errors told of the interruption."""
+    if tcb.state == CLOSED or not tcb.rtx_deadline:
+        return
+    tcb.retries = 0
+    rto_reset(tcb)
+    if tcb.rec.sent_count:
+        tcb.rec.timer = TIMER_RTO
+    tcb.rtx_deadline = tcb.tcp.now_ns
+    timer_update(tcb)
 
 
 cdef void on_keepalive_timer(tcb_t *tcb) noexcept nogil:

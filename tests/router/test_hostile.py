@@ -121,9 +121,9 @@ def test_random_bytes_over_its_rings_hurt_only_the_one_who_writes_them(router, s
     with Bystanders(router):
         for _ in range(scale(400)):
             hostile = router.attach()
+            control = hostile._control
             scribble(hostile, rng, 400)
-            hostile._watcher.stop()
-            hostile._control.close()  # no goodbye: its memory is what it made of it
+            control.close()  # no goodbye: its memory is what it made of it
         wait_until(lambda: len(router.attachments()) == 2)
 
 
@@ -144,7 +144,6 @@ def test_sleeper_of_a_kind_that_there_is_not(router):
         words, consumer = words_of(hostile)
         words[256 // 8] = words[consumer + 256 // 8] = 2**64 - 1
         del words
-        hostile._watcher.stop()
         hostile._control.close()
         wait_until(lambda: len(router.attachments()) == 2)
 

@@ -12,6 +12,8 @@ class Clock:
     def __call__(self):
         return self.now
 
+TOKEN = bytes(range(16))
+
 
 def lease(pool, owner="a", **options):
     address = options.pop("address", None)
@@ -76,11 +78,11 @@ def test_addresses_that_are_never_leased(address, why):
 
 def test_taken_address_needs_token_and_user():
     pool = AddressPool()
-    got, _ = pool.lease("a", 1000, pack_address("10.77.1.1"))
-    for uid, token in ((1000, None), (1000, b"x" * 16), (1001, got.token)):
+    got, _ = pool.lease("a", 1000, pack_address("10.77.1.1"), TOKEN)
+    for uid, token in ((1000, None), (1000, b"x" * 16), (1001, TOKEN)):
         with pytest.raises(AddressTakenError, match="taken"):
             pool.lease("b", uid, got.address, token)
-    again, previous = pool.lease("b", 1000, got.address, got.token)
+    again, previous = pool.lease("b", 1000, got.address, TOKEN)
     assert previous == "a" and again.owner == "b" and again.epoch == 2
     assert not pool.release(got.address, "a"), "the old owner has nothing to give back"
     assert pool.release(got.address, "b")
@@ -99,14 +101,14 @@ def test_epoch_rises_over_a_release():
 def test_held_address_waits_for_its_owner_and_then_is_free():
     clock = Clock()
     pool = AddressPool("10.0.0.0/30", clock=clock)
-    got, _ = pool.lease("a", 1000)
+    got, _ = pool.lease("a", 1000, token=TOKEN)
     assert pool.hold(got.address, "a")
     assert pool.next_expiry_ns() == clock.now + HOLD_NS
     with pytest.raises(AddressTakenError, match="held"):
         pool.lease("b", 1000, got.address)
     with pytest.raises(PoolEmptyError):
         pool.lease("b", 1000)
-    back, previous = pool.lease("c", 1000, got.address, got.token)
+    back, previous = pool.lease("c", 1000, got.address, TOKEN)
     assert previous is None and back.epoch == 2 and pool.next_expiry_ns() is None
     pool.hold(back.address, "c")
     clock.now += HOLD_NS
