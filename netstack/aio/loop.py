@@ -213,12 +213,14 @@ class LoopMixin(_Base):
         """Wait until the socket is ready for EVENT_IN or EVENT_OUT."""
         watch = self._watch(handle, transport=False)
         future = self.create_future()
-        on = watch.on_readable if events == EVENT_IN else watch.on_writable
+        on, attribute = (watch.on_readable, "reader") if events == EVENT_IN else (watch.on_writable, "writer")
         on(_wake, on, future)
+        mine = getattr(watch, attribute)
         try:
             await future
         finally:
-            on(None)
+            if getattr(watch, attribute) is mine:      # a call that was cancelled ends after the next one began
+                on(None)
             if watch.idle:
                 watch.close()
 

@@ -87,6 +87,27 @@ def test_a_cancelled_sock_recv_can_be_repeated(net):
     net.run(main())
 
 
+@pytest.mark.parametrize("call", ["sock_recv", "sock_recv_into"])
+def test_a_call_may_begin_before_a_cancelled_one_has_ended(net, call):
+    async def main():
+        loop = asyncio.get_running_loop()
+        receive = getattr(loop, call)
+        server = await net.start_server(echo, net.address, 0)
+        client = net.socket("client")
+        await loop.sock_connect(client, (net.address, port_of(server)))
+        room = 10 if call == "sock_recv" else bytearray(10)
+        cancelled = asyncio.ensure_future(receive(client, room))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        sending = asyncio.ensure_future(loop.sock_sendall(client, b"x"))
+        assert await receive(client, room) in (b"x", 1)
+        await sending
+        client.close()
+        server.close()
+
+    net.run(main())
+
+
 def test_sock_connect_refused(net):
     async def main():
         client = net.socket("client")
