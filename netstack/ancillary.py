@@ -11,7 +11,8 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-SOL_IP, SOL_IPV6 = 0, 41
+SOL_IP, SOL_SOCKET, SOL_IPV6 = 0, 1, 41
+SCM_RIGHTS, SCM_CREDENTIALS = 1, 2
 IP_TOS, IP_TTL, IP_PKTINFO, IP_RECVERR, IP_ORIGDSTADDR = 1, 2, 8, 11, 20
 IPV6_RECVERR, IPV6_PKTINFO, IPV6_HOPLIMIT, IPV6_TCLASS = 25, 50, 52, 67
 MSG_CTRUNC, MSG_TRUNC, MSG_ERRQUEUE = 0x8, 0x20, 0x2000
@@ -135,10 +136,12 @@ def from_ancillary(ancillary: Iterable[tuple[int, int, bytes]]) -> Instructions:
     out = Instructions()
     for level, kind, raw in ancillary:
         data = bytes(raw)
+        if level == SOL_SOCKET and kind in (SCM_RIGHTS, SCM_CREDENTIALS):
+            continue                                   # as Linux: AF_UNIX's
         if (level, kind) in ((SOL_IP, IP_TTL), (SOL_IPV6, IPV6_HOPLIMIT)):
-            out = out._replace(ttl=_number(data, -1 if level == SOL_IPV6 else 1))
+            out = out._replace(ttl=_number(data, -1 if level == SOL_IPV6 else 1, (4,)))
         elif (level, kind) in ((SOL_IP, IP_TOS), (SOL_IPV6, IPV6_TCLASS)):
-            out = out._replace(tos=_number(data, -1 if level == SOL_IPV6 else 0))
+            out = out._replace(tos=_number(data, -1 if level == SOL_IPV6 else 0, (4,) if level == SOL_IPV6 else (1, 4)))
         elif (level, kind) == (SOL_IP, IP_PKTINFO) and len(data) == 12:
             source = data[4:8]
             out = out._replace(interface=struct.unpack("=i", data[:4])[0],
@@ -152,8 +155,8 @@ def from_ancillary(ancillary: Iterable[tuple[int, int, bytes]]) -> Instructions:
     return out
 
 
-def _number(data: bytes, least: int) -> int:
-    if len(data) not in (1, 4):
+def _number(data: bytes, least: int, sizes: tuple[int, ...]) -> int:
+    if len(data) not in sizes:
         raise ValueError(f"a number of {len(data)} bytes")
     value = data[0] if len(data) == 1 else int.from_bytes(data, "little", signed=True)
     if not least <= value <= 255:

@@ -4,26 +4,38 @@ to call. `netstack.handle.Handle` has the stack in this process, `netstack.daemo
 Who derives from it gives the cdef methods that do something: ``receive``, ``transmit``, ``connect_number`` and the like.
 """
 
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport EAGAIN, EINPROGRESS, EINVAL
-from libc.stdint cimport int64_t, uint16_t
+from libc.errno cimport EAGAIN, EBADF, EFAULT, EINPROGRESS, EINVAL
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from netstack.address cimport address_is_v4, address_t, endpoint_parse, endpoint_t, endpoint_tuple
 from netstack.driver cimport park_now_ns
 from netstack.link.link cimport NEVER
 
 import math
-import operator
 import os
 import socket as kernel
+from sys import audit
+
+cdef extern from "Python.h":
+    int PY_VERSION_HEX
+    unsigned long PyLong_AsUnsignedLongMask(object number) except? <unsigned long> -1
 
 cdef enum:
     AF_INET = 2
     AF_INET6 = 10
+    SOL_SOCKET = 1
+    SCM_RIGHTS = 1
+    SCM_CREDENTIALS = 2
     KEEP_BYTES = 16 << 10        # buffers that are small together are joined and sent as one
-    MSG_DONTWAIT = 0x40
-    MSG_MORE = 0x8000
+    ANCILLARY_MOST = 0x7fffffff
     MSG_TRUNC = 0x20
+    MSG_DONTWAIT = 0x40
+    MSG_ERRQUEUE = 0x2000
+    MSG_MORE = 0x8000
+    MSG_CMSG_CLOEXEC = 0x40000000
 
 cdef int64_t TIMEOUT_MOST_NS = 1 << 62
 cdef str AGAIN = os.strerror(EAGAIN)
@@ -33,7 +45,62 @@ cdef tuple ancillary_item(item):
     """One item for ``sendmsg``, as the standard library checks it: ``(int, int, bytes-like)``."""
     if not isinstance(item, tuple) or len(item) != 3:
         raise TypeError("[sendmsg() ancillary data items must be tuples of length 3]")
-    return operator.index(item[0]), operator.index(item[1]), memoryview(item[2])
+    return as_int(item[0]), as_int(item[1]), memoryview(item[2])
+
+
+cdef str host_name(object name):
+    """The host of an address tuple as text; bytes that are no ASCII are no name, and found to be none later."""
+    cdef str text
+    if isinstance(name, str):
+        text = name
+        if not text.isascii():
+            try:
+                text = text.encode("idna").decode("ascii")
+            except UnicodeError:
+                raise TypeError("encoding of hostname failed") from None
+    elif isinstance(name, (bytes, bytearray)):
+        text = bytes(name).decode("ascii", "surrogateescape")
+    else:
+        raise TypeError(f"str, bytes or bytearray expected, not {name.__class__.__name__}")
+    if "\0" in text:
+        raise TypeError("host name must not contain null character")
+    return text
+
+
+cdef bytes option_value(object value, object optlen):
+    cdef int number
+    if optlen is not None:
+        if value is not None:
+            raise TypeError("setsockopt() takes an optlen only when the value is None")
+        size = PyLong_AsUnsignedLongMask(optlen) & 0xffffffff
+        code = EFAULT if 4 <= size < 1 << 31 else EINVAL               # a null pointer, which no option here takes
+        raise OSError(code, os.strerror(code))
+    if value is None:
+        raise TypeError("setsockopt() requires 4 arguments when the value is None")
+    if hasattr(value, "__index__"):
+        try:
+            number = as_int(value)
+        except OverflowError:
+            raise TypeError(f"a bytes-like object is required, not '{value.__class__.__name__}'") from None
+        return PyBytes_FromStringAndSize(<char *> &number, sizeof(number))
+    return bytes(memoryview(value))
+
+
+cdef int get_writable(object buffer, Py_buffer *view, str operation) except -1:
+    try:
+        PyObject_GetBuffer(buffer, view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+    except BufferError:
+        raise TypeError(f"{operation}() argument 1 must be read-write bytes-like object, "
+                        f"not {buffer.__class__.__name__}") from None
+    return 0
+
+
+cdef object flat(object buffer):
+    """A view of the bytes of a buffer, which have to lie one behind the other."""
+    view = memoryview(buffer)
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return view.cast("B")
 
 
 cdef class Face:
@@ -42,6 +109,7 @@ cdef class Face:
 
     def __cinit__(self):
         self.timeout_ns = -1
+        self.shown_as = "netstack.socket.socket"
 
     def join(self):
         """One more object has this socket, beside the first; see `leave`."""
@@ -59,7 +127,7 @@ cdef class Face:
 
     # --- time
 
-    def settimeout(self, object value):
+    def settimeout(self, object value, /):
         """Seconds, 0 for non-blocking, None for blocking."""
         cdef double seconds
         if value is None:
@@ -79,8 +147,9 @@ cdef class Face:
     def gettimeout(self):
         return self.timeout
 
-    def setblocking(self, flag):
-        self.settimeout(None if flag else 0.0)
+    def setblocking(self, flag, /):
+        """``settimeout(None)`` or ``settimeout(0)``. Until Python 3.12 the flag has to be a number."""
+        self.settimeout(None if (flag if PY_VERSION_HEX >= 0x030C0000 else PyLong_AsLong(flag)) else 0.0)
 
     def getblocking(self):
         return self.timeout_ns != 0
@@ -104,49 +173,83 @@ cdef class Face:
         return endpoint_tuple(e, self.family)
 
     cdef int to_endpoint(self, object address, str operation, endpoint_t *out) except -1:
-        cdef long port
+        """In the standard library's order: types, then the name, then the ranges of numbers."""
+        cdef int port
+        cdef unsigned long flow = 0, zone = 0
+        cdef Py_ssize_t n
         if not isinstance(address, tuple):
             raise TypeError(f"{operation}(): AF_INET{'6' if self.family == AF_INET6 else ''} address must be tuple, "
                             f"not {address.__class__.__name__}")
-        if len(address) < 2 or len(address) > (4 if self.family == AF_INET6 else 2):
+        n = len(address)
+        if n < 2 or n > (4 if self.family == AF_INET6 else 2):
             raise TypeError(f"AF_INET{'6' if self.family == AF_INET6 else ''} address must be a pair (host, port"
                             f"{'[, flowinfo[, scopeid]]' if self.family == AF_INET6 else ''})")
-        name, number = address[0], address[1]
+        given = address[0]
+        known = n == 2 and given is self.last_name and given is not None
+        name = None if known else host_name(given)
         try:
-            port = number
+            port = as_int(address[1])
         except OverflowError:
-            port = -1
+            raise OverflowError(f"{operation}(): port must be 0-65535.") from None
+        if n > 2:
+            flow = PyLong_AsUnsignedLongMask(address[2]) & 0xffffffff
+        if n > 3:
+            zone = PyLong_AsUnsignedLongMask(address[3]) & 0xffffffff
+        out.scope = 0
+        if known:
+            out.address = self.last_address
+        else:
+            self.parse(name, <uint32_t> zone, out)
+            if n == 2 and "%" not in name:
+                self.last_name = given
+                self.last_address = out.address
         if not 0 <= port <= 65535:
             raise OverflowError(f"{operation}(): port must be 0-65535.")
+        if flow > 0xfffff:
+            raise OverflowError(f"{operation}(): flowinfo must be 0-1048575.")
         out.port = <uint16_t> port
-        out.scope = 0
-        if name is self.last_name and name is not None and len(address) == 2:
-            out.address = self.last_address
-            return 0
-        if isinstance(name, (bytes, bytearray)):
-            name = bytes(name).decode("ascii")
-        elif not isinstance(name, str):
-            raise TypeError(f"str, bytes or bytearray expected, not {name.__class__.__name__}")
-        self.parse(address, name, operation, out)
-        if len(address) == 2 and "%" not in name:
-            self.last_name = address[0]
-            self.last_address = out.address
         return 0
 
-    cdef int parse(self, object address, str name, str operation, endpoint_t *out) except -1:
-        if name == "<broadcast>":
-            name = "255.255.255.255"
+    cdef int parse(self, str name, uint32_t zone, endpoint_t *out) except -1:
+        """An address, or a name that the host knows or asks for."""
+        cdef tuple address = (name, 0, 0, zone)
+        literal = name
+        if name in ("<broadcast>", "255.255.255.255"):
+            if self.family != AF_INET:
+                raise OSError("address family mismatched")
+            literal = "255.255.255.255"
         try:
-            endpoint_parse(address, name, self.family, out)
-        except OverflowError as e:
-            raise OverflowError(f"{operation}(): {e}") from None
+            endpoint_parse(address, literal, self.family, out)
         except ValueError:
             if self.host is None:
                 raise kernel.gaierror(kernel.EAI_NONAME, f"Name or service not known: {name!r}") from None
-            endpoint_parse(address, self.host.resolve(name, self.family), self.family, out)
-        if self.family == AF_INET and not address_is_v4(&out.address):
+            try:
+                literal = self.host.resolve(name, self.family)
+            except UnicodeError:                     # no name that DNS could have
+                raise kernel.gaierror(kernel.EAI_NONAME, f"Name or service not known: {name!r}") from None
+            endpoint_parse(address, literal, self.family, out)
+        if address_is_v4(&out.address) if self.family == AF_INET6 and ":" not in literal else (
+                self.family == AF_INET and not address_is_v4(&out.address)):
             raise kernel.gaierror(kernel.EAI_ADDRFAMILY, f"Address family for hostname not supported: {name!r}")
         return 0
+
+    def check_address(self, object address, str operation):
+        """Raise what ``operation`` would for an address that is none; names are looked up."""
+        cdef endpoint_t e
+        self.to_endpoint(address, operation, &e)
+
+    cdef int flags_of(self, object flags) except? -1:
+        """Those of a call that receives. Streams have no error queue: nothing is ever there."""
+        cdef int f = as_int(flags)
+        if f & MSG_ERRQUEUE and self.type == 1:
+            if self.closed:
+                raise OSError(EBADF, os.strerror(EBADF))
+            raise BlockingIOError(EAGAIN, AGAIN)
+        return f
+
+    def check_flags(self, object flags):
+        """Raise what a call would for flags that are no C int."""
+        as_int(flags)
 
     # --- what the one that derives does
 
@@ -200,21 +303,19 @@ cdef class Face:
 
     # --- receiving
 
-    def recv(self, Py_ssize_t bufsize, int flags=0):
+    def recv(self, Py_ssize_t bufsize, flags=0, /):
         """Up to ``bufsize`` bytes; ``b""`` at the end of the stream."""
-        return self.receive_bytes(bufsize, flags, NULL, "recv")
+        return self.receive_bytes(bufsize, self.flags_of(flags), NULL, "recv")
 
-    def recvfrom(self, Py_ssize_t bufsize, int flags=0):
+    def recvfrom(self, Py_ssize_t bufsize, flags=0, /):
         """``(bytes, address of the sender)``; of a stream the address is None."""
         cdef endpoint_t e
-        if self.type == 1:
-            return self.receive_bytes(bufsize, flags, NULL, "recvfrom"), None
-        data = self.receive_bytes(bufsize, flags, &e, "recvfrom")
-        return data, self.from_endpoint(&e)
+        data = self.receive_bytes(bufsize, self.flags_of(flags), &e, "recvfrom")
+        return data, None if self.type == 1 else self.from_endpoint(&e)
 
     cdef object receive_into(self, object buffer, Py_ssize_t n, int flags, endpoint_t *src, str operation):
         cdef Py_buffer view
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        get_writable(buffer, &view, operation)
         try:
             if n < 0:
                 raise ValueError(f"negative buffersize in {operation}")
@@ -228,119 +329,137 @@ cdef class Face:
         finally:
             PyBuffer_Release(&view)
 
-    def recv_into(self, buffer, Py_ssize_t nbytes=0, int flags=0):
+    def recv_into(self, buffer, Py_ssize_t nbytes=0, flags=0):
         """Into ``buffer``; how many bytes. Of a stream the kernel of the stack writes straight into it while this
         waits; when a segment turns out damaged, bytes behind the returned length may have changed."""
-        return self.receive_into(buffer, nbytes, flags, NULL, "recv_into")
+        return self.receive_into(buffer, nbytes, self.flags_of(flags), NULL, "recv_into")
 
-    def recvfrom_into(self, buffer, Py_ssize_t nbytes=0, int flags=0):
+    def recvfrom_into(self, buffer, Py_ssize_t nbytes=0, flags=0):
         """``(bytes, address of the sender)`` as `recv_into` and `recvfrom`."""
         cdef endpoint_t e
-        if self.type == 1:
-            return self.receive_into(buffer, nbytes, flags, NULL, "recvfrom_into"), None
-        r = self.receive_into(buffer, nbytes, flags, &e, "recvfrom_into")
-        return r, self.from_endpoint(&e)
+        r = self.receive_into(buffer, nbytes, self.flags_of(flags), &e, "recvfrom_into")
+        return r, None if self.type == 1 else self.from_endpoint(&e)
 
-    def recvmsg(self, Py_ssize_t bufsize, Py_ssize_t ancbufsize=0, int flags=0):
+    def recvmsg(self, Py_ssize_t bufsize, Py_ssize_t ancbufsize=0, flags=0, /):
         """``(bytes, ancillary, flags, address)``. MSG_TRUNC in flags: the datagram was longer; MSG_CTRUNC: ancillary data
         had no room. With MSG_ERRQUEUE one error of the error queue (IP_RECVERR)."""
         cdef bytearray space
+        cdef endpoint_t e
+        cdef int f = self.flags_of(flags)
         if bufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
-        if ancbufsize < 0:
+        if not 0 <= ancbufsize <= ANCILLARY_MOST:
             raise ValueError("invalid ancillary data buffer length")
         if self.type == 1:
-            return self.receive_bytes(bufsize, flags, NULL, "recvmsg"), [], 0, None
+            return self.receive_bytes(bufsize, f, &e, "recvmsg"), [], f & MSG_CMSG_CLOEXEC, None
         space = bytearray(bufsize)
-        n, ancillary, out_flags, address = self.recvmsg_into([space], ancbufsize, flags)
+        n, ancillary, out_flags, address = self.recvmsg_into([space], ancbufsize, f)
         del space[n:]
         return bytes(space), ancillary, out_flags, address
 
-    def recvmsg_into(self, buffers, Py_ssize_t ancbufsize=0, int flags=0):
+    def recvmsg_into(self, buffers, Py_ssize_t ancbufsize=0, flags=0, /):
         """Scatter into several buffers: ``(bytes, ancillary, flags, address)``."""
-        cdef list views = [memoryview(b).cast("B") for b in buffers]
+        cdef list views = []
         cdef bytearray space
-        cdef Py_ssize_t total = sum([len(v) for v in views]), n, at = 0
-        cdef int out_flags = 0
-        ancillary = []
-        if ancbufsize < 0:
-            raise ValueError("invalid ancillary data buffer length")
-        for v in views:
-            if v.readonly:
+        cdef endpoint_t e
+        cdef Py_ssize_t total, n, at = 0
+        cdef int f = self.flags_of(flags), out_flags = 0
+        for buffer in buffers:
+            view = memoryview(buffer)
+            if view.readonly or not view.c_contiguous:
                 raise TypeError("recvmsg_into() argument 1 must be an iterable of read-write bytes-like objects")
+            views.append(view.cast("B"))
+        total = sum([len(v) for v in views])
+        ancillary = []
+        if not 0 <= ancbufsize <= ANCILLARY_MOST:
+            raise ValueError("invalid ancillary data buffer length")
         if self.type == 1 and len(views) == 1:
-            return self.receive_into(views[0], 0, flags, NULL, "recvmsg_into"), [], 0, None
+            return self.receive_into(views[0], 0, f, &e, "recvmsg_into"), [], f & MSG_CMSG_CLOEXEC, None
         space = bytearray(max(total, 1))
         if self.type == 1:
-            n = self.receive_into(space, total, flags, NULL, "recvmsg_into") if total else 0
+            n = self.receive(<unsigned char *> PyByteArray_AS_STRING(space), total, f, &e)
             address = None
         else:
-            n, ancillary, out_flags, address = self.receive_datagram(space, total, ancbufsize, flags)
+            n, ancillary, out_flags, address = self.receive_datagram(space, total, ancbufsize, f)
             if n > total:
                 out_flags |= MSG_TRUNC
-                if not flags & MSG_TRUNC:
+                if not f & MSG_TRUNC:
                     n = total
         for v in views:
             size = min(len(v), min(n, total) - at)
             v[:size] = memoryview(space)[at:at + size]
             at += size
-        return n, ancillary, out_flags, address
+        return n, ancillary, out_flags | (f & MSG_CMSG_CLOEXEC), address
 
     # --- sending
 
-    def send(self, data, int flags=0):
+    def send(self, data, flags=0, /):
         """How many bytes were taken. A blocking socket takes all, one with a timeout what fits."""
         cdef Py_buffer view
+        cdef int f
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            return self.transmit(<const unsigned char *> view.buf, view.len, flags, NULL, False, "send")
+            f = as_int(flags)
+            return self.transmit(<const unsigned char *> view.buf, view.len, f, NULL, False, "send")
         finally:
             PyBuffer_Release(&view)
 
-    def sendall(self, data, int flags=0):
+    def sendall(self, data, flags=0, /):
         """All of it, within one timeout."""
         cdef Py_buffer view
+        cdef int f
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self.transmit(<const unsigned char *> view.buf, view.len, flags, NULL, True, "sendall")
+            f = as_int(flags)
+            self.transmit(<const unsigned char *> view.buf, view.len, f, NULL, True, "sendall")
         finally:
             PyBuffer_Release(&view)
 
     def sendto(self, data, *args):
         """``sendto(data, address)`` or ``sendto(data, flags, address)``."""
+        return self.sendto_of(None, data, args)
+
+    def sendto_of(self, sock, data, tuple args):
+        """`sendto`; of ``sock``, if there is one, audit hooks are told."""
         cdef Py_buffer view
         cdef endpoint_t e
         cdef int flags = 0
         if len(args) == 1:
             address = args[0]
         elif len(args) == 2:
-            flags, address = args
+            flags, address = as_int(args[0]), args[1]
         else:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             self.to_endpoint(address, "sendto", &e)
+            if sock is not None:
+                audit("socket.sendto", sock, address)
             return self.transmit(<const unsigned char *> view.buf, view.len, flags, &e, False, "sendto")
         finally:
             PyBuffer_Release(&view)
 
-    def sendmsg(self, buffers, ancdata=(), int flags=0, address=None):
+    def sendmsg(self, buffers, ancdata=(), flags=0, address=None, /):
         """Gather: the buffers one behind the other as one datagram, or into the stream. Ancillary data of a datagram: IP_TTL,
-        IP_TOS, IP_PKTINFO and their IPv6 kin."""
+        IP_TOS, IP_PKTINFO and their IPv6 kin; a stream ignores it, as in Linux."""
         cdef list parts
         cdef Py_ssize_t sent = 0, n
+        cdef int f = as_int(flags)
+        parts = [flat(b) for b in buffers]
         cdef list instructions = [ancillary_item(item) for item in ancdata]
-        if instructions and self.type == 1:
-            raise OSError(EINVAL, "Invalid argument: sendmsg with ancillary data on a stream")
-        parts = [memoryview(b).cast("B") for b in buffers]
-        if instructions:
-            return self.send_instructed(b"".join(parts), instructions, flags, address)
+        if self.type == 1:
+            for level, type, _ in instructions:
+                if level == SOL_SOCKET and type not in (SCM_RIGHTS, SCM_CREDENTIALS):
+                    self.usable()
+                    raise OSError(EINVAL, f"Invalid argument: sendmsg with ancillary data {level}, {type} on a stream")
+        elif instructions:
+            return self.send_instructed(b"".join(parts), instructions, f, address)
         if self.type != 1 or address is not None or len(parts) < 2 or sum([len(p) for p in parts]) <= 4 * KEEP_BYTES:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
-            return self.sendto(data, flags, address) if address is not None else self.send(data, flags)
+            return self.sendto(data, f, address) if address is not None else self.send(data, f)
         for i, part in enumerate(parts):
             try:
-                n = self.send(part, flags if i == len(parts) - 1 else flags | MSG_MORE)
+                n = self.send(part, f if i == len(parts) - 1 else f | MSG_MORE)
             except OSError:
                 if sent:
                     break

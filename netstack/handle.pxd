@@ -11,7 +11,16 @@ cdef class Handle(Face):
     cdef owner_t o
     cdef readonly Driver driver  # kept alive
     cdef bint listening
+    cdef bint shareable          # its address is one that other stacks have too: children may have its port (`bequeath`)
+    cdef bint watched            # somebody waits for connections, or did
+    cdef bint deferred           # nobody does, and children may: SYNs are passed over
+    cdef bint offered            # the router knows that children may come
+    cdef int backlog
+    cdef list said               # options of a shareable one, to be set again in a child
+    cdef object will             # the address that children listen at
 
+    cdef int revive(self) except -1
+    cdef void forget(self) noexcept
     cdef Handle sibling(self)
     cdef void without_waiting(self)
     cdef int wait_for(self, unsigned int events, int64_t deadline, int *step) except -1

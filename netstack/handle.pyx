@@ -46,9 +46,9 @@ from netstack.driver cimport (
     park_try_hard,
     signal_slice,
 )
-from netstack.face cimport Face
+from netstack.face cimport Face, as_int, option_value
 from netstack.link.link cimport NEVER
-from netstack.readiness cimport READY_EVENT, READY_PAIR
+from netstack.readiness cimport READY_EVENT, READY_PAIR, ready_close
 from netstack.sock cimport EVENT_FINISHED, EVENT_IN as C_IN, EVENT_OUT as C_OUT, SOCK_TCP, sock_t
 from netstack.stack.core cimport stack_is_local, stack_set_now
 from netstack.stack.sending cimport send_how_init, send_how_t
@@ -57,6 +57,7 @@ from netstack.stack.sockets cimport (
     sock_bind,
     sock_close,
     sock_connect,
+    sock_defer,
     sock_getsockopt,
     sock_lend,
     sock_lend_taken,
@@ -74,6 +75,7 @@ from netstack.tcp.tcb cimport ESTABLISHED, TF_LINGER, receive_end, tcb_t
 from netstack.udp.endpoint cimport arrival_t, udp_endpoint_t
 
 import os
+import stat
 import warnings
 import weakref
 
@@ -100,19 +102,42 @@ cdef str AGAIN = os.strerror(EAGAIN)
 EVENT_IN = C_IN
 EVENT_OUT = C_OUT
 
-# Descriptors that show readiness and carry no data: never to be read, written or given to sendfile.
-readiness_fds = set()
+# Descriptors that show readiness and carry no data, with the Handle whose readiness it is: never to be read, written or
+# given to sendfile.
+readiness_fds = weakref.WeakValueDictionary()
 
 # Of those that are stream pairs, which a duplicate still shows: inode number to Handle.
 readiness_files = weakref.WeakValueDictionary()
 
 
+# Listeners at addresses that stacks share: what forked children may have too.
+listeners = weakref.WeakSet()
+
+
 def handle_behind(int fd):
     """The socket whose readiness a duplicate of its descriptor shows; None: it is something else."""
     try:
-        return readiness_files.get(os.fstat(fd).st_ino) if fd not in readiness_fds else None
+        status = os.fstat(fd)
     except OSError:
         return None
+    return readiness_files.get(status.st_ino) if stat.S_ISSOCK(status.st_mode) and fd not in readiness_fds else None
+
+
+def handle_of(fd):
+    """The socket that a readiness descriptor shows, found by its number; None: it is something else, or is closed."""
+    handle = readiness_fds.get(fd) if isinstance(fd, int) else None
+    try:
+        status = os.fstat(fd) if handle is not None else None
+    except OSError:
+        return None
+    if status is None or stat.S_IFMT(status.st_mode):                  # an eventfd has no type
+        return handle if status is not None and readiness_files.get(status.st_ino) is handle else None
+    return handle
+
+
+def repeat_blocking(handle):
+    """Let the readiness descriptor have O_NONBLOCK as a kernel's socket would."""
+    os.set_blocking(handle.shown_fd, handle.timeout is None)
 
 
 def describe(handle):
@@ -162,6 +187,9 @@ cdef class Handle(Face):
         self.type = type
         self.proto = proto
         self.o.driver = d
+        self.shareable = getattr(host, "shares_address", False)
+        if self.shareable:
+            self.said = []
         self.without_waiting()
         self.usable()
         enter(d)
@@ -176,14 +204,17 @@ cdef class Handle(Face):
 
     def __del__(self):
         # Here and not in the socket around it: a bound method may outlive that one, and is a use of the socket.
-        if self.o.sock == NULL or driver_forked(self.o.driver):
+        if self.o.sock == NULL:
+            return
+        if driver_forked(self.o.driver):
+            self.forget()
             return
         text = f"unclosed {self!r}"
         self.close()
         warnings.warn(text, ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self):
-        return f"<netstack.socket.socket {describe(self)}>"
+        return f"<{self.shown_as} {describe(self)}>"
 
     cdef Handle sibling(self):
         cdef Handle new = Handle.__new__(Handle)
@@ -202,12 +233,18 @@ cdef class Handle(Face):
             self.timeout_ns = 0
             self.timeout = 0.0
 
-    def settimeout(self, object value):
+    def settimeout(self, object value, /):
         """Seconds, 0 for non-blocking, None for blocking."""
+        if self.will is not None and driver_forked(self.o.driver):
+            self.usable()                              # the descriptor is the parent's until then
         if self.o.driver.virtual_ns and value != 0:
             raise OSError(EOPNOTSUPP, "this host's time is virtual, no call may wait for it: use the event loop of "
                                       "netstack.testing.VirtualNetwork")
         Face.settimeout(self, value)
+        if self.o.sock == NULL:
+            raise OSError(EBADF, os.strerror(EBADF))
+        if self.o.ready.kind:
+            repeat_blocking(self)
 
     def closed_twin(self):
         """A closed socket of the same kind: what stays with an object that gave its socket away."""
@@ -215,8 +252,99 @@ cdef class Handle(Face):
 
     cdef int usable(self) except -1:
         if driver_forked(self.o.driver):
+            if self.will is not None and self.o.sock != NULL:
+                return self.revive()
             raise ForkedError(EBADF, "this socket belongs to the parent process: make a new one after fork()")
         return 0
+
+    # --- listeners in forked children
+
+    def bequeath(self):
+        """Before a fork: let the router know that children may come to have this listener's port."""
+        cdef owner_t *o = &self.o
+        cdef driver_t *d = o.driver
+        cdef tcb_t *tcb
+        cdef uint32_t i
+        cdef list flows
+        if driver_forked(d) or d.dead or o.sock == NULL or not self.listening:
+            return
+        self.will = self.getsockname()
+        if self.offered:
+            return
+        flows = []
+        enter(d)
+        for i in range(d.stack.sock_count):
+            tcb = <tcb_t *> d.stack.socks[i]
+            if tcb.sock.kind == SOCK_TCP and tcb.lport == self.will[1] and tcb.state >= ESTABLISHED:
+                flows.append((<char *> &tcb.local)[:16] + (<char *> &tcb.remote)[:16] + (<char *> &tcb.rport)[:2])
+        driver_unlock(d)
+        self.host.lease.ports.share(0, self.will[1], flows)
+        self.offered = True
+
+    def defer(self):
+        """After a fork, in the parent: while nobody waits for connections here, leave them to the children."""
+        cdef owner_t *o = &self.o
+        if self.watched or not self.offered or driver_forked(o.driver):
+            return
+        enter(o.driver)
+        if o.sock != NULL:
+            sock_defer(o.sock, True)
+        driver_unlock(o.driver)
+        self.deferred = True
+
+    def watch(self):
+        """Somebody waits for connections: they are wanted here, too."""
+        cdef owner_t *o = &self.o
+        self.usable()
+        self.watched = True
+        if not self.deferred:
+            return
+        self.deferred = False
+        enter(o.driver)
+        if o.sock != NULL:
+            sock_defer(o.sock, False)
+        driver_unlock(o.driver)
+        self.host.lease.ports.stay(0, self.will[1])
+
+    cdef int revive(self) except -1:
+        """In a forked child: become a listener at the parent's port, of a host of the child's own."""
+        cdef owner_t *o = &self.o
+        cdef Handle new
+        cdef sock_t *sock
+        cdef int fd = o.ready.fd if o.ready.kind else -1
+        host = self.host.heir()
+        new = Handle.open(host.driver, self.family, self.type, self.proto, host)
+        try:
+            for option in self.said:
+                new.setsockopt(*option)
+            host.lease.ports.expect(0, self.will[1])
+            new.bind(self.will)
+            new.listen(self.backlog)
+            host.lease.ports.inherit(0, self.will[1], self.host.lease.token, not self.watched)
+        except BaseException:
+            new.close()
+            raise
+        listeners.discard(new)
+        enter(new.o.driver)
+        sock = new.o.sock
+        driver_abandon(new.o.driver, &new.o)
+        memset(o, 0, sizeof(o[0]))
+        driver_adopt(new.o.driver, o, sock)
+        driver_unlock(o.driver)
+        self.driver = new.driver
+        self.host = host
+        self.offered = self.deferred = self.watched = False
+        if fd >= 0:
+            readiness_fds.pop(fd, None)
+            self.fileno_at(fd)
+        return 0
+
+    cdef void forget(self) noexcept:
+        """In a forked child: give up what was inherited. The parent's socket is not touched."""
+        if self.o.ready.kind:
+            readiness_fds.pop(self.o.ready.fd, None)
+            ready_close(&self.o.ready)
+        self.o.sock = NULL
 
     # --- errors and addresses
 
@@ -316,29 +444,35 @@ cdef class Handle(Face):
     cdef bint own_address(self, const endpoint_t *e):
         return stack_is_local(self.o.driver.stack, &e.address)
 
-    def listen(self, int backlog=128):
+    def listen(self, backlog=128):
         """Accept connections; ``backlog`` may wait for `accept`."""
         cdef owner_t *o = &self.o
-        cdef int r
+        cdef int r, most = as_int(backlog)
         self.usable()
         enter(o.driver)
         stack_set_now(o.driver.stack, driver_now(o.driver))
-        r = -EBADF if o.sock == NULL else sock_listen(o.driver.stack, o.sock, max(backlog, 0))
+        r = -EBADF if o.sock == NULL else sock_listen(o.driver.stack, o.sock, max(most, 0))
         done(o)
         if r < 0:
             raise self.failure(-r, "listen")
         self.listening = True
+        self.backlog = most
+        if self.shareable:
+            listeners.add(self)
 
     def accept(self):
         """The next connection: ``(Handle, address of the peer)``."""
         cdef owner_t *o = &self.o
-        cdef driver_t *d = o.driver
+        cdef driver_t *d
         cdef Handle new
         cdef sock_t *sock
         cdef endpoint_t e
         cdef int64_t deadline = 0
         cdef int r, step = 0, looks = 0
         self.usable()
+        if not self.watched:
+            self.watch()
+        d = o.driver
         new = self.sibling()
         while True:
             sock = NULL
@@ -363,14 +497,14 @@ cdef class Handle(Face):
             if self.wait_for(C_IN, deadline, &step) == WAIT_TIMEOUT:
                 raise TimeoutError("timed out")
 
-    def shutdown(self, int how):
+    def shutdown(self, how, /):
         """End reading (0), writing (1) or both (2)."""
         cdef owner_t *o = &self.o
-        cdef int r
+        cdef int r, direction = as_int(how)
         self.usable()
         enter(o.driver)
         look(o.driver)
-        r = -EBADF if o.sock == NULL else sock_shutdown(o.driver.stack, o.sock, how)
+        r = -EBADF if o.sock == NULL else sock_shutdown(o.driver.stack, o.sock, direction)
         done(o)
         if r < 0:
             raise self.failure(-r, "shutdown")
@@ -380,7 +514,10 @@ cdef class Handle(Face):
         cdef owner_t *o = &self.o
         cdef driver_t *d = o.driver
         cdef sock_t *sock
-        if d == NULL or o.sock == NULL or driver_forked(d):
+        if d == NULL or o.sock == NULL:
+            return
+        if driver_forked(d):
+            self.forget()
             return
         if o.sock.kind == SOCK_TCP and (<tcb_t *> o.sock).flags & TF_LINGER and not d.virtual_ns:
             try:
@@ -415,7 +552,7 @@ cdef class Handle(Face):
         cdef driver_t *d = o.driver
         cdef sock_t *sock
         if o.ready.kind:
-            readiness_fds.discard(o.ready.fd)
+            readiness_fds.pop(o.ready.fd, None)
         enter(d)
         sock = o.sock
         if sock != NULL:
@@ -429,6 +566,11 @@ cdef class Handle(Face):
         driver_unlock(d)
 
     @property
+    def shareable_listener(self):
+        """Whether forked children may come to have it: who asks for its descriptor is somebody who waits (`watch`)."""
+        return self.shareable and self.listening and self.o.sock != NULL
+
+    @property
     def closed(self):
         return self.o.sock == NULL
 
@@ -440,11 +582,12 @@ cdef class Handle(Face):
     def fileno(self):
         """A descriptor that shows readiness to select, poll and epoll; it carries no data. -1 once closed."""
         cdef owner_t *o = &self.o
-        cdef driver_t *d = o.driver
+        cdef driver_t *d
         cdef int r
         if o.sock == NULL:
             return -1
         self.usable()
+        d = o.driver
         enter(d)
         look(d)
         if o.sock == NULL:
@@ -454,10 +597,11 @@ cdef class Handle(Face):
         driver_unlock(d)
         if r < -1:
             raise OSError(-r, os.strerror(-r))
-        if r >= 0 and r not in readiness_fds:
-            readiness_fds.add(r)
+        if r >= 0 and readiness_fds.get(r) is not self:
+            readiness_fds[r] = self
             if self.o.ready.kind == READY_PAIR:
                 readiness_files[os.fstat(r).st_ino] = self
+            repeat_blocking(self)
         return r
 
     def fileno_at(self, int fd):
@@ -466,14 +610,14 @@ cdef class Handle(Face):
         cdef int r = self.fileno()
         if r < 0 or r == fd:
             return r
-        readiness_fds.discard(r)
+        readiness_fds.pop(r, None)
         os.dup2(r, fd, False)
         enter(o.driver)
         if o.ready.kind:
             o.ready.fd = fd
         driver_unlock(o.driver)
         os.close(r)
-        readiness_fds.add(fd)
+        readiness_fds[fd] = self
         return fd
 
     def release_fileno(self):
@@ -486,7 +630,7 @@ cdef class Handle(Face):
         if o.ready.kind:
             r = driver_give_fd(d, o)
         driver_unlock(d)
-        readiness_fds.discard(r)
+        readiness_fds.pop(r, None)
         return r
 
     def getsockname(self):
@@ -516,57 +660,51 @@ cdef class Handle(Face):
 
     # --- options
 
-    def getsockopt(self, int level, int option, int buflen=0):
+    def getsockopt(self, level, option, buflen=0, /):
         """An int, or ``buflen`` bytes at most."""
         cdef uint8_t value[1024]
         cdef uint32_t n = sizeof(int)
-        cdef int r, number
+        cdef int r, number, at = as_int(level), which = as_int(option), most = as_int(buflen)
         cdef owner_t *o = &self.o
         self.usable()
-        if buflen < 0 or buflen > 1024:
+        if most < 0 or most > 1024:
             raise OSError("getsockopt buflen out of range")
-        if buflen:
-            n = <uint32_t> buflen
+        if most:
+            n = <uint32_t> most
         memset(value, 0, sizeof(value))
         enter(o.driver)
         look(o.driver)
-        r = -EBADF if o.sock == NULL else sock_getsockopt(o.driver.stack, o.sock, level, option, value, &n)
+        r = -EBADF if o.sock == NULL else sock_getsockopt(o.driver.stack, o.sock, at, which, value, &n)
         done(o)
         if r < 0:
             raise self.failure(-r, f"getsockopt {level}, {option}")
-        if buflen:
+        if most:
             return PyBytes_FromStringAndSize(<char *> value, n)
         memcpy(&number, value, sizeof(number))
         return number
 
-    def setsockopt(self, int level, int option, object value, object optlen=None):
-        """``value``: an int, a bytes-like object, or None with ``optlen`` bytes of zero."""
+    def setsockopt(self, level, option, value, optlen=None, /):
+        """``value``: an int or a bytes-like object. None with ``optlen``, which few families have, is EFAULT."""
         cdef owner_t *o = &self.o
-        cdef int number, r
+        cdef int at = as_int(level), which = as_int(option), r
         cdef bytes data
         self.usable()
-        if value is None:
-            if optlen is None:
-                raise TypeError("setsockopt() requires 4 arguments when the value is None")
-            data = bytes(optlen)
-        elif optlen is not None:
-            raise TypeError("setsockopt() takes an optlen only when the value is None")
-        elif isinstance(value, int):
-            number = value
-            data = PyBytes_FromStringAndSize(<char *> &number, sizeof(number))
-        else:
-            data = bytes(value)
-        if level == 6 and option == 13:                # TCP_CONGESTION: a package may offer the algorithm
+        if value is None and isinstance(optlen, int) and o.sock == NULL:
+            raise OSError(EBADF, os.strerror(EBADF))
+        data = option_value(value, optlen)
+        if at == 6 and which == 13 and data:           # TCP_CONGESTION: a package may offer the algorithm
             find_algorithm(data)
         enter(o.driver)
         stack_set_now(o.driver.stack, driver_now(o.driver))
         r = -EBADF
         if o.sock != NULL:
-            r = sock_setsockopt(o.driver.stack, o.sock, level, option, <const uint8_t *> PyBytes_AS_STRING(data),
+            r = sock_setsockopt(o.driver.stack, o.sock, at, which, <const uint8_t *> PyBytes_AS_STRING(data),
                                 <uint32_t> len(data))
         done(o)
         if r < 0:
             raise self.failure(-r, f"setsockopt {level}, {option}")
+        if self.shareable:
+            self.said.append((at, which, data))
 
     # --- receiving
 
@@ -822,6 +960,8 @@ cdef class Handle(Face):
         cdef int step = 0
         cdef bint named = address is not None
         self.usable()
+        if o.sock == NULL:
+            raise OSError(EBADF, os.strerror(EBADF))
         send_how_init(&how)
         try:
             said = from_ancillary(ancillary)
@@ -849,3 +989,19 @@ cdef class Handle(Face):
                 deadline = self.deadline()
             if self.wait_for(C_OUT, deadline, &step) == WAIT_TIMEOUT:
                 raise TimeoutError("timed out")
+
+
+def _before_fork():
+    for handle in list(listeners):
+        try:
+            handle.bequeath()
+        except OSError:                                # the router is gone, or refuses: so it will tell the child
+            continue
+
+
+def _in_parent():
+    for handle in list(listeners):
+        handle.defer()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent)

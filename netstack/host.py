@@ -5,16 +5,18 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import functools
 import ipaddress
 import os
 import socket as _kernel
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from netstack.config import ResolverConfig, StackConfig
 from netstack.driver import Driver
-from netstack.errors import AddressConflictError, ConfigError
+from netstack.errors import AddressConflictError, ConfigError, ForkedError
 from netstack.handle import Handle
 from netstack.placing import hosts_here
 from netstack.resolver import Resolver
@@ -121,16 +123,19 @@ class Host:
         self.link = link
         self.drain = drain
         self.serves = service
-        self.stack = Stack(config, [link] if link is not None else None)
+        self.stack = Stack(config, [link])
         if resolver is None and link is None:
             resolver = ResolverConfig(servers=())          # the machine's are out of reach
         self.resolver = Resolver(self._own_addresses, dns, config=resolver, make_socket=self.socket,
-                                 interface_index=self.interface_index, learnt=self._learnt_names,
+                                 interface_index=self.interface_index, interface_name=self.if_indextoname,
+                                 learnt=self._learnt_names,
                                  source_address=lambda destination: self.driver.source_address(destination),
                                  loopback=link is not None and link.kernel_ip)
         report, self._report = open_report() if visible and service else (-1, None)
         self.driver = Driver(self.stack, spin_us=spin_us, service=service, report=report, virtual_ns=virtual_ns)
         self._lease = lease
+        self._again: Callable[[], Host] | None = None      # makes another like it
+        self._heir: Host | None = None                     # the one that was made in a forked child
         hosts_here.add(self)
         self._wait_for_addresses()
         self._dhcp: Client | None = None
@@ -265,8 +270,39 @@ class Host:
         """Whether it has a way to anybody but itself."""
         return self.link is not None
 
+    @property
+    def lease(self):
+        """What a router gave: the `netstack.router.Attachment`; None without one."""
+        return self._lease
+
+    @property
+    def shares_address(self) -> bool:
+        """Whether other stacks have its address too, and the router tells them apart by ports."""
+        return getattr(self._lease, "ports", None) is not None
+
+    def heir(self) -> Host:
+        """In a forked child: the host that takes this one's place there. It has the same shared address, from the same
+        router, and the parent's listeners, each from its first use on.
+
+        Raises
+        ------
+        ForkedError
+            The address is the parent's alone.
+        """
+        if not self.driver.forked:
+            return self
+        with _heirs:
+            if self._heir is None:
+                if self._again is None or not self.shares_address:
+                    raise ForkedError(errno.EBADF,
+                                      "this host belongs to the parent process: make a new one after fork()")
+                self._heir = self._again()
+        return self._heir.heir()
+
     def open_handle(self, family: int, type: int, proto: int) -> Handle:
         """What the face of a new socket of this host stands on."""
+        if self.driver.forked and self.shares_address:
+            return self.heir().open_handle(family, type, proto)
         return Handle.open(self.driver, family, type, proto, self)
 
     def socket(self, family: int = _kernel.AF_INET, type: int = _kernel.SOCK_STREAM,
@@ -475,6 +511,7 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
         addresses = [f"{a}/{n}" for a, n in zip(lease.addresses, lease.prefix_lengths, strict=True)]
         host = Host(link=link, address=addresses, lease=lease, **options)
         lease.serve(host.driver, reconnect)
+        host._again = functools.partial(attach, lease.name, mtu=mtu, wrap=wrap, **options)
         return host
     except BaseException:
         lease.close()
@@ -491,6 +528,15 @@ def _attach_to_kernel(address: str | Iterable[str] | None, mtu: int | None, wrap
     except BaseException:
         kernel.close()
         raise
+
+
+def _after_fork() -> None:
+    global _heirs
+    _heirs = threading.Lock()
+
+
+_heirs = threading.Lock()        # one heir of a host, whoever asks first
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register

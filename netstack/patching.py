@@ -23,7 +23,7 @@ _NAME_FUNCTIONS = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostb
                    "getfqdn")
 _INTERFACE_FUNCTIONS = tuple(name for name in ("if_nameindex", "if_nametoindex", "if_indextoname")
                              if hasattr(_kernel, name))
-_ORIGINALS = {name: getattr(_kernel, name) for name in ("socket", *_NAME_FUNCTIONS, *_INTERFACE_FUNCTIONS)}
+_ORIGINALS = {name: getattr(_kernel, name) for name in ("socket", "close", *_NAME_FUNCTIONS, *_INTERFACE_FUNCTIONS)}
 
 
 class StaleReferenceWarning(UserWarning):
@@ -46,6 +46,9 @@ def _asks_hosts(name: str):
         except (_kernel.gaierror, _kernel.herror):
             if placement.route == "all":
                 raise
+        except TypeError as error:                     # as the C function's: nothing in it holds the arguments
+            args = kwargs = ()
+            raise error.with_traceback(None) from None
         return original(*args, **kwargs)
 
     return function
@@ -124,7 +127,7 @@ class patch(contextlib.ContextDecorator):
         self.apply()
 
     def _replace(self, module, name: str, value) -> None:
-        self._undo.append((module, name, getattr(module, name)))
+        self._undo.append((module, name, vars(module)[name]))
         setattr(module, name, value)
 
     def apply(self) -> None:
@@ -136,6 +139,7 @@ class patch(contextlib.ContextDecorator):
         self._active = True
         face.placements.append(self._placement)
         self._replace(_kernel, "socket", face.socket)
+        self._replace(_kernel, "close", face.close)
         for name in _NAME_FUNCTIONS:
             self._replace(_kernel, name, _asks_hosts(name))
         for name in _INTERFACE_FUNCTIONS:
@@ -143,6 +147,7 @@ class patch(contextlib.ContextDecorator):
         if tls_modules is not None:
             ssl, tls = tls_modules
             self._replace(ssl.SSLContext, "sslsocket_class", tls.SSLSocket)
+            self._replace(ssl.SSLSocket, "_create", classmethod(tls.create))
         if self._sendfile:
             self._replace(os, "sendfile", face.sendfile)
 
@@ -202,7 +207,7 @@ def replaced() -> list[tuple[str, str]]:
     ssl = sys.modules.get("ssl")
     tls = sys.modules.get("netstack.tls")
     if ssl is not None and tls is not None and ssl.SSLContext.sslsocket_class is tls.SSLSocket:
-        out.append(("ssl", "SSLContext.sslsocket_class"))
+        out += [("ssl", "SSLContext.sslsocket_class"), ("ssl", "SSLSocket._create")]
     if os.sendfile is face.sendfile:
         out.append(("os", "sendfile"))
     return out

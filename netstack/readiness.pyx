@@ -22,6 +22,14 @@ cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd_write(int fd, eventfd_t value)
     int eventfd_read(int fd, eventfd_t *value)
 
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int POLLIN
+    int poll(pollfd *fds, unsigned long n, int timeout_ms)
+
 cdef char[2048] filler           # zeros: what makes a pair unwritable
 
 
@@ -48,12 +56,17 @@ cdef int ready_open(ready_t *r, int kind) noexcept nogil:
 
 cdef void show_event(ready_t *r, bint readable) noexcept nogil:
     cdef eventfd_t count
+    cdef pollfd look
     if readable == r.readable:
         return
     r.readable = readable
     if readable:
         eventfd_write(r.fd, 1)
-    else:
+        return
+    # It blocks if the program's socket does, and the program may have read it, by mistake.
+    look.fd = r.fd
+    look.events = <short> POLLIN
+    if poll(&look, 1, 0) == 1:
         eventfd_read(r.fd, &count)
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import _socket
 import errno
+import operator
 import os
 import socket as _kernel
 import sys
 from typing import TYPE_CHECKING, Any
 
 from netstack.errors import NetstackError
-from netstack.handle import Handle, describe, handle_behind, readiness_fds, readiness_files
+from netstack.handle import Handle, describe, handle_behind, handle_of, readiness_fds, readiness_files
 from netstack.placing import Placement, across_hosts, check_reach
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _PLAIN = (
 
 # Where sockets made without a host belong; the last counts. Set by netstack.patch.
 placements: list[Placement] = []
+# Sockets that were detached and are no connections, by the number of their descriptor.
+_detached: dict[int, Handle] = {}
 
 
 def _passed_on(name: str):
@@ -85,17 +88,28 @@ class socket(_Base):
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None, *,
                  host: Any = None) -> None:
         if fileno is not None or family not in (-1, *_FAMILIES):
-            if fileno in readiness_fds:
+            handle = handle_of(fileno)
+            if handle is not None and handle.shown_fd == fileno and family in (-1, handle.family):
+                if _detached.pop(fileno, None) is None:  # type: ignore[arg-type]
+                    handle.twins += 1                  # one more object for the very same descriptor
+                self._adopt(handle)
+                return
+            detached = _detached.pop(fileno, None) if fileno is not None else None
+            if detached is not None:                   # taken for something else, or its number is another's by now
+                if handle is not None:
+                    handle.release_fileno()
+                detached.close()
+            elif handle is not None:
                 raise OSError(errno.EOPNOTSUPP, "this descriptor shows the readiness of a stack's socket and "
                                                 "carries no data: use the socket object itself")
-            handle = handle_behind(fileno) if fileno is not None else None
+            handle = handle_behind(fileno) if isinstance(fileno, int) else None
             if handle is None or handle.closed:
                 _Base.__init__(self, family, type, proto, fileno)
             else:                                      # fromfd(): a duplicate of a readiness descriptor
                 handle.join()
                 self._adopt(handle)
                 self._shared, self._own_fd = True, fileno  # type: ignore[assignment]
-                readiness_fds.add(fileno)  # type: ignore[arg-type]
+                readiness_fds[fileno] = handle  # type: ignore[index]
             return
         family = _kernel.AF_INET if family == -1 else int(family)
         type = int(_kernel.SOCK_STREAM if type == -1 else type)
@@ -126,6 +140,7 @@ class socket(_Base):
     def _bind_to(self, handle: Handle) -> None:
         self._handle = handle
         cls = self.__class__
+        handle.shown_as = f"{cls.__module__}.{cls.__qualname__}"
         for name in _HOT:
             if cls is socket or getattr(cls, name) is getattr(socket, name):
                 setattr(self, name, getattr(handle, name))
@@ -208,23 +223,25 @@ class socket(_Base):
     def timeout(self):
         return _Base.timeout.__get__(self) if self._handle is None else self._handle.timeout
 
-    def bind(self, address) -> None:
+    def bind(self, address, /) -> None:
         """Bind to a local address; port 0 picks a free one."""
         if self._placement is not None:
             self._place(self._placement.here(address, self.family))
         if self._handle is None:
             return _Base.bind(self, address)
+        self._handle.check_address(address, "bind")
         sys.audit("socket.bind", self, address)
         try:
             return self._handle.bind(address)
         except OSError as error:
             raise across_hosts(error, self._handle.host, address) from None
 
-    def connect(self, address) -> None:
+    def connect(self, address, /) -> None:
         """Connect to ``address``; errors are those of the standard library."""
         self._towards(address)
         if self._handle is None:
             return _Base.connect(self, address)
+        self._handle.check_address(address, "connect")
         sys.audit("socket.connect", self, address)
         check_reach(self._handle.host, address)
         try:
@@ -232,11 +249,12 @@ class socket(_Base):
         except OSError as error:
             raise across_hosts(error, self._handle.host, address) from None
 
-    def connect_ex(self, address) -> int:
+    def connect_ex(self, address, /) -> int:
         """As `connect`, but return the errno number."""
         self._towards(address)
         if self._handle is None:
             return _Base.connect_ex(self, address)
+        self._handle.check_address(address, "connect_ex")
         sys.audit("socket.connect", self, address)
         try:
             check_reach(self._handle.host, address)
@@ -249,21 +267,23 @@ class socket(_Base):
         self._towards(args[-1] if args else None)
         if self._handle is None:
             return _Base.sendto(self, data, *args)
-        sys.audit("socket.sendto", self, args[-1] if args else None)
         try:
-            return self._handle.sendto(data, *args)
+            return self._handle.sendto_of(self, data, args)
         except OSError as error:
             raise across_hosts(error, self._handle.host, args[-1]) from None
 
-    def sendmsg(self, buffers, ancdata=(), flags: int = 0, address=None) -> int:
+    def sendmsg(self, buffers, ancdata=(), flags: int = 0, address=None, /) -> int:
         """Gather ``buffers`` into one datagram or into the stream."""
         self._towards(address)
         if self._handle is None:
             return _Base.sendmsg(self, buffers, ancdata, flags, *(() if address is None else (address,)))
+        self._handle.check_flags(flags)
+        if address is not None:
+            self._handle.check_address(address, "sendmsg")
         sys.audit("socket.sendmsg", self, address)
         return self._handle.sendmsg(buffers, ancdata, flags, address)
 
-    def listen(self, backlog: int = 128) -> None:
+    def listen(self, backlog: int = 128, /) -> None:
         """Accept connections; ``backlog`` may wait for `accept`."""
         if self._placement is not None:
             self._place(self._placement.first())
@@ -271,7 +291,7 @@ class socket(_Base):
             return _Base.listen(self, backlog)
         return self._handle.listen(backlog)
 
-    def setsockopt(self, level, option, value, *optlen) -> None:
+    def setsockopt(self, level, option, value, /, *optlen) -> None:
         """``setsockopt(level, option, value[, optlen])``."""
         if self._handle is not None:
             return self._handle.setsockopt(level, option, value, *optlen)
@@ -298,13 +318,15 @@ class socket(_Base):
             if self._placement is not None:
                 self._own_fd = -1              # noted: the number is known to somebody
             return _Base.fileno(self)
+        if self._handle.shareable_listener:
+            self._handle.watch()
         if self._shared and self._own_fd < 0 and not self._closed:
             self._own_fd = os.dup(self._handle.fileno())
-            readiness_fds.add(self._own_fd)
+            readiness_fds[self._own_fd] = self._handle
         return self._own_fd if self._shared else self._handle.fileno()
 
     def _close_own_fd(self) -> None:
-        readiness_fds.discard(self._own_fd)
+        readiness_fds.pop(self._own_fd, None)
         os.close(self._own_fd)
         self._own_fd = -1
 
@@ -315,6 +337,8 @@ class socket(_Base):
             return
         if self._own_fd >= 0:
             self._close_own_fd()
+        if handle.twins and handle.closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))       # the end of one of the twins
         if handle.shared:
             self._bind_to(handle.closed_twin())        # the other object keeps the connection
         if handle.leave():
@@ -334,6 +358,7 @@ class socket(_Base):
             return _Base.dup(self)
         self.getsockopt(_kernel.SOL_SOCKET, _kernel.SO_TYPE)           # EBADF once closed
         new = self.__class__.__new__(self.__class__)
+        sys.audit("socket.__new__", new, self._handle.family, self._handle.type, self._handle.proto)
         self._handle.join()
         new._adopt(self._handle)
         new._shared = True
@@ -362,13 +387,23 @@ class socket(_Base):
     def detach(self) -> int:
         """Close the object and return a descriptor that carries the data: that of `export`.
 
-        If `fileno` was called before, it is the same number.
+        If `fileno` was called before, it is the same number. What is no connection keeps its readiness descriptor, of
+        which ``socket(fileno=...)`` of this process makes a socket again.
         """
         handle = self._handle
         if handle is None:
             return _Base.detach(self)
         if handle.closed:
             return -1
+        if handle.twins:                               # another object has the descriptor, and keeps it
+            handle.twins -= 1
+            self._bind_to(handle.closed_twin())
+            self._closed = True
+            return handle.fileno()
+        if not self._is_connection():
+            fd = handle.fileno()
+            _detached[fd] = self._surrender()
+            return fd
         carrier = self.export()
         shown, fd = handle.release_fileno(), carrier.detach()
         if shown >= 0:
@@ -377,18 +412,38 @@ class socket(_Base):
             fd = shown
         return fd
 
-    def get_inheritable(self) -> bool:
-        """Never: another program could not use the descriptor."""
-        return _Base.get_inheritable(self) if self._handle is None else False
+    def _is_connection(self) -> bool:
+        if self._handle.type != _kernel.SOCK_STREAM:  # type: ignore[union-attr]
+            return False
+        try:
+            self.getpeername()
+        except OSError:
+            return False
+        return True
 
-    def set_inheritable(self, inheritable: bool) -> None:
+    def _descriptor(self) -> int:
+        """Its number for the functions that mean the descriptor itself."""
+        fd = self._own_fd if self._own_fd >= 0 else self._handle.fileno()  # type: ignore[union-attr]
+        if fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return fd
+
+    def get_inheritable(self) -> bool:
+        """Whether the readiness descriptor is inherited. The socket never is: another program could not use it."""
+        return _Base.get_inheritable(self) if self._handle is None else os.get_inheritable(self._descriptor())
+
+    def set_inheritable(self, inheritable: bool, /) -> None:
+        """Of the readiness descriptor; see `export` for one that another program can use."""
         if self._handle is None:
             _Base.set_inheritable(self, inheritable)
-        elif inheritable:
-            raise OSError(errno.EOPNOTSUPP, "set_inheritable: another program cannot use a stack's socket")
+        else:
+            operator.index(inheritable)
+            os.set_inheritable(self._descriptor(), inheritable)
 
     def _sendfile_use_sendfile(self, file, offset=0, count=None):
         if self._handle is None:
+            return _Base._sendfile_use_sendfile(self, file, offset, count)
+        if self._handle.closed:
             return _Base._sendfile_use_sendfile(self, file, offset, count)
         if os.sendfile is sendfile:
             try:
@@ -445,7 +500,19 @@ def sendfile(out_fd, in_fd, offset, count, *args, **kwargs):
     return sent
 
 
+def close(fd) -> None:
+    """``socket.close`` that ends a stack's socket when it is given its readiness descriptor."""
+    handle = handle_of(fd)
+    if handle is None or handle.shown_fd != fd:
+        _close(fd)
+        return
+    _detached.pop(fd, None)
+    handle.twins += 1                                  # its object hears of it as one whose descriptor was closed
+    handle.close()
+
+
 _sendfile = os.sendfile
+_close = _kernel.close
 
 
 def __getattr__(name: str):

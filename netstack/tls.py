@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import socket as _kernel
 import ssl
 import threading
@@ -247,9 +248,8 @@ class SSLSocket(ssl.SSLSocket, socket):  # type: ignore[misc]   # sendmsg is ref
     def _create(cls, sock, server_side=False, do_handshake_on_connect=True, suppress_ragged_eofs=True,
                 server_hostname=None, context=None, session=None):
         if not isinstance(sock, socket) or sock._handle is None:
-            return ssl.SSLSocket._create.__func__(
-                ssl.SSLSocket, sock, server_side, do_handshake_on_connect, suppress_ragged_eofs, server_hostname,
-                context, session)
+            return _create(ssl.SSLSocket, sock, server_side, do_handshake_on_connect, suppress_ragged_eofs,
+                           server_hostname, context, session)
         if sock.type != _kernel.SOCK_STREAM:
             raise NotImplementedError("only stream sockets are supported")
         if isinstance(sock, cls) and sock._sslobj is not None:
@@ -339,6 +339,22 @@ class SSLSocket(ssl.SSLSocket, socket):  # type: ignore[misc]   # sendmsg is ref
 
     def __repr__(self) -> str:
         return socket.__repr__(self)
+
+
+_create = ssl.SSLSocket._create.__func__  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _over_stacks(cls: type) -> type:
+    """A program's own subclass of ``ssl.SSLSocket``, over a stack's socket."""
+    return type(cls.__name__, (cls, SSLSocket), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+
+
+def create(cls, sock, *args, **kwargs):
+    """``ssl.SSLSocket._create`` while `netstack.patch` is in place: for classes that a program made of it."""
+    if not isinstance(sock, socket) or sock._handle is None:
+        return _create(cls, sock, *args, **kwargs)
+    return SSLSocket._create.__func__(_over_stacks(cls), sock, *args, **kwargs)
 
 
 def wrap_socket(context: ssl.SSLContext, sock: _kernel.socket, server_side: bool = False,

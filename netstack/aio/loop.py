@@ -65,6 +65,8 @@ class LoopMixin(_Base):
     def _watch(self, handle: Handle, transport: bool = True) -> Watch:
         watch = self._watches.get(handle)
         if watch is None:
+            if handle.shareable_listener:
+                handle.watch()
             driver = handle.driver
             poller = self._pollers.get(driver)
             if poller is None:

@@ -53,6 +53,7 @@ class _Chooser:
         self._wanted = (address, pcap)
         self._mtu = mtu
         self._host = None
+        self._parent = None                            # the host of the process that forked this one
         self._lock = threading.Lock()
         self._stats = stats
         self._trace = trace
@@ -61,7 +62,7 @@ class _Chooser:
     def _forked(self) -> None:
         self._lock = threading.Lock()
         if self._host is not None and self._mode != "daemon":      # a daemon's sockets are the child's too
-            self._host = None
+            self._parent, self._host = self._host, None
             address, pcap = self._wanted
             self._wanted = (address if self._mode == "hybrid" else None, pcap and f"{pcap}.{os.getpid()}")
             self._stats = self._stats and f"{self._stats}.{os.getpid()}"
@@ -96,7 +97,10 @@ class _Chooser:
         resolver = ResolverConfig(servers=tuple(self._dns)) if self._dns else None
         if self._mode == "daemon":
             return attach(mode="daemon", resolver=resolver)
-        host = attach(address=address, mode=self._mode, mtu=self._mtu, wrap=wrap, resolver=resolver)
+        if self._parent is not None and self._parent.shares_address:
+            host = self._parent.heir()                 # it comes to have the parent's listeners
+        else:
+            host = attach(address=address, mode=self._mode, mtu=self._mtu, wrap=wrap, resolver=resolver)
         if self._stats:
             atexit.register(self._write_stats)         # before the host closes: it was made later
         if self._trace:

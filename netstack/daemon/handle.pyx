@@ -56,7 +56,7 @@ from netstack.daemon.client cimport (
     nsd_wait,
 )
 from netstack.driver cimport signal_slice
-from netstack.face cimport Face
+from netstack.face cimport Face, as_int, option_value
 from netstack.sock cimport EVENT_FINISHED, EVENT_IN, EVENT_OUT
 
 import os
@@ -65,7 +65,7 @@ import struct
 import warnings
 
 from netstack.daemon.protocol import pack_items, unpack_items
-from netstack.handle import describe, readiness_fds, readiness_files
+from netstack.handle import describe, readiness_fds, readiness_files, repeat_blocking
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
@@ -179,7 +179,7 @@ cdef class DaemonHandle(Face):
         warnings.warn(text, ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self):
-        return f"<netstack.socket.socket {describe(self)}>"
+        return f"<{self.shown_as} {describe(self)}>"
 
     cdef DaemonHandle sibling(self):
         return without_socket(self.client, self.host, self.family, self.type, self.proto)
@@ -263,6 +263,13 @@ cdef class DaemonHandle(Face):
             deadline = nsd_now_ns() + <int64_t> (min(max(seconds, 0.0), 9e9) * 1e9)
         return self.wait_for(events, deadline, &step) != NSD_TIMEOUT
 
+    def settimeout(self, object value, /):
+        """Seconds, 0 for non-blocking, None for blocking."""
+        Face.settimeout(self, value)
+        self.usable()
+        if self.s.ready_fd >= 0:
+            repeat_blocking(self)
+
     # --- connections
 
     def bind(self, address):
@@ -291,12 +298,12 @@ cdef class DaemonHandle(Face):
             r = self.getsockopt(kernel.SOL_SOCKET, kernel.SO_ERROR)
         return r
 
-    def listen(self, int backlog=128):
+    def listen(self, backlog=128):
         """Accept connections; ``backlog`` may wait for `accept`."""
         cdef nsd_message_t m
-        cdef int r
+        cdef int r, most = as_int(backlog)
         self.begin(&m, NSD_LISTEN)
-        m.a = max(backlog, 0)
+        m.a = max(most, 0)
         r = self.ask(&m, NULL, 0)
         if r:
             raise self.failure(r, "listen")
@@ -327,12 +334,12 @@ cdef class DaemonHandle(Face):
             if self.wait_for(EVENT_IN, deadline, &step) == NSD_TIMEOUT:
                 raise TimeoutError("timed out")
 
-    def shutdown(self, int how):
+    def shutdown(self, how, /):
         """End reading (0), writing (1) or both (2)."""
         cdef nsd_message_t m
-        cdef int r
+        cdef int r, direction = as_int(how)
         self.begin(&m, NSD_SHUTDOWN)
-        m.a = how
+        m.a = direction
         r = self.ask(&m, NULL, 0)
         if r:
             raise self.failure(r, "shutdown")
@@ -365,7 +372,7 @@ cdef class DaemonHandle(Face):
                 self.linger(m.c)
         finally:
             if not self.s.closed:
-                readiness_fds.discard(self.s.ready_fd)
+                readiness_fds.pop(self.s.ready_fd, None)
                 self.client.sockets -= 1
                 nsd_closed(&self.s)
                 if self.s.ready_fd >= 0:
@@ -391,6 +398,11 @@ cdef class DaemonHandle(Face):
     # --- readiness
 
     @property
+    def shareable_listener(self):
+        """Never: children share all sockets."""
+        return False
+
+    @property
     def shown_fd(self):
         """The readiness descriptor, if somebody asked for it; else -1."""
         return self.s.ready_fd
@@ -405,8 +417,9 @@ cdef class DaemonHandle(Face):
                 r = nsd_fileno(&self.s)
             if r < 0:
                 raise self.failure(-r, "fileno")
-            readiness_fds.add(r)
+            readiness_fds[r] = self
             readiness_files[os.fstat(r).st_ino] = self
+            repeat_blocking(self)
         return self.s.ready_fd
 
     def fileno_at(self, int fd):
@@ -414,11 +427,11 @@ cdef class DaemonHandle(Face):
         cdef int r = self.fileno()
         if r < 0 or r == fd:
             return r
-        readiness_fds.discard(r)
+        readiness_fds.pop(r, None)
         os.dup2(r, fd, False)
         self.s.ready_fd = fd
         os.close(r)
-        readiness_fds.add(fd)
+        readiness_fds[fd] = self
         return fd
 
     def release_fileno(self):
@@ -426,7 +439,7 @@ cdef class DaemonHandle(Face):
         cdef int r = self.s.ready_fd
         self.usable()
         self.s.ready_fd = -1
-        readiness_fds.discard(r)
+        readiness_fds.pop(r, None)
         return r
 
     # --- names and options
@@ -449,50 +462,41 @@ cdef class DaemonHandle(Face):
     def getpeername(self):
         return self.name(1, "getpeername")
 
-    def getsockopt(self, int level, int option, int buflen=0):
+    def getsockopt(self, level, option, buflen=0, /):
         """An int, or ``buflen`` bytes at most."""
         cdef uint8_t value[1024]
         cdef nsd_message_t m
         cdef int fds[NSD_FDS]
-        cdef int count, r, number
         cdef size_t got = 0
+        cdef int count, r, number, at = as_int(level), which = as_int(option), most = as_int(buflen)
         self.begin(&m, NSD_GETSOCKOPT)
-        if buflen < 0 or buflen > 1024:
+        if most < 0 or most > 1024:
             raise OSError("getsockopt buflen out of range")
         memset(value, 0, sizeof(value))
-        if level == 1 and option == 4 and nsd_streams(&self.s):        # SO_ERROR
+        if at == 1 and which == 4 and nsd_streams(&self.s):        # SO_ERROR
             number = nsd_take_error(&self.s)
             nsd_show(&self.s, 0)
-            return struct.pack("=i", number)[:buflen] if buflen else number
+            return struct.pack("=i", number)[:most] if most else number
         m.number = self.s.number
-        m.a, m.b, m.c = level, option, buflen or <int> sizeof(int)
+        m.a, m.b, m.c = at, which, most or <int> sizeof(int)
         with nogil:
             r = nsd_call(&self.client.c, &m, NULL, 0, value, sizeof(value), &got, fds, &count)
         nsd_show(&self.s, 0)
         if r < 0:
             raise self.failure(-r, f"getsockopt {level}, {option}")
-        if buflen:
+        if most:
             return PyBytes_FromStringAndSize(<char *> value, got)
         memcpy(&number, value, sizeof(number))
         return number
 
-    def setsockopt(self, int level, int option, object value, object optlen=None):
-        """``value``: an int, a bytes-like object, or None with ``optlen`` bytes of zero."""
+    def setsockopt(self, level, option, value, optlen=None, /):
+        """``value``: an int or a bytes-like object. None with ``optlen``, which few families have, is EFAULT."""
         cdef nsd_message_t m
         cdef bytes data
-        cdef int r
+        cdef int at = as_int(level), which = as_int(option), r
         self.begin(&m, NSD_SETSOCKOPT)
-        if value is None:
-            if optlen is None:
-                raise TypeError("setsockopt() requires 4 arguments when the value is None")
-            data = bytes(optlen)
-        elif optlen is not None:
-            raise TypeError("setsockopt() takes an optlen only when the value is None")
-        elif isinstance(value, int):
-            data = struct.pack("=i", value) if -1 << 31 <= value < 1 << 31 else struct.pack("=I", value)
-        else:
-            data = bytes(value)
-        m.a, m.b = level, option
+        data = option_value(value, optlen)
+        m.a, m.b = at, which
         r = self.ask(&m, PyBytes_AS_STRING(data), len(data))
         if r:
             raise self.failure(r, f"setsockopt {level}, {option}")

@@ -40,12 +40,18 @@ class DaemonHost(Host):
         self.drain = 0.0                               # the daemon delivers what closed sockets sent
         self.serves = True
         self._client_pid = os.getpid()
+        self._lease = None
         self.resolver = Resolver(self._own_addresses, dns, config=resolver, make_socket=self.socket,
-                                 interface_index=self.interface_index, source_address=self.client.source_address)
+                                 interface_index=self.interface_index, interface_name=self.if_indextoname,
+                                 source_address=self.client.source_address)
 
     @property
     def reaches_out(self) -> bool:
         return True
+
+    def heir(self) -> Host:
+        """The same: a forked child shares the daemon's sockets."""
+        return self
 
     def open_handle(self, family: int, type: int, proto: int) -> Any:
         return DaemonHandle.open(self.client, family, type, proto, self)

@@ -21,6 +21,7 @@ cdef enum:                       # capabilities
     LINK_KERNEL_IP = 4           # IP below the stack is the kernel's: it has judged what arrives, and own addresses, those
                                  # of the loopback too, are reached through it
     LINK_SHARED_ADDRESS = 8      # others have its addresses too: they are reached through it, and packets from them arrive
+    LINK_NOWHERE = 16            # there is no link: an interface that only has addresses
 
 cdef enum:                       # how a port may be shared, to a keeper of ports
     KEEPER_REUSEADDR = 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import operator
+import os
 import socket as _kernel
 import sys
 from collections.abc import Callable
@@ -38,6 +41,11 @@ _TEXTS = {                                # gai_strerror(3)
 }
 
 
+def _machine_name() -> str:
+    """As ``gethostname``, which would tell audit hooks of a question that the program did not ask."""
+    return os.uname().nodename
+
+
 def _error(code: int, what: object = None) -> _kernel.gaierror:
     text = _TEXTS[code]
     return _kernel.gaierror(code, text if what is None else f"{text}: {what!r}")
@@ -59,6 +67,8 @@ class Resolver:
         ``make_socket(family, type)`` gives a socket of the host; without it nobody is asked.
     interface_index : callable, optional
         The number of an interface by its name, OSError without one: for zones in addresses.
+    interface_name : callable, optional
+        The other way round.
     learnt : callable, optional
         Servers and search domains that the network told the host.
     source_address : callable, optional
@@ -69,7 +79,8 @@ class Resolver:
 
     def __init__(self, addresses: Callable[[], list[str]], dns: bool | str = True, *,
                  config: ResolverConfig | None = None, make_socket: Callable[[int, int], Any] | None = None,
-                 interface_index: Callable[[str], int] | None = None, learnt: Learnt | None = None,
+                 interface_index: Callable[[str], int] | None = None,
+                 interface_name: Callable[[int], str] | None = None, learnt: Learnt | None = None,
                  source_address: Callable[[str], str | None] = lambda _: None,
                  loopback: bool = False) -> None:
         self._addresses = addresses
@@ -78,13 +89,14 @@ class Resolver:
         self._hosts = HostsFile(self._config.hosts)
         self._source_address = source_address
         self._interface_index = interface_index or self._no_interface
+        self._interface_name = interface_name or self._no_interface
         self.stub: Stub | None = None
         if make_socket is not None:
             self.stub = Stub(self._config, make_socket, learnt=learnt, loopback=loopback)
 
     @staticmethod
-    def _no_interface(name: str) -> int:
-        raise OSError(f"no interface {name!r}")
+    def _no_interface(which: Any) -> Any:
+        raise OSError(f"no interface {which!r}")
 
     @property
     def dns(self) -> bool | str:
@@ -122,7 +134,7 @@ class Resolver:
         """
         plain = name.rstrip(".").lower()
         machine = self._config.hosts == ResolverConfig.hosts
-        if machine and plain == _kernel.gethostname().lower():
+        if machine and plain == _machine_name().lower():
             return Names(name, (), self._own() or self._loopback())
         if plain == "localhost" or plain.endswith(".localhost"):
             return Names(name, (), self._loopback())
@@ -130,7 +142,7 @@ class Resolver:
         if lines:
             others = dict.fromkeys(n for line in lines for n in (line.name, *line.aliases) if n != lines[0].name)
             return Names(lines[0].name, tuple(others), list(dict.fromkeys(line.found for line in lines)))
-        if plain == _kernel.gethostname().lower():
+        if plain == _machine_name().lower():
             return Names(name, (), self._own() or self._loopback())
         if plain.endswith((".invalid", ".onion")) or plain in ("invalid", "onion"):
             return Names(name, (), [])
@@ -355,7 +367,7 @@ class Resolver:
         if found.address.startswith("127.") or found.address == "::1":
             return Names("localhost", (), [found])
         if found.address in self._addresses():
-            return Names(_kernel.gethostname(), (), [found])
+            return Names(_machine_name(), (), [found])
         if self.dns == "kernel":
             name, aliases, _ = _REAL_GETHOSTBYADDR(found.address)
             return Names(name, tuple(aliases), [found])
@@ -381,7 +393,7 @@ class Resolver:
         """As ``socket.getfqdn``."""
         name = name.strip()
         if not name or name in ("0.0.0.0", "::"):
-            name = _kernel.gethostname()
+            name = _machine_name()
         try:
             found, aliases, _ = self.gethostbyaddr(name)
         except OSError:
@@ -422,7 +434,7 @@ class Resolver:
         elif flags & _kernel.NI_NAMEREQD:
             raise _error(_kernel.EAI_NONAME, host)
         if name is None:
-            name = f"{found.address}%{scope}" if scope else found.address
+            name = f"{found.address}%{self._zone(found.address, scope)}" if scope else found.address
         service = str(port)
         if not flags & _kernel.NI_NUMERICSERV:
             try:
@@ -431,8 +443,16 @@ class Resolver:
                 pass
         return name, service
 
+    def _zone(self, address: str, index: int) -> str:
+        """As glibc: the interface's name where the address is one of a link, else its number."""
+        ip = ipaddress.ip_address(address)
+        if ip.is_link_local or (ip.is_multicast and ip.packed[1] & 15 == 2):
+            with contextlib.suppress(OSError):
+                return self._interface_name(index)
+        return str(index)
+
     def _without_own_domain(self, name: str) -> str:
-        domain = _kernel.gethostname().partition(".")[2]
+        domain = _machine_name().partition(".")[2]
         return name.removesuffix(f".{domain}") if domain else name
 
 

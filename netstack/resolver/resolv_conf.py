@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import socket as _kernel
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -134,6 +133,6 @@ class SettingsSource:
                     text = file.read()
             except OSError:
                 stamp = None
-            machine = parse_resolv_conf(text, _kernel.gethostname(), self._loopback)
+            machine = parse_resolv_conf(text, os.uname().nodename, self._loopback)
             self._settings, self._seen = self._merge(machine), stamp
             return self._settings

@@ -24,10 +24,17 @@ cdef enum:
     PIECES = 1024                # datagrams in pieces that are remembered
 
 
-cdef struct group_t:             # stacks of one user behind one number (SO_REUSEPORT)
+cdef struct group_t:             # stacks of one user behind one number: by SO_REUSEPORT, or a process and its children
     uint32_t uid
     uint32_t count
+    bint open                    # who asks for SO_REUSEPORT may join
     port_t *members[GROUP_MEMBERS]
+    uint8_t yields[GROUP_MEMBERS]        # GROUP_*
+
+cdef enum:
+    GROUP_TAKES = 0
+    GROUP_YIELDS = 1             # has a listener that nobody looks at: new flows go to the others
+    GROUP_STAYS = 2              # has said that somebody does; what its children believe counts no more
 
 
 cdef struct claim_t:
@@ -95,6 +102,13 @@ cdef void claims_promise(claims_t *c, uint32_t kind, uint32_t number, uint32_t u
 cdef bint claims_promised(const claims_t *c, uint32_t kind, uint32_t number, int64_t now_ns) noexcept nogil
 cdef int claims_claim(claims_t *c, port_t *port, uint32_t kind, uint32_t number, uint32_t flags, int64_t now_ns) noexcept nogil
 cdef int claims_release(claims_t *c, port_t *port, uint32_t kind, uint32_t number) noexcept nogil
+# A process that is about to fork: its number becomes that of a group, to which its children belong. From now on its flows are
+# remembered. 0, -EINVAL (not its own), -ENOMEM.
+cdef int claims_share(claims_t *c, port_t *port, uint32_t kind, uint32_t number) noexcept nogil
+# A child of the process that has the number has it too, and the parent `yields` if it waits for nobody there: 0, -EINVAL
+# (the parent does not share such a number), -EPERM (another user), -ENOBUFS, -ENOMEM.
+cdef int claims_inherit(claims_t *c, port_t *heir, port_t *parent, uint32_t kind, uint32_t number, bint yields) noexcept nogil
+cdef void claims_stay(claims_t *c, port_t *port, uint32_t kind, uint32_t number) noexcept nogil      # it yields no more
 # Some ports at random: how many (0: all are taken), or -errno.
 cdef int claims_lease(claims_t *c, port_t *port, uint32_t kind, uint16_t *ports, int64_t now_ns) noexcept nogil
 

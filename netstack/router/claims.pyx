@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Ports of a shared address: who has them, who may have them, and whose a flow is.
 
-A port belongs to one attachment, or to a group of one user's that all asked for SO_REUSEPORT. A flow to a group goes to the
+A port belongs to one attachment, or to a group of one user's that all asked for SO_REUSEPORT, or that are a process and
+the children it forked. A flow to a group goes to the
 member whose hash with it is largest (rendezvous hashing: only the flows of a member that leaves change hands), unless a
 member has sent on it: then it is remembered as his, so that members who come later take none from him. What is remembered
 is a circle for each attachment, so that nobody pushes out another's flows; forgetting one costs nothing until somebody joins.
@@ -101,6 +102,21 @@ cdef bint group_has(const group_t *group, const port_t *port) noexcept nogil:
     return False
 
 
+cdef void group_add(group_t *group, port_t *port) noexcept nogil:
+    """There is room."""
+    group.members[group.count] = port
+    group.yields[group.count] = GROUP_TAKES
+    group.count += 1
+
+
+cdef bint group_all_yield(const group_t *group) noexcept nogil:
+    cdef uint32_t i
+    for i in range(group.count):
+        if group.yields[i] != GROUP_YIELDS:
+            return False
+    return True
+
+
 cdef void group_drop(claim_t *claim, const port_t *port) noexcept nogil:
     """A member less; an empty group is none."""
     cdef group_t *group = claim.group
@@ -109,6 +125,7 @@ cdef void group_drop(claim_t *claim, const port_t *port) noexcept nogil:
         if group.members[i] == port:
             group.count -= 1
             group.members[i] = group.members[group.count]
+            group.yields[i] = group.yields[group.count]
             break
     if group.count == 0:
         free(group)
@@ -176,7 +193,7 @@ cdef int claims_claim(claims_t *c, port_t *port, uint32_t kind, uint32_t number,
     if group != NULL:
         if group_has(group, port):
             return 0
-        if not flags & CLAIM_REUSEPORT or group.uid != s.uid or group.count == GROUP_MEMBERS:
+        if not flags & CLAIM_REUSEPORT or not group.open or group.uid != s.uid or group.count == GROUP_MEMBERS:
             return -EADDRINUSE
     elif not promised and claim.rests_until_ns > now_ns and not flags & (CLAIM_REUSEADDR | CLAIM_REUSEPORT):
         return -EADDRINUSE
@@ -189,15 +206,78 @@ cdef int claims_claim(claims_t *c, port_t *port, uint32_t kind, uint32_t number,
             s.count -= 1
             return -ENOMEM
         group.uid = s.uid
+        group.open = True
     if group == NULL or group.count == 0:
         c.claimed += 1
     if group == NULL:
         claim.owner = port
     else:
-        group.members[group.count] = port
-        group.count += 1
+        group_add(group, port)
     claim.rests_until_ns = claim.promised_until_ns = 0
     return 0
+
+
+cdef int claims_share(claims_t *c, port_t *port, uint32_t kind, uint32_t number) noexcept nogil:
+    cdef sharer_t *s = <sharer_t *> port.sharer
+    cdef claim_t *claim
+    if s == NULL or kind > CLAIM_UDP or number == 0 or number >= numbers_of(kind):
+        return -EINVAL
+    claim = &c.numbers[kind][number]
+    if claim.group != NULL:
+        return 0 if group_has(claim.group, port) else -EINVAL
+    if claim.owner != port:
+        return -EINVAL
+    claim.group = <group_t *> calloc(1, sizeof(group_t))
+    if claim.group == NULL:
+        return -ENOMEM
+    claim.group.uid = s.uid
+    claim.owner = NULL
+    group_add(claim.group, port)
+    if claim.leased:                         # a listener's now, and no more for connections that go out
+        claim.leased = False
+        c.leased -= 1
+    return 0
+
+
+cdef int claims_inherit(claims_t *c, port_t *heir, port_t *parent, uint32_t kind, uint32_t number, bint yields) noexcept nogil:
+    cdef sharer_t *s = <sharer_t *> heir.sharer
+    cdef group_t *group
+    cdef uint32_t i
+    cdef int r
+    if s == NULL:
+        return -EPERM
+    if kind > CLAIM_UDP or number == 0 or number >= numbers_of(kind):
+        return -EINVAL
+    group = c.numbers[kind][number].group
+    if group == NULL or not group_has(group, parent):
+        return -EINVAL
+    if s.uid != group.uid:
+        return -EPERM
+    if not group_has(group, heir):
+        if group.count == GROUP_MEMBERS:
+            return -ENOBUFS
+        r = own(s, kind, number)
+        if r < 0:
+            return r
+        group_add(group, heir)
+    if yields:
+        for i in range(group.count):
+            if group.members[i] == parent and group.yields[i] == GROUP_TAKES:
+                group.yields[i] = GROUP_YIELDS
+    return 0
+
+
+cdef void claims_stay(claims_t *c, port_t *port, uint32_t kind, uint32_t number) noexcept nogil:
+    cdef group_t *group
+    cdef uint32_t i
+    if kind > CLAIM_UDP or number >= numbers_of(kind):
+        return
+    group = c.numbers[kind][number].group
+    if group == NULL:
+        return
+    for i in range(group.count):
+        if group.members[i] == port:
+            group.yields[i] = GROUP_STAYS
 
 
 cdef int claims_release(claims_t *c, port_t *port, uint32_t kind, uint32_t number) noexcept nogil:
@@ -326,6 +406,7 @@ cdef port_t *claims_owner(claims_t *c, const names_t *names) noexcept nogil:
     cdef uint64_t words[2]
     cdef uint64_t score, most = 0
     cdef uint32_t i
+    cdef bint any_will_do
     if names.kind == CLAIM_ECHO:
         flow = flow_find(c, names)
         return flow.owner if flow != NULL else NULL
@@ -338,7 +419,10 @@ cdef port_t *claims_owner(claims_t *c, const names_t *names) noexcept nogil:
     if flow != NULL and group_has(claim.group, flow.owner):
         return flow.owner
     words[0] = names_hash(c, names)
+    any_will_do = group_all_yield(claim.group)
     for i in range(claim.group.count):
+        if claim.group.yields[i] == GROUP_YIELDS and not any_will_do:
+            continue
         words[1] = claim.group.members[i].id
         score = siphash(c.key, words, 2)
         if score >= most:

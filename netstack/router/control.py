@@ -59,9 +59,10 @@ class ControlServer:
     router : object
         Has ``hello(connection)``, ``attach_connection(connection, request)``, ``detach(connection, why)``,
         ``farewell()``, ``list_after(id)``, ``counters_of(id, first)``, ``tick(now_ns) -> next_ns``, ``failures()``;
-        ``claim``, ``unclaim(connection, kind, flags, number)`` and ``lease(connection, kind)`` for ports of shared
-        addresses; ``captures.start(connection, id, capacity, snap_length)`` and ``captures.end(connection)``;
-        ``change_route(connection, body)`` and ``routes_after(body)``.
+        ``claim``, ``unclaim``, ``share`` and ``stay(connection, kind, flags, number)``, ``know(connection, kind,
+        number, flows)``, ``inherit(connection, kind, yields, number, token)`` and ``lease(connection, kind)`` for
+        ports of shared addresses; ``captures.start(connection, id, capacity, snap_length)`` and
+        ``captures.end(connection)``; ``change_route(connection, body)`` and ``routes_after(body)``.
     max_connections : int
         More are refused at once.
     allowed_uids : set of int
@@ -345,6 +346,18 @@ class ControlServer:
             elif kind == Type.UNCLAIM:
                 self._router.unclaim(connection, *protocol.CLAIM.unpack_from(body))
                 return b"", []
+            elif kind == Type.INHERIT:
+                self._router.inherit(connection, *protocol.INHERIT.unpack_from(body))
+                reply = b""
+            elif kind == Type.SHARE:
+                self._router.share(connection, *protocol.CLAIM.unpack_from(body))
+                reply = b""
+            elif kind == Type.FLOWS:
+                self._router.know(connection, *protocol.unpack_flows(body))
+                return b"", []
+            elif kind == Type.STAY:
+                self._router.stay(connection, *protocol.CLAIM.unpack_from(body))
+                return b"", []
             elif kind == Type.LEASE:
                 reply = self._router.lease(connection, protocol.LEASE.unpack_from(body)[0])
             elif kind == Type.CAPTURE:
@@ -363,7 +376,7 @@ class ControlServer:
             else:
                 raise ProtocolError(f"unknown message type {kind}")
         except (OSError, ValueError, KeyError, MemoryError) as error:
-            if kind == Type.UNCLAIM:
+            if kind in (Type.UNCLAIM, Type.STAY, Type.FLOWS):
                 return b"", []
             status = getattr(error, "errno", None) or errno.EINVAL
             text = getattr(error, "strerror", None) or str(error)

@@ -55,12 +55,21 @@ cdef enum:
     CLAIM = 7
     UNCLAIM = 8
     LEASE = 9
+    INHERIT = 14
+    STAY = 15
+    SHARE = 16
+    FLOWS = 17
+    TOKEN = 16
+    FLOW = 34                    # own address, peer's address, its port
+    FLOWS_MOST = (MESSAGE - HEADER - 4) // FLOW
     LEASE_PORTS = 64
     OURS = 1 << 31               # of a sequence number: no question of the Python side has it
     CLAIMED = 1
     LEASED = 2
     HOW = 3                      # the two above; and with what flags a number was claimed
     FLAGS = 2                    # bits from here
+
+cdef uint8_t FAMILY = CLAIMED | 2 << FLAGS   # shared with children: claimed with SO_REUSEPORT from a router that comes back
 
 cdef int64_t TIMEOUT_NS = 5000000000         # for an answer of the router
 
@@ -124,10 +133,24 @@ cdef int ask(shared_ports_t *s, uint16_t type, uint8_t kind, uint8_t flags, uint
     if s.fd < 0:
         return -ENETDOWN
     write_message(s, type, kind, flags, number)
+    return ask_written(s, type)
+
+
+cdef int ask_written(shared_ports_t *s, uint16_t type) noexcept nogil:
     s.messages += 1
     if c_send(s.fd, s.buffer, MESSAGE, MSG_NOSIGNAL | MSG_DONTWAIT) != MESSAGE:
         return -ENETDOWN
     return read_answer(s, type)
+
+
+cdef void tell(shared_ports_t *s, uint16_t type, uint8_t kind, uint16_t number) noexcept nogil:
+    """Under the lock: a message that has no answer. One that finds no room is not sent."""
+    if s.fd < 0:
+        return
+    write_message(s, type, kind, 0, number)
+    s.messages += 1
+    if c_send(s.fd, s.buffer, MESSAGE, MSG_NOSIGNAL | MSG_DONTWAIT) == MESSAGE and type == UNCLAIM:
+        s.held[kind][number] = 0
 
 
 cdef int exchange(shared_ports_t *s, uint16_t type, uint8_t kind, uint8_t flags, uint16_t number) noexcept nogil:
@@ -180,11 +203,7 @@ cdef void ports_release(port_keeper_t *keeper, int udp, uint16_t port) noexcept 
     cdef shared_ports_t *s = <shared_ports_t *> keeper
     if s.held[udp][port] & HOW != CLAIMED or pthread_mutex_trylock(&s.lock) != 0:
         return
-    if s.fd >= 0:
-        write_message(s, UNCLAIM, <uint8_t> udp, 0, port)
-        s.messages += 1
-        if c_send(s.fd, s.buffer, MESSAGE, MSG_NOSIGNAL | MSG_DONTWAIT) == MESSAGE:
-            s.held[udp][port] = 0
+    tell(s, UNCLAIM, <uint8_t> udp, port)
     pthread_mutex_unlock(&s.lock)
 
 
@@ -275,6 +294,97 @@ cdef class SharedPorts:
         self.check(kind, number)
         with nogil:
             ports_release(&self.s.keeper, <int> kind, <uint16_t> number)
+
+    def expect(self, uint32_t kind, uint32_t number):
+        """In a forked child: a port that is about to be inherited may be bound."""
+        self.check(kind, number)
+        self.s.held[kind][number] = FAMILY
+
+    def inherit(self, uint32_t kind, uint32_t number, bytes token not None, bint yields):
+        """In a forked child: have a port that its parent has, by the parent's token. `expect` it first, and listen: from now
+        on connections come.
+
+        Raises
+        ------
+        OSError
+            ESRCH: the parent has left. EINVAL: it has no such port.
+        """
+        cdef int r
+        cdef const uint8_t *secret = <const uint8_t *> <const char *> token
+        self.check(kind, number)
+        if len(token) != TOKEN:
+            raise ValueError(f"a token has {TOKEN} bytes, not {len(token)}")
+        with nogil:
+            pthread_mutex_lock(&self.s.lock)
+            if self.s.fd < 0:
+                r = -ENETDOWN
+            else:
+                write_message(self.s, INHERIT, <uint8_t> kind, <uint8_t> yields, <uint16_t> number)
+                memcpy(self.s.buffer + HEADER + 4, secret, TOKEN)
+                r = ask_written(self.s, INHERIT)
+            pthread_mutex_unlock(&self.s.lock)
+        if r < 0:
+            raise OSError(-r, f"router {self.name!r}: port {number} of the parent: {os.strerror(-r)}")
+
+    def share(self, uint32_t kind, uint32_t number, list flows not None):
+        """Before a fork: children may come to have this port too. What one has there now, one keeps.
+
+        Parameters
+        ----------
+        kind, number : int
+            As of `claim`; a leased port becomes one's own like one that was claimed.
+        flows : list of bytes
+            Of each connection there: its own address, its peer's (16 bytes each), and the peer's port (little endian).
+
+        Raises
+        ------
+        OSError
+            EINVAL: it is not one's own.
+        """
+        cdef shared_ports_t *s = self.s
+        cdef bytes piece
+        cdef const char *bytes_
+        cdef size_t length
+        cdef uint32_t i, n
+        cdef int r
+        self.check(kind, number)
+        with nogil:
+            r = exchange(s, SHARE, <uint8_t> kind, 0, <uint16_t> number)
+        if r < 0:
+            raise OSError(-r, f"router {self.name!r}: port {number}: {os.strerror(-r)}")
+        for first in range(0, len(flows), FLOWS_MOST):
+            piece = b"".join(flows[first:first + FLOWS_MOST])
+            bytes_, length = piece, len(piece)
+            with nogil:
+                pthread_mutex_lock(&s.lock)
+                if s.fd >= 0:
+                    write_message(s, FLOWS, <uint8_t> kind, 0, <uint16_t> number)
+                    s.buffer[HEADER + 1] = <uint8_t> (length // FLOW)
+                    memcpy(s.buffer + HEADER + 4, bytes_, length)
+                    s.messages += 1
+                    c_send(s.fd, s.buffer, MESSAGE, MSG_NOSIGNAL)
+                pthread_mutex_unlock(&s.lock)
+        if kind > 1:
+            return
+        with nogil:
+            pthread_mutex_lock(&s.lock)
+            if s.held[kind][number] & HOW == LEASED:
+                n = s.n_leased[kind]
+                for i in range(n):
+                    if s.leased[kind][i] == number:
+                        s.leased[kind][i] = s.leased[kind][n - 1]
+                        s.n_leased[kind] = n - 1
+                        break
+            s.held[kind][number] = FAMILY
+            pthread_mutex_unlock(&s.lock)
+
+    def stay(self, uint32_t kind, uint32_t number):
+        """After children had this port, and connections went to them alone: want some again."""
+        self.check(kind, number)
+        with nogil:
+            pthread_mutex_lock(&self.s.lock)
+            tell(self.s, STAY, <uint8_t> kind, <uint16_t> number)
+            pthread_mutex_unlock(&self.s.lock)
 
     def held(self, uint32_t kind):
         """Numbers that were claimed by name."""

@@ -59,6 +59,12 @@ MAX_COUNTERS = (BODY_BYTES - COUNTERS_REPLY_HEAD.size) // 8
 # CLAIM, UNCLAIM: kind, flags, number (`sharing`); no reply to UNCLAIM. LEASE: kind; reply: how many ports, the ports
 CLAIM = struct.Struct("<BBH")
 LEASE = struct.Struct("<B")
+# SHARE, STAY: as CLAIM; no reply to STAY. INHERIT: kind, whether the parent yields, number, the parent's token.
+# FLOWS: kind, how many, number, and of each connection there the own address, the peer's and its port; no reply
+INHERIT = struct.Struct("<BBH16s")
+FLOWS = struct.Struct("<BBH")
+FLOW = struct.Struct("<16s16sH")
+MAX_FLOWS = (BODY_BYTES - FLOWS.size) // FLOW.size
 LEASE_REPLY = struct.Struct("<H64H")
 # CAPTURE: id (0: end the capture of this connection), ring capacity, snap length; the router's owner only.
 # reply: ring capacity, generation, packets captured, packets missed; with it the descriptors of a channel, side b,
@@ -95,6 +101,10 @@ class Type(enum.IntEnum):
     UPLINKS = 11
     ROUTE = 12
     ROUTES = 13
+    INHERIT = 14
+    STAY = 15
+    SHARE = 16
+    FLOWS = 17
 
 
 class Capability(enum.IntFlag):
@@ -113,6 +123,12 @@ class Backend(enum.IntEnum):
 
 class ProtocolError(Exception):
     """The other side broke the protocol: the connection is closed."""
+
+
+def unpack_flows(body: bytes) -> tuple[int, int, list[tuple[bytes, bytes, int]]]:
+    """Kind, number and flows of FLOWS; what says that it has more than fit is cut."""
+    kind, n, number = FLOWS.unpack_from(body)
+    return kind, number, [FLOW.unpack_from(body, FLOWS.size + FLOW.size * i) for i in range(min(n, MAX_FLOWS))]
 
 
 def pack(kind: int, sequence: int, body: bytes = b"", status: int = 0) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import hmac
 import ipaddress
 import itertools
 import logging
@@ -567,6 +568,28 @@ class Router:
             self._sharer(connection).release(connection.attachment.port, kind, number)
             if self._memory is not None:
                 self._memory.has_not(connection.attachment, {(kind, number)})
+
+    def inherit(self, connection: Connection, kind: int, yields: int, number: int, token: bytes) -> None:
+        """A port of the attachment that the token is of, for that of this connection: a child of its process."""
+        with self._lock:
+            shared = self._sharer(connection)
+            parent = next((a for a in self._attached.values() if a.token and hmac.compare_digest(a.token, token)), None)
+            if parent is None:
+                raise RouterError(errno.ESRCH, "no attachment has this token: the parent has left the router")
+            shared.inherit(connection.attachment.port, parent.port, kind, number, bool(yields))
+
+    def share(self, connection: Connection, kind: int, flags: int, number: int) -> None:
+        """A port that children of the attachment's process may come to have."""
+        with self._lock:
+            self._sharer(connection).share(connection.attachment.port, kind, number)
+
+    def know(self, connection: Connection, kind: int, number: int, flows: list[tuple[bytes, bytes, int]]) -> None:
+        with self._lock:
+            self._sharer(connection).know(connection.attachment.port, kind, number, flows)
+
+    def stay(self, connection: Connection, kind: int, flags: int, number: int) -> None:
+        with self._lock:
+            self._sharer(connection).stay(connection.attachment.port, kind, number)
 
     def lease(self, connection: Connection, kind: int) -> bytes:
         """Ports for the attachment's connections that go out."""

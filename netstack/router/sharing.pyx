@@ -2,13 +2,15 @@
 """What control may ask about the addresses that stacks share: who joins, who has which port (``claims``)."""
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 import os
 
 from netstack.address cimport address_parse, address_t
 from netstack.errors import ConfigError
 from netstack.router.claims cimport (
-    CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claims_claim, claims_join, claims_lease, claims_new, claims_promise, claims_release,
+    CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claims_claim, claims_inherit, claims_join, claims_lease, claims_new,
+    claims_promise, claims_release, claims_share, claims_stay, flow_learn, group_has, names_t,
     LEASE_PORTS, sharer_t,
 )
 from netstack.router.forwarding cimport Forwarder
@@ -123,6 +125,81 @@ cdef class SharedAddresses:
         with nogil:
             enter(f)
             claims_promise(f.claims, kind, number, uid, until_ns)
+            leave(f)
+
+    def share(self, uint64_t ident, uint32_t kind, uint32_t number):
+        """A process is about to fork: this port of its own may come to be its children's too (`inherit`).
+
+        Raises
+        ------
+        OSError
+            EINVAL: it has no such port.
+        """
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        cdef int r
+        with nogil:
+            enter(f)
+            r = claims_share(f.claims, port, kind, number)
+            leave(f)
+        if r < 0:
+            raise OSError(-r, f"port {number}: {os.strerror(-r)}")
+
+    def know(self, uint64_t ident, uint32_t kind, uint32_t number, flows):
+        """Connections that a process has at a port that it shares: ``(own address, peer's address, peer's port)``."""
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        cdef names_t names
+        memset(&names, 0, sizeof(names))
+        if kind > CLAIM_UDP or not 0 < number < 65536:
+            return
+        names.kind = kind
+        names.lport = <uint16_t> number
+        for own, other, rport in flows:
+            address_parse(own, &names.local)
+            address_parse(other, &names.remote)
+            names.rport = rport
+            with nogil:
+                enter(f)
+                if f.claims.numbers[kind][number].group != NULL and group_has(f.claims.numbers[kind][number].group, port):
+                    flow_learn(f.claims, port, &names, time_of(f))
+                leave(f)
+
+    def inherit(self, uint64_t ident, uint64_t parent, uint32_t kind, uint32_t number, bint yields):
+        """A forked child has a port of its parent too.
+
+        Parameters
+        ----------
+        ident, parent : int
+            The attachments of both.
+        kind, number : int
+            `TCP` or `UDP`, and which.
+        yields : bool
+            Nobody in the parent waits for connections there: new ones go to the children, as long as there is one.
+
+        Raises
+        ------
+        OSError
+            EINVAL: the parent does not share such a port. EPERM: another user's. ENOBUFS: too many children.
+        """
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        cdef port_t *whose = self.forwarder.port(parent)
+        cdef int r
+        with nogil:
+            enter(f)
+            r = claims_inherit(f.claims, port, whose, kind, number, yields)
+            leave(f)
+        if r < 0:
+            raise OSError(-r, f"port {number} of a parent: {os.strerror(-r)}")
+
+    def stay(self, uint64_t ident, uint32_t kind, uint32_t number):
+        """A parent looks at its listener again: it yields no more."""
+        cdef forwarder_t *f = self.forwarder.f
+        cdef port_t *port = self.forwarder.port(ident)
+        with nogil:
+            enter(f)
+            claims_stay(f.claims, port, kind, number)
             leave(f)
 
     def release(self, uint64_t ident, uint32_t kind, uint32_t number):

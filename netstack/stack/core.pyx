@@ -24,7 +24,7 @@ from netstack.ip.igmp cimport igmp_input
 from netstack.ip.interface cimport (
     CLAIM_FULL, CLAIM_OK, CLAIM_UNREACHABLE, PROTOCOL_CONSUMED, PROTOCOL_NOTHING,
     interface_add_address, interface_advance, interface_claim, interface_commit, interface_flush,
-    interface_free, interface_has_address, interface_init, interface_input, interface_mtu, interface_next_deadline, packet_in_t,
+    interface_free, interface_has_address, interface_init, interface_input, interface_is_broadcast, interface_mtu, interface_next_deadline, packet_in_t,
     packet_out_t, packet_payload,
 )
 from netstack.ip.ipv6 cimport ipv6_again
@@ -35,7 +35,7 @@ from netstack.ip.reassembly cimport (
 from netstack.ip.route cimport route_add, route_free, route_init, route_lookup, route_remove
 from netstack.ip.shared cimport ip_init, reset_may_send
 from netstack.ip.source cimport source_address
-from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, MEDIA_ETHERNET, frame_t
+from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, LINK_NOWHERE, MEDIA_ETHERNET, frame_t
 from netstack.sock cimport SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SF_V6ONLY, SOCK_TCP
 from netstack.stack.datagrams cimport icmp_arrives, on_unreachable, udp_input, wake_datagram_waiters
 from netstack.stack.raw cimport raw_input
@@ -297,6 +297,7 @@ cdef tcb_t *on_spawn(void *context, const request_t *r) noexcept nogil:
     child.ttl = listener.ttl
     child.hops = listener.hops
     child.tos = listener.tos
+    child.tclass = listener.tclass
     settings_share(child, listener)
     child.modes |= listener.modes & (TM_SNDBUF_SET | TM_RCVBUF_SET)
     i = stack_route(stack, &child.remote, &child.next_hop)
@@ -357,11 +358,20 @@ cdef int stack_route(const stack_t *stack, const address_t *dst, address_t *next
     if address_is_link_local(dst) or address_is_multicast6(dst):
         next_hop[0] = dst[0]                           # one of our links, the first where a group names none
         i = <int> address_zone(dst) - 1 if address_is_link_local(dst) else 0
-        return i if 0 <= i < <int> stack.interface_count else -1
+        if i < 0 or i >= <int> stack.interface_count:
+            return -1
+        return -1 if address_is_link_local(dst) and stack.interfaces[i].link.capabilities & LINK_NOWHERE else i
     i = route_lookup(&stack.routes, dst, next_hop)
-    if i >= <int> stack.interface_count:
+    if i < 0 or i >= <int> stack.interface_count:
+        return -1
+    if stack.interfaces[i].link.capabilities & LINK_NOWHERE and not is_group(stack.interfaces[i], dst):
         return -1
     return i
+
+
+cdef bint is_group(const interface_t *ifc, const address_t *dst) noexcept nogil:
+    """What our own sockets may hear, even where nobody else is."""
+    return address_is_v4(dst) and ((<const uint8_t *> dst)[12] >> 4 == 14 or interface_is_broadcast(ifc, address_v4(dst)))
 
 
 cdef bint stack_source(const stack_t *stack, int interface, const address_t *dst, address_t *out) noexcept nogil:
@@ -694,7 +704,7 @@ cdef int stack_send_planned(stack_t *stack, tcb_t *tcb, const plan_t *plan, cons
         write_ipv4(header, address_v4(&tcb.local), address_v4(&tcb.remote), PROTOCOL_TCP, header_length + plan.length,
                    tcb.tos | plan.ecn, tcb.ttl, 0, True)
     else:
-        write_ipv6(header, &tcb.local, &tcb.remote, PROTOCOL_TCP, plan.header_length + plan.length, tcb.tos | plan.ecn,
+        write_ipv6(header, &tcb.local, &tcb.remote, PROTOCOL_TCP, plan.header_length + plan.length, tcb.tclass | plan.ecn,
                    tcb.hops, tcb.flow_label)
     if header_length == 52:
         memcpy(out.ip, header, 52)                     # the usual one: a length the compiler knows

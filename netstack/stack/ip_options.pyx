@@ -85,10 +85,10 @@ cdef int ip_option_set(stack_t *stack, udp_endpoint_t *ep, int level, int name, 
         return set_coverage(ep, name, value, n)
     if n >= 4:
         memcpy(&v, value, 4)
+    elif level == SOL_IPV6:
+        return -EINVAL if want else -ENOPROTOOPT       # another may know it
     elif n >= 1:
         v = value[0]
-    else:
-        return -EINVAL
     if want:
         if v:
             ep.wants |= want
@@ -114,7 +114,9 @@ cdef int ip_option_set(stack_t *stack, udp_endpoint_t *ep, int level, int name, 
 
 cdef int set_checksum(udp_endpoint_t *ep, int32_t offset) noexcept nogil:
     """RFC 3542 section 3.1: an even offset, or -1; ICMPv6 has its own place."""
-    if ep.sock.kind != SOCK_RAW or ep.protocol == IPPROTO_ICMPV6 or offset > 0xffff or (offset > 0 and offset & 1):
+    if ep.sock.kind != SOCK_RAW:
+        return -ENOPROTOOPT
+    if ep.protocol == IPPROTO_ICMPV6 or offset > 0xffff or (offset > 0 and offset & 1):
         return -EINVAL
     if offset < 0:
         ep.modes &= ~<uint16_t> EM_CHECKSUM

@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset, strlen
 from netstack.clock cimport NS_PER_S
 from netstack.sock cimport (
     EVENT_OUT, SF_BROADCAST, SF_KEEPALIVE, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SOCK_PING, SOCK_RAW, SOCK_TCP,
-    SOCK_UDPLITE, sock_event,
+    SOCK_UDPLITE, kind_is_udp, sock_event,
 )
 from netstack.stack.ip_options cimport ip_option_get, ip_option_set, ip_sysctl_get, ip_sysctl_set, is_ip_sysctl
 from netstack.stack.options6 cimport (
@@ -36,6 +36,7 @@ cdef enum:
     SOL_SOCKET = 1
     SOL_IP = 0
     SOL_TCP = 6
+    SOL_UDP = 17
     SOL_IPV6 = 41
     SO_REUSEADDR = 2
     SO_TYPE = 3
@@ -106,10 +107,29 @@ cdef uint32_t buffer_size(int32_t asked) noexcept nogil:
     return 2 * <uint32_t> asked
 
 
+cdef bint has_level(const sock_t *sock, int level) noexcept nogil:
+    """Whether a level of options is one of this socket's protocols."""
+    if level == SOL_TCP:
+        return sock.kind == SOCK_TCP
+    if level == SOL_UDP:
+        return kind_is_udp(sock.kind)
+    if level == SOL_IPV6:
+        return sock.flags & SF_V6 != 0
+    return level == SOL_SOCKET or level == SOL_IP or sock.kind == SOCK_RAW or sock.kind == SOCK_UDPLITE
+
+
+cdef bint option_known(stack_t *stack, sock_t *sock, int level, int name) noexcept nogil:
+    cdef uint8_t value[64]
+    cdef uint32_t n = sizeof(value)
+    return option_get(stack, sock, level, name, value, &n) != -ENOPROTOOPT
+
+
 cdef int option_set(stack_t *stack, sock_t *sock, int level, int name, const uint8_t *value, uint32_t n) noexcept nogil:
     cdef int32_t v = 0
     cdef tcb_t *tcb = <tcb_t *> sock if sock.kind == SOCK_TCP else NULL
     cdef int r
+    if not has_level(sock, level):
+        return -ENOPROTOOPT
     if level == SOL_TCP and name == TCP_CONGESTION and tcb != NULL:
         return set_congestion(stack, tcb, value, n)
     if tcb == NULL and level != SOL_SOCKET:
@@ -119,8 +139,12 @@ cdef int option_set(stack_t *stack, sock_t *sock, int level, int name, const uin
     if level == SOL_TCP and name == TCP_FASTOPEN_KEY and tcb != NULL:
         return set_fastopen_key(tcb, value, n)
     if n < sizeof(int32_t):
-        if n == 1 and (level == SOL_IP or level == SOL_IPV6):
-            v = value[0]                               # IP options also come as one byte
+        if level == SOL_IP:                            # whose options also come as one byte, or none at all
+            if n == 0 and name == IP_TTL:
+                return -EINVAL
+            v = value[0] if n else 0
+        elif level == SOL_IPV6:
+            return -EINVAL if option_known(stack, sock, level, name) else -ENOPROTOOPT
         else:
             return -EINVAL
     else:
@@ -250,7 +274,7 @@ cdef int set_tcp_level(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept
 cdef int set_setting(stack_t *stack, tcb_t *tcb, int name, int32_t v) noexcept nogil:
     """Options that are kept in settings_t."""
     cdef settings_t *settings
-    if name == TCP_MAXSEG and (v < 88 or v > 32767):
+    if name == TCP_MAXSEG and v and (v < 88 or v > 32767):
         return -EINVAL
     elif (name == TCP_KEEPIDLE or name == TCP_KEEPINTVL) and (v < 1 or v > 32767):
         return -EINVAL
@@ -386,6 +410,8 @@ cdef int option_get(stack_t *stack, sock_t *sock, int level, int name, uint8_t *
     cdef tcb_t *tcb = <tcb_t *> sock if sock.kind == SOCK_TCP else NULL
     cdef udp_endpoint_t *ep = <udp_endpoint_t *> sock
     cdef int r
+    if not has_level(sock, level):
+        return -ENOPROTOOPT if sock.flags & SF_V6 else -EOPNOTSUPP     # as Linux
     if tcb == NULL and level != SOL_SOCKET:
         r = ip_option_get(stack, ep, level, name, value, n)
         if r != -ENOPROTOOPT:

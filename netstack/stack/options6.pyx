@@ -51,9 +51,9 @@ cdef int set_class(sock_t *sock, int32_t v) noexcept nogil:
     if v == -1:
         v = 0
     if sock.kind == SOCK_TCP:
-        (<tcb_t *> sock).tos = <uint8_t> (v & ~3)      # the ECN bits are TCP's own
+        (<tcb_t *> sock).tclass = <uint8_t> (v & ~3)      # the ECN bits are TCP's own
     else:
-        (<udp_endpoint_t *> sock).tos = <uint8_t> v
+        (<udp_endpoint_t *> sock).tclass = <uint8_t> v
     return 0
 
 
@@ -141,7 +141,7 @@ cdef int ipv6_option_get(stack_t *stack, sock_t *sock, int name, int32_t *v) noe
     elif name == IPV6_UNICAST_HOPS:
         v[0] = tcb.hops if sock.kind == SOCK_TCP else ep.hops
     elif name == IPV6_TCLASS:
-        v[0] = tcb.tos if sock.kind == SOCK_TCP else ep.tos
+        v[0] = tcb.tclass if sock.kind == SOCK_TCP else ep.tclass
     elif name == IPV6_RECVERR:
         v[0] = 0
     elif name == IPV6_MTU:

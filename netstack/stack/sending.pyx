@@ -109,9 +109,9 @@ cdef int choose_way(stack_t *stack, const udp_endpoint_t *ep, const endpoint_t *
                 return -EADDRNOTAVAIL
             address_from_v4(&way.source, 0)            # a host that has no address yet asks for one (RFC 2131 section 4.1)
     if address_is_v4(&way.source) != address_is_v4(dst):
-        return -EINVAL
+        return -ENETUNREACH if address_is_v4(dst) else -EINVAL
     way.ttl = ep.multicast_ttl if way.group else stack_hop_limit(stack, i, dst, ep.ttl if address_is_v4(dst) else ep.hops)
-    way.tos = ep.tos
+    way.tos = ep.tos if address_is_v4(dst) else ep.tclass
     if how != NULL and how.ttl >= 0:
         way.ttl = <uint8_t> how.ttl
     if how != NULL and how.tos >= 0:

@@ -17,6 +17,7 @@ cdef int sock_open(stack_t *stack, int family, int type, int protocol, sock_t **
 cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexcept nogil
 cdef int sock_connect(stack_t *stack, sock_t *sock, const endpoint_t *remote) noexcept nogil     # TCP: -EINPROGRESS
 cdef int sock_listen(stack_t *stack, sock_t *sock, int backlog) noexcept nogil
+cdef void sock_defer(sock_t *sock, bint on) noexcept nogil               # of a listener: pass over SYNs
 cdef int sock_accept(stack_t *stack, sock_t *sock, sock_t **out) noexcept nogil                  # -EAGAIN
 # flags: MSG_PEEK 2, MSG_DONTWAIT (ignored here), MSG_MORE 0x8000, MSG_NOSIGNAL (ignored), MSG_TRUNC 0x20
 cdef ssize_t sock_send(stack_t *stack, sock_t *sock, const uint8_t *data, size_t n, int flags) noexcept nogil

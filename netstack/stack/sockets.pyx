@@ -2,7 +2,7 @@
 
 from libc.errno cimport (
     EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EALREADY, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN,
-    ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, EPROTONOSUPPORT, EACCES,
+    EMSGSIZE, ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, EPROTONOSUPPORT, EACCES,
 )
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -182,6 +182,7 @@ cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) no
 
 cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexcept nogil:
     cdef endpoint_t e = local[0]
+    cdef bint bound
     cdef int r
     if sock.kind == SOCK_RAW:
         r = fit_address(stack, sock, &e)
@@ -192,7 +193,8 @@ cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexce
             return -EADDRNOTAVAIL
         (<udp_endpoint_t *> sock).local = e.address
         return 0
-    if local_port(sock) or (sock.kind == SOCK_TCP and (<tcb_t *> sock).state != CLOSED):
+    bound = local_port(sock) or (sock.kind == SOCK_TCP and (<tcb_t *> sock).state != CLOSED)
+    if bound and sock.flags & SF_V6:
         return -EINVAL
     r = fit_address(stack, sock, &e)
     if r < 0:
@@ -200,6 +202,8 @@ cdef int sock_bind(stack_t *stack, sock_t *sock, const endpoint_t *local) noexce
     if not address_is_any(&e.address) and not stack_is_local(stack, &e.address) and \
             not (kind_is_udp(sock.kind) and is_broadcast(stack, &e.address)):
         return -EADDRNOTAVAIL
+    if bound:                                          # as Linux: IPv4 looks at the address first
+        return -EINVAL
     if e.port == 0:
         e.port = free_port(stack, sock, &e.address)
         if e.port == 0:
@@ -298,7 +302,7 @@ cdef int connect_datagram(stack_t *stack, udp_endpoint_t *ep, const endpoint_t *
     if i < 0 or not stack_source(stack, i, &to.address, &source):
         return -ENETUNREACH
     if not address_is_any(&ep.local) and address_is_v4(&ep.local) != address_is_v4(&to.address):
-        return -EINVAL
+        return -ENETUNREACH if address_is_v4(&to.address) else -EINVAL
     if ep.lport == 0:
         ep.lport = free_port(stack, &ep.sock, &source)
         if ep.lport == 0:
@@ -320,6 +324,11 @@ cdef bint is_multicast(const address_t *a) noexcept nogil:
     return p[12] >> 4 == 14 if address_is_v4(a) else p[0] == 0xff
 
 
+cdef bint stood(const tcb_t *tcb) noexcept nogil:
+    """A connection that has ended: the peer's SYN was seen. As Linux, its socket does not begin anew."""
+    return tcb.state == CLOSED and tcb.peer_mss != 0
+
+
 cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to, bint fast, const uint8_t *data, size_t n,
                      size_t *taken) noexcept nogil:
     """fast: by Fast Open, with as much of the data on the SYN as fits; *taken* says how much."""
@@ -336,7 +345,7 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to, bint fast
         return -EISCONN                                # as Linux: it said so when connect() returned
     if tcb.state == SYN_SENT or tcb.state == SYN_RCVD:
         return -EALREADY
-    if tcb.state != CLOSED:
+    if tcb.state != CLOSED or stood(tcb):
         return -EISCONN
     if to.port == 0:
         return -EADDRNOTAVAIL
@@ -346,7 +355,7 @@ cdef int connect_tcp(stack_t *stack, tcb_t *tcb, const endpoint_t *to, bint fast
     if i < 0 or not stack_source(stack, i, &to.address, &source):
         return -ENETUNREACH
     if not address_is_any(&tcb.local) and address_is_v4(&tcb.local) != address_is_v4(&to.address):
-        return -EINVAL
+        return -ENETUNREACH if address_is_v4(&to.address) else -EINVAL
     tcb.route_interface = <uint8_t> i
     tcb.remote = to.address
     tcb.rport = to.port
@@ -462,7 +471,7 @@ cdef int sock_listen(stack_t *stack, sock_t *sock, int backlog) noexcept nogil:
     cdef tcb_t *tcb = <tcb_t *> sock
     if sock.kind != SOCK_TCP:
         return -EOPNOTSUPP
-    if tcb.state != CLOSED and tcb.state != LISTEN:
+    if (tcb.state != CLOSED and tcb.state != LISTEN) or stood(tcb):
         return -EINVAL
     if tcb.lport == 0:
         set_any(sock)
@@ -482,6 +491,11 @@ cdef int sock_listen(stack_t *stack, sock_t *sock, int backlog) noexcept nogil:
     fast_open_listen(tcb)
     tcb.state = LISTEN
     return 0
+
+
+cdef void sock_defer(sock_t *sock, bint on) noexcept nogil:
+    if sock.kind == SOCK_TCP and (<tcb_t *> sock).listener != NULL:
+        (<tcb_t *> sock).listener.deferred = on
 
 
 cdef bint listener_there(stack_t *stack, tcb_t *tcb) noexcept nogil:
@@ -518,7 +532,9 @@ cdef ssize_t sock_send(stack_t *stack, sock_t *sock, const uint8_t *data, size_t
         return send_tcp(stack, <tcb_t *> sock, data, n, flags, NULL)
     ep = <udp_endpoint_t *> sock
     if not ep.connected:
-        return -EDESTADDRREQ
+        if sock.flags & SF_V6:
+            return -EDESTADDRREQ
+        return -EOPNOTSUPP if flags & MSG_OOB else -EMSGSIZE if n > 0xffff else -EDESTADDRREQ
     to.address = ep.remote
     to.port = ep.rport
     return sock_sendto(stack, sock, data, n, flags, &to)
@@ -603,6 +619,8 @@ cdef ssize_t sock_sendto(stack_t *stack, sock_t *sock, const uint8_t *data, size
                          const endpoint_t *to) noexcept nogil:
     if sock.kind == SOCK_TCP:
         return send_tcp(stack, <tcb_t *> sock, data, n, flags, to)
+    if flags & MSG_OOB and not sock.flags & SF_V6:     # as Linux, which lets it pass in IPv6
+        return -EOPNOTSUPP
     return datagram_send(stack, <udp_endpoint_t *> sock, data, n, to, NULL)
 
 
@@ -640,6 +658,8 @@ cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, in
     if n > 0x7fffffff:
         n = 0x7fffffff
     if flags & MSG_OOB:
+        if tcb.state == LISTEN:
+            return -ENOTCONN
         return -EINVAL                                 # as Linux with SO_OOBINLINE: urgent data is in the stream
     got = receive_take(tcb, data, <uint32_t> n, flags & MSG_PEEK)
     if got:
@@ -647,8 +667,8 @@ cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, in
             connection_consumed(tcb)
             stack_settle(stack)
         return got
-    if n == 0 and tcb.state >= ESTABLISHED:
-        return 0
+    if n == 0 and tcb.rcv_nxt != tcb.rcv_read and tcb.listener == NULL:
+        return 0                                       # there are bytes
     if tcb.flags & TF_FIN_RECEIVED:
         return 0                                       # as Linux: of a reset behind the end of the stream writers hear
     if sock.error:
@@ -658,7 +678,7 @@ cdef ssize_t sock_recv(stack_t *stack, sock_t *sock, uint8_t *data, size_t n, in
     if tcb.flags & TF_SHUT_RD or tcb.state == TIME_WAIT:
         return 0
     if tcb.state == CLOSED:
-        return 0 if tcb.peer_mss else -ENOTCONN        # it stood once: the peer's SYN was seen
+        return 0 if stood(tcb) else -ENOTCONN
     if tcb.state == LISTEN:
         return -ENOTCONN
     return -EAGAIN
@@ -757,7 +777,9 @@ cdef int sock_shutdown(stack_t *stack, sock_t *sock, int how) noexcept nogil:
         tcb.lport = 0
         stack_settle(stack)
         return 0
-    if tcb.state == CLOSED or tcb.state == LISTEN or tcb.state == SYN_SENT:
+    if tcb.state == LISTEN:
+        return 0                                       # SHUT_WR: as Linux, nothing to end
+    if tcb.state == CLOSED or tcb.state == SYN_SENT:
         return -ENOTCONN
     if how == 0 or how == 2:
         tcb.flags |= TF_SHUT_RD

@@ -25,7 +25,7 @@ from netstack.ip.interface cimport (
 from netstack.ip.neighbor cimport NEIGHBOR_FREE
 from netstack.ip.route cimport address_in_prefix, route_add, route_remove
 from netstack.ip.trial cimport acd_t
-from netstack.link.link cimport Link, MEDIA_ETHERNET
+from netstack.link.link cimport Link, LINK_NOWHERE, MEDIA_ETHERNET
 from netstack.link.queue cimport QueueLink, queue_link_push
 from netstack.sock cimport SF_ORPHAN, SF_V6, SOCK_TCP
 from netstack.stack.core cimport (
@@ -120,7 +120,7 @@ cdef class Stack:
     config : StackConfig, optional
         Interfaces, addresses, seed, settings. Without it keyword arguments make one.
     links : sequence of Link, optional
-        One per interface of the config. Without them each interface has a queue, filled by `input` and emptied by
+        One per interface of the config; None is an interface that leads nowhere. Without them each interface has a queue, filled by `input` and emptied by
         `pop_output`.
 
     Notes
@@ -164,6 +164,9 @@ cdef class Stack:
         for i, settings_of in enumerate(config.interfaces):
             if links is None:
                 link = QueueLink(mtu=settings_of.mtu, media=settings_of.media)
+            elif links[i] is None:
+                link = QueueLink(mtu=settings_of.mtu, media=settings_of.media)
+                link.link.capabilities |= LINK_NOWHERE
             else:
                 link = links[i]
             self.add_interface(link, settings_of, seed)

@@ -177,6 +177,8 @@ cdef DropReason syn_for_listener(tcb_t *listener, const segment_t *seg, const ui
     cdef request_t fresh
     cdef request_t *r
     cdef bint cookie = False
+    if l.deferred:
+        return DROP_TCP_BACKLOG
     # Names that lived a minute ago are a peer who can hear us: those need no cookie.
     if above == NULL and (tcp.config.syncookies == 2 or l.syn_count >= queue_limit(l)):
         if not tcp.config.syncookies:
@@ -259,7 +261,7 @@ cdef void request_answer(const tcp_t *tcp, const request_t *r, bare_t *out) noex
     out.wnd = r.window
     out.interface = r.interface
     out.ttl = listener.ttl if address_is_v4(&r.remote) else listener.hops
-    out.tos = listener.tos
+    out.tos = listener.tos if address_is_v4(&r.remote) else listener.tclass
     out.mss = listener.settings.user_mss if listener.settings.user_mss and listener.settings.user_mss < r.mss else r.mss
     out.wscale = r.rcv_wscale if r.flags & RQ_WSCALE else 255
     out.sack_permitted = (r.flags & RQ_SACK) != 0

@@ -395,6 +395,7 @@ cdef struct listener_t:
     int64_t refused_ns           # the second refused counts in: ACKs that bear no cookie and were answered by RST
     uint32_t refused
     uint32_t refused_limit
+    uint8_t deferred             # SYNs are passed over: they come again, and by then another process may take them
     uint32_t fast_open_count     # children whose handshake is not over, and resets remembered
     uint32_t reset_count
     uint32_t reset_first
@@ -533,7 +534,8 @@ cdef struct tcb_t:
     uint8_t syn_retries
     uint8_t ttl                  # of IPv4 packets
     uint8_t hops                 # of IPv6 packets
-    uint8_t tos
+    uint8_t tos                  # of IPv4 packets
+    uint8_t tclass               # of IPv6 packets
     uint8_t route_interface      # where packets leave; 255: not looked up
     uint8_t fast_open_fail
     int32_t soft_error           # what ICMP said; reported when the connection times out (RFC 5927)

@@ -84,7 +84,8 @@ cdef struct udp_endpoint_t:
     uint8_t shutdown             # 1 read, 2 write
     uint8_t ttl                  # of IPv4 packets
     uint8_t hops                 # of IPv6 packets
-    uint8_t tos
+    uint8_t tos                  # of IPv4 packets
+    uint8_t tclass               # of IPv6 packets
     uint8_t protocol             # of a raw socket
     uint8_t pmtu_discovery       # PMTU_*
     uint8_t multicast_ttl        # hop limit of datagrams to groups

@@ -22,9 +22,14 @@ class Result(unittest.TestResult):
         super().__init__()
         self._emit = emit
         self._provider = provider
+        self._test = None
 
     def startTest(self, test):  # noqa: N802 - unittest's
         super().startTest(test)
+        self._begin(test)
+
+    def _begin(self, test):
+        self._test = test
         self._status, self._why, self._begun = "pass", "", time.monotonic()
         self._provider.begin(test.id())
         self._emit(start=test.id())
@@ -42,6 +47,8 @@ class Result(unittest.TestResult):
         self._set("fail", err[1])
 
     def addSkip(self, test, reason):  # noqa: N802
+        if self._test is not test:             # CPython 3.12.1 ends skipped tests that it did not begin
+            self._begin(test)
         self._set("skip", reason)
 
     def addExpectedFailure(self, test, err):  # noqa: N802

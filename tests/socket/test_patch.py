@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 
 import netstack
+from netstack import handle
 from netstack.errors import NetstackError
 from netstack.patching import StaleReferenceWarning, replaced, stale_references
 
@@ -98,14 +99,80 @@ def test_kernel_sockets_stay_kernel_sockets(host):
             assert s.gettimeout() == s.timeout == 1.0
 
 
-def test_a_socket_of_the_stack_refuses_what_only_descriptors_can(host):
-    with host.socket() as s:
-        for call in (lambda: s.set_inheritable(True), lambda: netstack.socket.socket(fileno=s.fileno())):
-            with pytest.raises(OSError, match="stack"):
-                call()
+def test_a_descriptor_s_number_means_its_socket(host):
+    """As with a kernel's descriptors: two objects of one number, the end of one is the end of both."""
+    s = host.socket()
+    s.bind(("127.0.0.1", 0))
+    twin = netstack.socket.socket(fileno=s.fileno())
+    assert twin.getsockname() == s.getsockname() and twin.fileno() == s.fileno()
+    twin.close()
+    for call in (s.listen, s.close):
         with pytest.raises(OSError) as failure:
-            s.detach()
-        assert failure.value.errno == errno.ENOTCONN
+            call()
+        assert failure.value.errno == errno.EBADF
+    assert s.fileno() == -1
+
+
+def test_a_descriptor_that_was_detached_can_be_a_socket_again(host):
+    for type in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        s = host.socket(type=type)
+        s.bind(("127.0.0.1", 0))
+        address = s.getsockname()
+        fd = s.detach()
+        assert fd >= 0 and s.fileno() == -1
+        with netstack.socket.socket(fileno=fd) as again:
+            assert again.getsockname() == address and again.host is host and again.type == type
+        with pytest.raises(OSError):
+            os.fstat(fd)
+    with host.patch():
+        fd = socket.socket().detach()
+        socket.close(fd)
+        with pytest.raises(OSError):
+            os.fstat(fd)
+
+
+def test_one_of_two_objects_may_give_the_descriptor_to_the_other(host):
+    s = host.socket()
+    with netstack.socket.socket(fileno=s.fileno()) as other:
+        assert s.detach() == other.fileno() and s.fileno() == -1
+        other.bind(("127.0.0.1", 0))
+
+
+def test_socket_close_closes_a_socket_of_the_stack(host):
+    with host.patch():
+        s = socket.socket()
+        s.bind(("127.0.0.1", 0))
+        address = s.getsockname()
+        socket.close(s.fileno())
+        with pytest.raises(OSError):
+            s.listen()
+        with pytest.raises(OSError):
+            s.close()
+        with socket.socket() as again:
+            again.bind(address)
+        with pytest.raises(OSError):
+            socket.close(-1)
+        a, b = socket.socketpair()
+        b.close()
+        socket.close(a.detach())
+
+
+def test_inheritance_is_the_descriptor_s(host):
+    with host.socket() as s:
+        assert not s.get_inheritable()
+        s.set_inheritable(True)
+        assert s.get_inheritable() and os.get_inheritable(s.fileno())
+
+
+def test_a_file_with_the_inode_of_a_socket_is_no_socket(host, tmp_path):
+    with host.socket() as s, open(tmp_path / "file", "w") as file:
+        handle.readiness_files[os.fstat(file.fileno()).st_ino] = s._handle
+        with pytest.raises(OSError) as failure:
+            netstack.socket.socket(fileno=file.fileno())
+        assert failure.value.errno == errno.ENOTSOCK
+
+
+def test_a_socket_needs_a_host():
     with pytest.raises(NetstackError, match="no host"):
         netstack.socket.socket()
 
@@ -256,7 +323,8 @@ def test_sockets_go_to_the_host_that_reaches_the_address(two):
         assert answer_of(a) == (b"first", first)
         assert answer_of(b) == (b"second", second)
         with socket.socket(type=socket.SOCK_DGRAM) as s:       # nobody reaches it: it is the first host's business
-            s.connect(("192.0.2.1", 9))
+            with pytest.raises(OSError, match="unreachable"):
+                s.connect(("192.0.2.1", 9))
             assert s.host is first
         for bound, expected in (("10.6.0.1", second), ("10.5.0.1", first), ("", first), ("127.0.0.1", first)):
             with socket.socket() as s:

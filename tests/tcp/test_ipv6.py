@@ -122,7 +122,9 @@ def test_congestion_is_told_in_the_traffic_class():
     far.iss = answer[TCP].seq
     far.give(far.tcp("AC", 101, far.iss + 1))
     sock, _ = server.accept()
-    sock.setsockopt(0, 1, 0xB8)
+    sock.setsockopt(0, 1, 0x40)                        # IP_TOS is of IPv4 peers
+    sock.setsockopt(41, 67, 0xB8)                      # IPV6_TCLASS
+    assert sock.getsockopt(0, 1) == 0x40 and sock.getsockopt(41, 67) == 0xB8
     marked = far.tcp("PAEN", 101, far.iss + 1, b"x" * 100)
     marked[IPv6].tc = 3
     [ack] = far.give(marked)
