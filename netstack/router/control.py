@@ -6,6 +6,7 @@ for is done by the router (`netstack.router.router`), which this module knows by
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -82,15 +83,17 @@ class ControlServer:
         self._failures_fd = -1
         self._lock_fd = self._take_lock()
         self._thread: threading.Thread | None = None
-        try:
-            self._listener = self._listen()
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._lock_fd)
+            self._listener = undo.enter_context(self._listen())
+            undo.callback(os.unlink, self.path)
             self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            self._epoll = select.epoll()
+            undo.callback(os.close, self._wake_read)
+            undo.callback(os.close, self._wake_write)
+            self._epoll = undo.enter_context(select.epoll())
             self._epoll.register(self._listener, select.EPOLLIN)
             self._epoll.register(self._wake_read, select.EPOLLIN)
-        except BaseException:
-            os.close(self._lock_fd)
-            raise
+            undo.pop_all()
 
     def _take_lock(self) -> int:
         fd = os.open(self.path[:-5] + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -7,6 +7,7 @@ socket need not be who may look at processes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -231,20 +232,26 @@ class MetricsServer:
 
     def __init__(self, router: Router, where: str):
         self._router = router
-        self._listener = listen(where)
-        self._listener.setblocking(False)
-        name = self._listener.getsockname()
-        self._path = name if isinstance(name, str) else ""
-        self.address = f"unix:{name}" if self._path else f"[{name[0]}]:{name[1]}" if ":" in name[0] else \
-            f"{name[0]}:{name[1]}"
-        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._scrapers: set[_Scraper] = set()
         self._stopping = False
-        self._thread = threading.Thread(target=self._serve, name="netstack-metrics", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as undo:
+            self._listener = undo.enter_context(listen(where))
+            self._listener.setblocking(False)
+            name = self._listener.getsockname()
+            self._path = name if isinstance(name, str) else ""
+            if self._path:
+                undo.callback(os.unlink, self._path)
+            self.address = f"unix:{name}" if self._path else f"[{name[0]}]:{name[1]}" if ":" in name[0] else \
+                f"{name[0]}:{name[1]}"
+            self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.callback(os.close, self._wake_read)
+            undo.callback(os.close, self._wake_write)
+            self._selector = undo.enter_context(selectors.DefaultSelector())
+            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._selector.register(self._wake_read, selectors.EVENT_READ)
+            self._thread = threading.Thread(target=self._serve, name="netstack-metrics", daemon=True)
+            self._thread.start()
+            undo.pop_all()
 
     def close(self) -> None:
         """End the thread and all connections; the socket's name is gone afterwards."""

@@ -6,6 +6,7 @@ The data path (`netstack.router.forwarding`) runs in a thread without Python; th
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import hmac
 import ipaddress
@@ -246,8 +247,11 @@ class Router:
         self._user: UserUplink | None = next((u for u in self._uplinks if u.config.kind == "user"), None)
         self._routes = StaticRoutes(self._forwarder, [pool.network for pool in self._pools], self._uplinks)
         self.path = socket_path(self.name)
-        try:
+        self._memory: Memory | None = None
+        self._metrics: MetricsServer | None = None
+        with contextlib.ExitStack() as undo:
             for uplink in self._uplinks:
+                undo.callback(uplink.close, self._forwarder)
                 uplink.open(self._forwarder)
                 self._routes.opened(uplink)
             for route in written:
@@ -255,34 +259,20 @@ class Router:
             self._control = ControlServer(
                 self.path, self, max_connections=2 * max_attachments + 64, allowed_uids=allowed_uids
             )
-        except BaseException:
-            for uplink in self._uplinks:
-                uplink.close(self._forwarder)
-            raise
-        self._next_look(time.monotonic_ns())
-        self._memory: Memory | None = None
-        if name is not None:  # nobody starts another one under a random name
-            try:
+            undo.callback(self._control.stop)
+            self._next_look(time.monotonic_ns())
+            if name is not None:  # nobody starts another one under a random name
                 self._memory = Memory(self.path[:-5] + ".leases", self._pools.pools, self._forwarder, self._shared)
-            except BaseException:
-                self._control.stop()
-                for uplink in self._uplinks:
-                    uplink.close(self._forwarder)
-                raise
-        self._control.watch(self._forwarder.fileno())
-        self._metrics: MetricsServer | None = None
-        if metrics is not None:
-            from netstack.router.metrics import MetricsServer
+            self._control.watch(self._forwarder.fileno())
+            if metrics is not None:
+                from netstack.router.metrics import MetricsServer
 
-            try:
                 self._metrics = MetricsServer(self, metrics)
-            except BaseException:
-                self._control.stop()
-                for uplink in self._uplinks:
-                    uplink.close(self._forwarder)
-                raise
-        self._forwarder.start()
-        self._control.start()
+                undo.callback(self._metrics.close)
+            self._forwarder.start()
+            undo.callback(self._forwarder.stop)
+            self._control.start()
+            undo.pop_all()
         _living.add(self)
         log.info("router %s: pool %s, control socket %s", self.name, self._pools, self.path)
         if self._memory is not None and self._memory.waiting:

@@ -81,3 +81,11 @@ def test_f14_a_router_of_another_process_takes_back_what_a_stack_could_not_take(
         assert steps(run) >= 6
         assert nursery.attachments() == {}
         wait_until(lambda: len(os.listdir(open_in_router)) <= before)
+
+
+def test_f14_a_router_is_made_or_not_at_every_limit(runtime, backend):
+    """With its control socket, the file that it writes for the next router, and a listener for its counters."""
+    def run():
+        netstack.Router(name="scarce", backend=backend, metrics="127.0.0.1:0").close()
+
+    assert steps(run) >= 10
