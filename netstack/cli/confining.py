@@ -15,17 +15,17 @@ from typing import Any
 
 import click
 
-# Read by Python itself (modules, the local time of log lines) and by what counts caches and names processes.
-READ = ("/proc", "/sys/devices/system/cpu", "/etc/localtime", "/usr/share/zoneinfo")
+# Read by Python itself (the local time of log lines), by what counts caches and names processes or networks.
+READ = ("/proc", "/sys/devices/system/cpu", "/etc/localtime", "/usr/share/zoneinfo", "/etc/machine-id")
 NAMES = ("/etc/hosts", "/etc/resolv.conf", "/etc/services", "/run/systemd/resolve")     # and by resolvers
 SHARED_MEMORY = "/dev/shm"
 CAP_NET_BIND_SERVICE = 10                # ports below 1024 of the machine
 ENVIRONMENT = "NETSTACK_CONFINE"         # "0": --no-confine, for debuggers and sanitizers that need to look inside
 
 # Modules of the standard library, extensions among them, that are imported late.
-STANDARD = ("array", "encodings.idna", "fcntl", "hashlib", "hmac", "json", "linecache", "mmap", "resource", "select",
-            "selectors", "termios", "tokenize", "traceback", "unicodedata", "zlib")
-
+STANDARD = ("array", "encodings.ascii", "encodings.idna", "encodings.latin_1", "fcntl", "hashlib", "hmac", "json",
+            "linecache", "mmap", "resource", "select", "selectors", "termios", "tokenize", "traceback", "unicodedata",
+            "zlib")
 ROUTER = ("netstack.router", "netstack.link", "rings", "posix_ipc")
 DAEMON = (*ROUTER, "netstack.daemon", "netstack.resolver", "netstack.host", "dns.message")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hmac
 import ipaddress
+import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netstack.errors import ConfigError, PoolEmptyError, RouterError
+from netstack.router.paths import runtime_folder
 from netstack.router.pool import AddressPool, Lease, format_address, is_v4, pack_address
 
 ADDRESSING = ("process", "interface")
@@ -26,20 +28,34 @@ ANY_V4, ANY_V6 = pack_address("0.0.0.0"), pack_address("::")  # asked for: which
 MACHINE_ID = "/etc/machine-id"
 
 
+def machine_identity() -> bytes:
+    """What tells this machine from others (machine-id(5)), a secret; where there is none, as in containers, one of our
+    own in the folder of control sockets."""
+    try:
+        with open(MACHINE_ID, "rb") as file:
+            if identity := bytes.fromhex(file.read().decode().strip()):
+                return identity
+    except (OSError, ValueError):
+        pass
+    path = os.path.join(runtime_folder(), "identity")
+    made = secrets.token_bytes(16)
+    try:
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(made)
+            return made
+    except FileExistsError:
+        with open(path, "rb") as file:
+            return file.read(16) or made                 # empty: its maker has not written yet
+
+
 def unique_local_network(name: str) -> ipaddress.IPv6Network:
     """The IPv6 network of a router of this name that was given none: a /64 of a unique local /48 (RFC 4193).
 
-    Its 40 random bits come from the machine's identity (machine-id(5)) and the router's name: a router has the same
-    network each time it starts, and two routers that meet have different ones. Without an identity it is another each
-    time.
+    Its 40 random bits come from the machine's identity and the router's name: a router has the same network each time
+    it starts, and two routers that meet have different ones.
     """
-    try:
-        with open(MACHINE_ID, encoding="ascii") as file:
-            identity = bytes.fromhex(file.read().strip())
-    except (OSError, ValueError):
-        identity = b""
-    # The identity is a secret (machine-id(5)): what is seen of it is keyed by it.
-    digest = hmac.digest(identity or secrets.token_bytes(16), b"netstack router " + name.encode(), "sha256")
+    # The identity is a secret: what is seen of it is keyed by it.
+    digest = hmac.digest(machine_identity(), b"netstack router " + name.encode(), "sha256")
     return ipaddress.IPv6Network((b"\xfd" + digest[:5] + bytes(10), 64))
 
 

@@ -1,6 +1,7 @@
 """Several pools on one router: which one an address is of, what a stack gets that asks for none, and IPv6's size."""
 
 import ipaddress
+import os
 import tracemalloc
 
 import pytest
@@ -79,12 +80,17 @@ def test_default_network_of_ipv6_is_unique_local_and_stays(monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize("content", [None, "", "uninitialized\n"])
-def test_without_an_identity_the_network_is_another_each_time(monkeypatch, tmp_path, content):
+def test_without_an_identity_of_the_machine_the_folder_has_one(monkeypatch, tmp_path, runtime, content):
+    """As in containers: a router that was killed comes back with the addresses that it had given."""
     identity = tmp_path / "machine-id"
     monkeypatch.setattr("netstack.router.pools.MACHINE_ID", str(identity))
     if content is not None:
         identity.write_text(content)
-    assert len({unique_local_network("default") for _ in range(100)}) == 100
+    network = unique_local_network("default")
+    assert unique_local_network("default") == network != unique_local_network("other")
+    assert os.stat(f"{runtime}/identity").st_mode & 0o777 == 0o600
+    monkeypatch.setenv("NETSTACK_RUNTIME_DIR", str(tmp_path / "elsewhere"))
+    assert unique_local_network("default") != network
 
 
 # ---- which address

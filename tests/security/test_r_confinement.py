@@ -397,3 +397,63 @@ def test_r_a_confined_router_relays_for_its_stacks(tmp_path):
             router.terminate()
             log = router.communicate(timeout=30)[1]
         assert router.returncode == 0 and "mistake" not in log, log
+
+
+COUNTING = """
+import socket, sys, time
+s = socket.create_connection(("10.77.0.2", 7))
+s.settimeout(60)
+for i in range(int(sys.argv[1])):
+    s.sendall(b"%d" % i)
+    assert s.recv(100) == b"%d" % i
+    print(i, flush=True)
+    time.sleep(0.02)
+"""
+
+ECHOING = """
+import socket
+listener = socket.create_server(("", 7))
+print("ready", flush=True)
+s, _ = listener.accept()
+while data := s.recv(100):
+    s.sendall(data)
+"""
+
+
+def test_r_connections_outlive_a_confined_router_that_is_killed(tmp_path):
+    """F2 with the command: what the next router reads, and its networks, are within the reach of a confined one."""
+    os.chmod(tmp_path, 0o700)
+    env = {**os.environ, "NETSTACK_RUNTIME_DIR": str(tmp_path), "NETSTACK_ROUTER": "killed"}
+    run_it = [sys.executable, "-m", "netstack", "run"]
+    started = []
+
+    def start(*command, **streams):
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env, text=True, **streams))
+        return started[-1]
+
+    def router():
+        process = start(sys.executable, "-m", "netstack", "router", stderr=subprocess.PIPE)
+        line = process.stderr.readline()
+        assert "control socket" in line, line
+        return process, line.split("pool ")[1].split(", control")[0]
+
+    try:
+        first, networks = router()
+        server = start(*run_it, "--address", "10.77.0.2", "--address", "::", "--", "-c", ECHOING,
+                       stdout=subprocess.PIPE)
+        assert server.stdout.readline() == "ready\n"
+        client = start(*run_it, "--", "-c", COUNTING, "60", stdout=subprocess.PIPE)
+        for expected in range(10):
+            assert client.stdout.readline() == f"{expected}\n"
+        first.kill()
+        first.wait(30)
+        second, again = router()
+        assert again == networks
+        assert client.communicate(timeout=120)[0].split() == [str(n) for n in range(10, 60)]
+        assert client.returncode == 0
+        assert int(status(second.pid)["CapEff"], 16) == 0
+    finally:
+        for process in reversed(started):
+            if process.poll() is None:
+                process.kill()
+            process.communicate(timeout=30)
