@@ -140,6 +140,8 @@ cdef held_t *arrived(line_t *line, packet_t *p, int64_t now_ns) noexcept nogil:
     p.body_length = held.length - held.head_length
     p.segment = 0
     p.stays = False
+    p.source = 0                             # of whom nobody remembers any more
+    p.at_home = False
     return held
 
 
