@@ -266,10 +266,10 @@ class SSLSocket(ssl.SSLSocket, socket):  # type: ignore[misc]   # sendmsg is ref
         self._session = session
         self._sslobj = None
         self.server_side = server_side
-        self.server_hostname = context._encode_hostname(server_hostname)
         self.do_handshake_on_connect = do_handshake_on_connect
         self.suppress_ragged_eofs = suppress_ragged_eofs
         try:
+            self.server_hostname = context._encode_hostname(server_hostname)
             self._connected = self._is_connected()
             if self._connected:
                 self._sslobj = self._engine(server_side)
