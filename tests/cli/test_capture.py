@@ -248,7 +248,7 @@ def test_who_goes_without_a_word_leaves_no_capture_behind(router):
 
 def test_only_the_owner_may(router):
     with attach("default") as one:
-        stranger = types.SimpleNamespace(uid=4711, pid=1, capture=None)
+        stranger = types.SimpleNamespace(uid=4711, pid=1, capture=None, is_owner=False)
         with pytest.raises(RouterError, match="owner") as refused:
             router.captures.start(stranger, one.id, 1 << 20, 0)
         assert refused.value.errno == errno.EPERM and stranger.capture is None

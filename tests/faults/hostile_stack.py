@@ -17,9 +17,11 @@ from tests.router.lan import put, take
 PART = 1000                      # words between two packets, and looks at whether it is still attached
 
 
-def thrown_out(attachment) -> bool:
+def thrown_out(control) -> bool:
+    if control.socket.fileno() < 0:
+        return True
     looking = select.poll()
-    looking.register(attachment._control.socket)
+    looking.register(control.socket)
     return any(events & (select.POLLHUP | select.POLLERR) for _, events in looking.poll(0))
 
 
@@ -48,6 +50,7 @@ def main() -> None:
         except RouterError:
             continue
         attachments += 1
+        control = attachment._control
         region = attachment.link.channel._regions[1]
         consumer, capacity = region.size - 4096, 1 << region.size.bit_length() - 1
         memory = (ctypes.c_char * region.size).from_buffer(region.mapping)
@@ -60,13 +63,12 @@ def main() -> None:
             worker.join()
             done += part
             part = min(PART, count - done)
-            if not part or thrown_out(attachment):
+            if not part or thrown_out(control):
                 break
             worker = threading.Thread(target=scribble, args=(ctypes.addressof(memory), capacity, consumer,
                                                              part, seed + done, fatal))
         del memory
-        attachment._watcher.stop()
-        attachment._control.close()                      # no goodbye
+        control.close()                                  # no goodbye
     print(done, attachments, flush=True)
 
 

@@ -13,6 +13,7 @@ import textwrap
 import pytest
 
 from netstack import confinement
+from tests.router.conftest import runtime  # noqa: F401
 from tests.router.lan import wait_until
 from tests.support import ROOT
 
@@ -252,19 +253,17 @@ def test_r_confining_can_be_left_out(tmp_path):
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
-def test_r_a_router_of_root_becomes_the_user_it_is_told(tmp_path):
-    os.chown(tmp_path, NOBODY, NOBODY)
-    os.chmod(tmp_path, 0o700)
-    os.chmod(tmp_path.parent, 0o711)
-    os.chmod(tmp_path.parent.parent, 0o711)
-    env = {**os.environ, "NETSTACK_RUNTIME_DIR": str(tmp_path), "NETSTACK_ROUTER": "nobodys"}
+def test_r_a_router_of_root_becomes_the_user_it_is_told(runtime):  # noqa: F811
+    folder = pathlib.Path(runtime)
+    os.chown(folder, NOBODY, NOBODY)
+    env = {**os.environ, "NETSTACK_ROUTER": "nobodys"}
     router = subprocess.Popen([sys.executable, "-m", "netstack", "router", "--user", "nobody"], cwd=ROOT, env=env,
                               stderr=subprocess.PIPE, text=True)
     try:
         line = router.stderr.readline()
         assert "control socket" in line, line + router.stderr.read()
         assert status(router.pid)["Uid"].split() == [str(NOBODY)] * 4
-        assert os.stat(tmp_path / "nobodys.sock").st_uid == NOBODY
+        assert os.stat(folder / "nobodys.sock").st_uid == NOBODY
     finally:
         router.terminate()
         router.communicate(timeout=30)
