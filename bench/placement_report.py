@@ -38,8 +38,7 @@ def show(records: Sequence[dict]) -> None:
     table = Table(*HEADS)
     for record in records:
         table.add_row(*cells(record))
-    console = Console()
-    console.print(table, width=max(console.width, 200))
+    Console(width=max(Console().width, 200)).print(table)
 
 
 def markdown(records: Sequence[dict]) -> str:
@@ -62,7 +61,7 @@ def publish(records: Sequence[dict], folder: pathlib.Path) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{document}: the marks of the table are missing ({BEGIN} ... {END})")
-    machine = f"Linux {platform.release()}, {platform.machine()}, medians of each placement's rounds."
+    machine = f"Linux {platform.release().partition('-')[0]}, {platform.machine()}; medians of all rounds."
     document.write_text(f"{before}{begin}\n{markdown(records)}\n\n{machine}\n{end}{after}")
     draw(records, folder / "placements.svg")
 

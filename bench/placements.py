@@ -277,7 +277,7 @@ def main() -> None:
               if not options.placement or p.name == KERNEL or any(word in p.name for word in options.placement)]
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("two cores are needed: one for each program")
-    found = compare(chosen, 0.2 if options.quick else 1.0, 3 if options.quick else ROUNDS,
+    found = compare(chosen, 0.2 if options.quick else 0.5, 3 if options.quick else ROUNDS,
                     lambda text: print(text, file=sys.stderr, flush=True))
     placement_report.show(found)
     if options.json:
