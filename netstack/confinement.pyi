@@ -2,8 +2,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 class Confined(NamedTuple):
-    dumps: bool
-    capabilities: bool
     landlock: int
     seccomp: bool
 

@@ -65,17 +65,12 @@ cdef extern from *:
     #define SYS_landlock_add_rule 445
     #define SYS_landlock_restrict_self 446
     #endif
-    struct landlock_attributes { uint64_t files, ports, scopes; };
     struct landlock_below { uint64_t access; int32_t folder; } __attribute__((packed));
     """
     enum:
         SYS_landlock_create_ruleset
         SYS_landlock_add_rule
         SYS_landlock_restrict_self
-    struct landlock_attributes:
-        uint64_t files
-        uint64_t ports
-        uint64_t scopes
     struct landlock_below:
         uint64_t access
         int32_t folder
@@ -109,18 +104,12 @@ class Confined(NamedTuple):
 
     Attributes
     ----------
-    dumps : bool
-        No core dumps, and no other process may look into the memory (security R19).
-    capabilities : bool
-        There are none but those that were to be kept, and none can be had.
     landlock : int
         Version of the kernel's Landlock that keeps files away; 0: it has none.
     seccomp : bool
         System calls are judged.
     """
 
-    dumps: bool
-    capabilities: bool
     landlock: int
     seccomp: bool
 
@@ -180,20 +169,18 @@ def restrict_files(read=(), write=()):
     int
         The version of Landlock; 0 and nothing restricted where the kernel has none.
     """
-    cdef landlock_attributes rules
+    cdef uint64_t judged = VERSION_1     # struct landlock_ruleset_attr as far as its first version goes
     cdef landlock_below below
     cdef int version = landlock_version(), ruleset
     if version < 1:
         return 0
-    rules.files = VERSION_1
     if version >= 2:
-        rules.files |= FILE_REFER
+        judged |= FILE_REFER
     if version >= 3:
-        rules.files |= FILE_TRUNCATE
+        judged |= FILE_TRUNCATE
     if version >= 5:
-        rules.files |= DEVICE_IOCTL
-    rules.ports = rules.scopes = 0
-    ruleset = <int> syscall(SYS_landlock_create_ruleset, &rules, <size_t> 8, <uint32_t> 0)
+        judged |= DEVICE_IOCTL
+    ruleset = <int> syscall(SYS_landlock_create_ruleset, &judged, sizeof(judged), <uint32_t> 0)
     if ruleset < 0:
         _fail("landlock_create_ruleset")
     try:
@@ -205,7 +192,7 @@ def restrict_files(read=(), write=()):
                     continue
                 try:
                     below.folder = folder
-                    below.access = access & rules.files
+                    below.access = access & judged
                     if not os.path.isdir(path):
                         below.access &= OF_FILES
                     if syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_BELOW, &below, <uint32_t> 0) != 0:
@@ -271,4 +258,4 @@ def confine(*, read=(), write=(), families=(socket.AF_UNIX,), capabilities=()):
     """
     forbid_dumps()
     give_up_capabilities(capabilities)
-    return Confined(True, True, restrict_files(read, write), restrict_calls(families))
+    return Confined(restrict_files(read, write), restrict_calls(families))

@@ -456,3 +456,29 @@ def test_r_connections_outlive_a_confined_router_that_is_killed(tmp_path):
             if process.poll() is None:
                 process.kill()
             process.communicate(timeout=30)
+
+
+def test_r_a_daemon_runs_confined(tmp_path):
+    os.chmod(tmp_path, 0o700)
+    env = {**os.environ, "NETSTACK_RUNTIME_DIR": str(tmp_path), "NETSTACK_ROUTER": "below", "NETSTACK_DAEMON": "above"}
+    started = []
+    try:
+        for command in ("router", "daemon"):
+            process = subprocess.Popen([sys.executable, "-m", "netstack", command], cwd=ROOT, env=env,
+                                       stderr=subprocess.PIPE, text=True)
+            started.append(process)
+            line = process.stderr.readline()
+            assert "router below" in line or "daemon 'above'" in line, line + process.stderr.read()
+        said = status(started[1].pid)
+        assert int(said["CapEff"], 16) == int(said["CapPrm"], 16) == 0 and said["NoNewPrivs"].strip() == "1"
+        assert said.get("Seccomp", "2").strip() == "2"
+        code = "import socket; s = socket.create_server(('', 7)); c = socket.create_connection(('127.0.0.1', 7)); " \
+               "s.accept()[0].sendall(b'x'); print(c.recv(1), socket.gethostbyname('localhost'))"
+        done = subprocess.run([sys.executable, "-m", "netstack", "run", "--mode", "daemon", "--", "-c", code], cwd=ROOT,
+                              env=env, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "b'x' 127.0.0.1\n", done.stderr
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.communicate(timeout=30)
+    assert [process.returncode for process in started] == [0, 0]
