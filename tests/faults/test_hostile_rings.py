@@ -53,9 +53,10 @@ def test_f5_a_hundred_million_random_words_in_a_ring(runtime, backend, scribbler
         record_property("attachments", attachments)
         record_property("endings", str(ended))
         assert sum(ended.values()) == attachments + 2
-        if fatal == 200:
-            assert ended.get("poisoned", 0) >= attachments // 4, ended      # others look closed
         counters = router.counters()
         record_property("header_errors", counters["header_errors"])
-        assert counters["header_errors"] + sum(n for name, n in counters.items() if name.startswith("drop_in_")) > 0
+        if fatal == 200:                     # few live until a record is read
+            assert ended.get("poisoned", 0) >= attachments // 4, ended      # others look closed
+        else:
+            assert counters["header_errors"] + sum(n for name, n in counters.items() if name.startswith("drop_in_")) > 0
         assert router.check_conservation() == []
