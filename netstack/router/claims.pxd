@@ -20,6 +20,7 @@ cdef enum:
     GROUP_MEMBERS = 64           # stacks behind one listener
     OWNED_MAX = 16384            # numbers of one attachment
     FLOWS_MAX = 8192             # remembered flows of one attachment
+    HALF_OPEN_MAX = 1024         # and those on which nothing but a SYN went out
     FLOW_BUCKETS = 16384
     PIECES = 1024                # datagrams in pieces that are remembered
 
@@ -68,8 +69,9 @@ cdef struct sharer_t:            # what one attachment has of the shared address
     uint32_t count
     uint32_t capacity
     uint32_t *owned              # kind << 16 | number
-    flow_t *flows                # FLOWS_MAX places in a circle, made for the first one; NULL owner: free
+    flow_t *flows                # FLOWS_MAX places in a circle, then HALF_OPEN_MAX in another; NULL owner: free
     uint32_t next_flow
+    uint32_t next_half_open
 
 
 cdef struct piece_t:             # where the pieces of a datagram go, or come from, whose first one was seen
@@ -114,6 +116,7 @@ cdef int claims_lease(claims_t *c, port_t *port, uint32_t kind, uint16_t *ports,
 
 cdef bint group_has(const group_t *group, const port_t *port) noexcept nogil
 cdef flow_t *flow_find(claims_t *c, const names_t *names) noexcept nogil
-cdef bint flow_learn(claims_t *c, port_t *port, const names_t *names, int64_t now_ns) noexcept nogil   # False: another's
+# The attachment sends on this flow, `half_open`: so far a SYN. False: it is another's, who may still do so (then it stays his).
+cdef bint flow_learn(claims_t *c, port_t *port, const names_t *names, bint half_open, int64_t now_ns) noexcept nogil
 # The attachment that packets of these names are for, NULL: nobody.
 cdef port_t *claims_owner(claims_t *c, const names_t *names) noexcept nogil

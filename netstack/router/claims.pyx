@@ -5,7 +5,8 @@ A port belongs to one attachment, or to a group of one user's that all asked for
 the children it forked. A flow to a group goes to the
 member whose hash with it is largest (rendezvous hashing: only the flows of a member that leaves change hands), unless a
 member has sent on it: then it is remembered as his, so that members who come later take none from him. What is remembered
-is a circle for each attachment, so that nobody pushes out another's flows; forgetting one costs nothing until somebody joins.
+is a circle for each attachment, so that nobody pushes out another's flows, and another one for handshakes, so that a flood of
+SYNs pushes out no connection; forgetting one costs nothing until somebody joins.
 
 Ports for connections that go out are leased, 64 at a time, drawn at random from all that are free, so that the stack that
 has them needs to ask nobody, and who has seen one port knows nothing of the next.
@@ -155,7 +156,7 @@ cdef void claims_leave(claims_t *c, port_t *port, int64_t now_ns) noexcept nogil
             claim.leased = False
             c.leased -= 1
     if s.flows != NULL:
-        for place in range(FLOWS_MAX):
+        for place in range(FLOWS_MAX + HALF_OPEN_MAX):
             flow_forget(&s.flows[place])
     free(s.flows)
     free(s.owned)
@@ -368,24 +369,28 @@ cdef void flow_forget(flow_t *flow) noexcept nogil:
     flow.owner = NULL
 
 
-cdef bint flow_learn(claims_t *c, port_t *port, const names_t *names, int64_t now_ns) noexcept nogil:
-    """The attachment sends on this flow. False: it is another's, who may still do so (then it stays his)."""
+cdef bint flow_learn(claims_t *c, port_t *port, const names_t *names, bint half_open, int64_t now_ns) noexcept nogil:
     cdef sharer_t *s = <sharer_t *> port.sharer
     cdef flow_t *flow = flow_find(c, names)
     cdef flow_t **bucket
     if flow != NULL:
         if flow.owner == port:
             flow.used_ns = now_ns
-            return True
-        if names.kind != CLAIM_ECHO or now_ns - flow.used_ns < ECHO_NS:
+            if half_open or flow < s.flows + FLOWS_MAX:
+                return True
+        elif names.kind != CLAIM_ECHO or now_ns - flow.used_ns < ECHO_NS:
             return False
         flow_forget(flow)
     if s.flows == NULL:
-        s.flows = <flow_t *> calloc(FLOWS_MAX, sizeof(flow_t))
+        s.flows = <flow_t *> calloc(FLOWS_MAX + HALF_OPEN_MAX, sizeof(flow_t))
         if s.flows == NULL:
             return True                      # by its hash it is still his, until somebody joins
-    flow = &s.flows[s.next_flow]
-    s.next_flow = (s.next_flow + 1) % FLOWS_MAX
+    if half_open:
+        flow = &s.flows[FLOWS_MAX + s.next_half_open]
+        s.next_half_open = (s.next_half_open + 1) % HALF_OPEN_MAX
+    else:
+        flow = &s.flows[s.next_flow]
+        s.next_flow = (s.next_flow + 1) % FLOWS_MAX
     flow_forget(flow)
     bucket = &c.buckets[names_hash(c, names) % FLOW_BUCKETS]
     flow.names = names[0]

@@ -162,7 +162,7 @@ cdef class SharedAddresses:
             with nogil:
                 enter(f)
                 if f.claims.numbers[kind][number].group != NULL and group_has(f.claims.numbers[kind][number].group, port):
-                    flow_learn(f.claims, port, &names, time_of(f))
+                    flow_learn(f.claims, port, &names, False, time_of(f))
                 leave(f)
 
     def inherit(self, uint64_t ident, uint64_t parent, uint32_t kind, uint32_t number, bint yields):

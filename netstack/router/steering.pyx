@@ -25,7 +25,8 @@ from netstack.wire.ipv4 cimport PROTOCOL_TCP, PROTOCOL_UDP
 
 cdef enum:
     ALLOWED = -1                 # FORWARDED of routing
-    TCP_SYN_OR_RST = 6
+    TCP_SYN = 2
+    TCP_RST = 4                  # says nothing of whose a flow is
 
 cdef int64_t PIECES_NS = 60000000000         # RFC 8200 section 4.5; 30 s would do for IPv4
 
@@ -164,7 +165,7 @@ cdef int steer_out(forwarder_t *f, port_t *src, const packet_t *p) noexcept nogi
     elif not name(h, n, &r, True, &names):
         return <int> DROP_MALFORMED
     elif names.kind == CLAIM_ECHO:
-        if not is_echo(h, h[r.at], True) or not flow_learn(f.claims, src, &names, f.now_ns):
+        if not is_echo(h, h[r.at], True) or not flow_learn(f.claims, src, &names, False, f.now_ns):
             return <int> DROP_SPOOFED
     elif names.kind == CLAIM_PROTOCOL:           # whoever speaks it first has it
         if claims_claim(f.claims, src, CLAIM_PROTOCOL, names.lport, 0, f.now_ns) != 0:
@@ -172,8 +173,8 @@ cdef int steer_out(forwarder_t *f, port_t *src, const packet_t *p) noexcept nogi
     elif not owns(f, src, &names):
         return <int> DROP_SPOOFED
     elif f.claims.numbers[names.kind][names.lport].group != NULL and (
-            names.kind == CLAIM_UDP or (r.at + 14 <= n and h[r.at + 13] & TCP_SYN_OR_RST == 0)):
-        if not flow_learn(f.claims, src, &names, f.now_ns):
+            names.kind == CLAIM_UDP or (r.at + 14 <= n and h[r.at + 13] & TCP_RST == 0)):
+        if not flow_learn(f.claims, src, &names, names.kind == CLAIM_TCP and h[r.at + 13] & TCP_SYN != 0, f.now_ns):
             return <int> DROP_SPOOFED
     if r.part == FIRST:
         piece_note(f, &r, src, True)

@@ -397,6 +397,40 @@ def test_who_joins_takes_no_connection_from_anybody(lan):
     assert all(len(s) > 90 for s in shares(a, b)), "new ones are spread"
 
 
+@pytest.mark.parametrize("answer", ["SA", "S"], ids=["passive", "active"])
+def test_who_joins_amid_handshakes_takes_none_of_them(lan, answer):
+    """The peer of a connection may answer a SYN,ACK after somebody joined, before its stack sent more."""
+    a, b = lan.sharer(), lan.sharer()
+    a.claim(80, flags=REUSEPORT)
+    for i in range(0, 300, 50):
+        a.send(*[tcp(80, 10_000 + n, answer, src=SHARED, dst=OTHER) for n in range(i, i + 50)])
+        lan.run()
+        lan.other.received()
+    b.claim(80, flags=REUSEPORT)
+    lan.other.send(*flows(300, flags="A"))
+    lan.run()
+    assert [len(s) for s in shares(a, b)] == [300, 0]
+
+
+def test_a_flood_of_syns_takes_no_connection_from_anybody(lan):
+    a, b = lan.sharer(), lan.sharer()
+    a.claim(80, flags=REUSEPORT)
+    a.send(tcp(80, 9, "SA", src=SHARED, dst=OTHER), *[tcp(80, 100 + n, "A", src=SHARED, dst=OTHER) for n in range(60)])
+    lan.run()
+    a.send(tcp(80, 9, "A", src=SHARED, dst=OTHER))
+    flood = [bytes(tcp(80, 1000 + n, "SA", src=SHARED, dst=OTHER)) for n in range(9000)]
+    for i in range(0, len(flood), 100):
+        for packet in flood[i:i + 100]:
+            put(a.channel, packet)
+        lan.run()
+        while take(lan.other.channel):
+            pass
+    b.claim(80, flags=REUSEPORT)
+    lan.other.send(tcp(9, 80, "A"), *[tcp(100 + n, 80, "A") for n in range(60)])
+    lan.run()
+    assert [len(s) for s in shares(a, b)] == [61, 0]
+
+
 def test_only_those_of_one_user_who_all_ask_share_a_port(lan):
     a = lan.sharer(uid=1)
     a.claim(80, flags=REUSEPORT)
