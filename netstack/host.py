@@ -452,7 +452,7 @@ MODES = ("library", "hybrid", "daemon")
 
 
 def attach(name: str | None = None, address: str | Iterable[str] | None = None, *, mode: str = "library",
-           mtu: int | None = None, wrap=None, reconnect: float = 60.0, **options) -> Host:
+           mtu: int | None = None, block=None, wrap=None, reconnect: float = 60.0, **options) -> Host:
     """Join the network of this machine: a Host with an address of the router's, or with the kernel's.
 
     Parameters
@@ -468,6 +468,10 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
         addresses (`netstack.daemon`).
     mtu : int, optional
         Largest packet in bytes; the router's, or that of the kernel's devices, by default.
+    block : int or str, or iterable of these, optional
+        Prefixes of the router's pool to have whole: ``26`` or ``"/64"`` for any of that length, ``"10.77.4.0/26"`` for
+        this one. ``host.lease.blocks`` are those it got; the stack has the first address but one of a block where it
+        asked for no other of that version, and `Host.add_address` gives it more.
     wrap : callable, optional
         Gets the link and returns the one to use, such as a `netstack.link.PcapWriter` around it.
     reconnect : float
@@ -482,7 +486,7 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
     NoRouterError, NoDaemonError
         No router, or daemon, runs under that name.
     AddressTakenError, PoolEmptyError
-        There is no such address to be had.
+        There is no such address or block to be had.
     LinkError
         Hybrid: no CAP_NET_RAW, or the kernel has no such address.
 
@@ -496,16 +500,18 @@ def attach(name: str | None = None, address: str | Iterable[str] | None = None, 
     if mode == "daemon":
         from netstack.daemon.host import DaemonHost
 
-        if address is not None or mtu is not None or wrap is not None:
-            raise ConfigError("address, mtu and wrap are settings of the daemon, not of its clients")
+        if address is not None or mtu is not None or wrap is not None or block is not None:
+            raise ConfigError("address, block, mtu and wrap are settings of the daemon, not of its clients")
         return DaemonHost(name, **options)
     if mode == "hybrid":
         if name is not None:
             raise ConfigError(f"name {name!r}: a hybrid stack has the kernel's IP below it, no router")
+        if block is not None:
+            raise ConfigError("block: only a router has blocks to lease")
         return _attach_to_kernel(address, mtu, wrap, options)
     from netstack.router.client import attach as ask
 
-    lease = ask(name, address, mtu=mtu)
+    lease = ask(name, address, block=block, mtu=mtu)
     try:
         link = lease.link if wrap is None else wrap(lease.link)
         addresses = [f"{a}/{n}" for a, n in zip(lease.addresses, lease.prefix_lengths, strict=True)]

@@ -14,14 +14,15 @@ VARIABLE = "NETSTACK_RUN"        # settings for the Python programs below, JSON
 def begin() -> None:
     """Patch ``socket``; the process joins the router when it makes its first IP socket.
 
-    The address asked for, and the names of the capture, counter and trace files, are for the first process: those
-    that it starts get addresses of the router's choice and files of their own.
+    The address and blocks asked for, and the names of the capture, counter and trace files, are for the first process:
+    those that it starts get addresses of the router's choice and files of their own.
     """
     from netstack.patching import patch
 
     settings = json.loads(os.environ[VARIABLE])
     mode = settings.get("mode", "library")
     address = settings.get("address") if mode == "hybrid" else settings.pop("address", None)     # the kernel's, shared
+    block = settings.pop("block", None)
     pcap, stats, trace = settings.get("pcap"), settings.get("stats"), settings.get("trace")
     if settings.pop("first", False) is False:
         pcap, stats, trace = (name and f"{name}.{os.getpid()}" for name in (pcap, stats, trace))
@@ -29,7 +30,7 @@ def begin() -> None:
     if pcap:
         _log_keys()
     patch(_Chooser(address, settings.get("mtu"), pcap, stats, trace, settings.get("dns"), mode,
-                   settings.get("emulation")))
+                   settings.get("emulation"), block))
 
 
 def _log_keys() -> tuple[int, int] | None:
@@ -46,11 +47,12 @@ class _Chooser:
 
     def __init__(self, address: list[str] | None, mtu: int | None, pcap: str | None, stats: str | None,
                  trace: str | None = None, dns: list[str] | None = None, mode: str = "library",
-                 emulation: dict[str, Any] | None = None) -> None:
+                 emulation: dict[str, Any] | None = None, block: list[str] | None = None) -> None:
         self._dns = dns
         self._emulation = emulation
         self._mode = mode
         self._wanted = (address, pcap)
+        self._block = block
         self._mtu = mtu
         self._host = None
         self._parent = None                            # the host of the process that forked this one
@@ -63,6 +65,7 @@ class _Chooser:
         self._lock = threading.Lock()
         if self._host is not None and self._mode != "daemon":      # a daemon's sockets are the child's too
             self._parent, self._host = self._host, None
+            self._block = None
             address, pcap = self._wanted
             self._wanted = (address if self._mode == "hybrid" else None, pcap and f"{pcap}.{os.getpid()}")
             self._stats = self._stats and f"{self._stats}.{os.getpid()}"
@@ -100,7 +103,8 @@ class _Chooser:
         if self._parent is not None and self._parent.shares_address:
             host = self._parent.heir()                 # it comes to have the parent's listeners
         else:
-            host = attach(address=address, mode=self._mode, mtu=self._mtu, wrap=wrap, resolver=resolver)
+            host = attach(address=address, block=self._block, mode=self._mode, mtu=self._mtu, wrap=wrap,
+                          resolver=resolver)
         if self._stats:
             atexit.register(self._write_stats)         # before the host closes: it was made later
         if self._trace:

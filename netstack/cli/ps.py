@@ -21,6 +21,7 @@ def describe(info) -> dict:
         "uid": info.uid,
         "command": info.command,
         "addresses": [format_address(a) for a in info.addresses],
+        "blocks": [str(block) for block in info.blocks],
         "state": STATES.get(info.state, str(info.state)),
         "epoch": info.epoch,
         "mtu": info.mtu,
@@ -81,7 +82,7 @@ def table(rows: list[dict], title: str):
     for row in rows:
         out.add_row(
             str(row["pid"]),
-            "\n".join(row["addresses"]),
+            "\n".join((*row["addresses"], *row["blocks"])),
             f"{row['packets_from']:,}",
             f"{row['packets_to']:,}",
             f"{row['drops_from']:,}",
@@ -111,7 +112,7 @@ def uplink_table(rows: list[dict]):
 @click.option("--uplinks", "uplinks_only", is_flag=True, help="Show its uplinks only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects: the stacks, or the uplinks.")
 def command(name, uplinks_only, as_json):
-    """Show who is attached to a router, and its uplinks: process, addresses, packets and drops."""
+    """Show who is attached to a router, and its uplinks: process, addresses and blocks, packets and drops."""
     from netstack.router.client import ControlClient
 
     try:

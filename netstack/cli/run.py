@@ -59,14 +59,15 @@ def _failure(text: str, code: int) -> click.ClickException:
 
 def environment(router: dict[str, str], address: list[str] | None, mtu: int | None,
                 pcap: str | None, stats: str | None, trace: str | None = None,
-                dns: tuple[str, ...] = (), emulation: Emulation | None = None, mode: str = "library") -> dict[str, str]:
+                dns: tuple[str, ...] = (), emulation: Emulation | None = None, mode: str = "library",
+                block: list[str] | None = None) -> dict[str, str]:
     """The program's environment: every Python below it finds its router (``router``) and the startup
     module."""
     pcap = os.path.abspath(pcap) if pcap else None
     stats = os.path.abspath(stats) if stats else None
     trace = os.path.abspath(trace) if trace else None
-    settings = {"first": True, "address": address, "mtu": mtu, "pcap": pcap, "stats": stats, "trace": trace,
-                "dns": dns or None, "mode": mode if mode != "library" else None,
+    settings = {"first": True, "address": address, "block": block, "mtu": mtu, "pcap": pcap, "stats": stats,
+                "trace": trace, "dns": dns or None, "mode": mode if mode != "library" else None,
                 "emulation": {**emulation.settings, "seed": emulation.seed} if emulation else None}
     out = dict(os.environ)
     out[VARIABLE] = json.dumps({k: v for k, v in settings.items() if v is not None})
@@ -86,6 +87,17 @@ def name_servers(context, parameter, values: tuple[str, ...]) -> tuple[str, ...]
         except ValueError as error:
             raise click.BadParameter(str(error)) from None
     return values
+
+
+def block_texts(context, parameter, values: tuple[str, ...]) -> list[str] | None:
+    """The option's values, each a block."""
+    from netstack.errors import ConfigError
+    from netstack.router.blocks import parse_block
+
+    try:
+        return [str(parse_block(value)) for value in values] or None
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def run_beside(command: list[str], env: dict[str, str]) -> int:
@@ -259,6 +271,9 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
 @click.option("--address", metavar="A", multiple=True,
               help="An address wanted, 0.0.0.0 or :: for any of that version; repeatable. Default: one of each version "
                    "that the router chooses, or all of the kernel's.")
+@click.option("--block", "blocks", metavar="/N", multiple=True, callback=block_texts,
+              help="A block of the router's pool to have whole, one route for the router: /26 or /64 for any, "
+                   "10.77.4.0/26 for that one; repeatable. The program's address is the first but one in it.")
 @click.option("--mtu", type=click.IntRange(68, 65535), metavar="N", help="Largest packet in bytes.")
 @click.option("--pcap", type=click.Path(dir_okay=False), metavar="FILE",
               help="Write a capture (pcapng), with the keys of the program's TLS connections: Wireshark shows what "
@@ -282,8 +297,8 @@ def run_through_daemon(command: list[str], name: str | None, options: tuple, pre
                    "Default: where PROGRAM is not Python.")
 @bad_link("below the stack")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(name, mode, address, mtu, pcap, stats, trace, dns, uplinks, publish, addressing, workers, preload, program,
-            emulation) -> None:
+def command(name, mode, address, blocks, mtu, pcap, stats, trace, dns, uplinks, publish, addressing, workers, preload,
+            program, emulation) -> None:
     """Run PROGRAM with a TCP/IP stack of its own.
 
     PROGRAM is a Python script, -m MODULE, -c CODE, or any program that is written in Python. It needs no
@@ -293,6 +308,7 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, uplinks, publish,
     \b
     netstack run -- -m http.server 80
     netstack run --address 10.77.0.9 -- app.py --verbose
+    netstack run --block /26 -- app.py
     netstack run --uplink user -- -m pip download requests
     netstack run --mode daemon -- curl http://10.77.0.9/
     """
@@ -301,6 +317,8 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, uplinks, publish,
     uplinks = with_published(uplinks, publish)
     if uplinks and mode == "hybrid":
         raise click.UsageError("--uplink is a router's: a hybrid stack has the kernel's IP below it")
+    if blocks and (mode != "library" or addressing == "core"):
+        raise click.UsageError("--block is for one program with a library stack behind a router")
     if addressing == "core":
         if mode != "library":
             raise click.UsageError("--addressing core needs a router, which is below a library stack only")
@@ -322,7 +340,7 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, uplinks, publish,
         pass
     else:
         refuse_uplinks(uplinks, name)
-        env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats, trace, dns, emulation)
+        env = environment({NAME_VARIABLE: name}, address, mtu, pcap, stats, trace, dns, emulation, block=blocks)
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(command[0], command, env)
@@ -331,5 +349,5 @@ def command(name, mode, address, mtu, pcap, stats, trace, dns, uplinks, publish,
         print(f"netstack run: no router named {name!r} is running: this program has a private one",
               file=sys.stderr, flush=True)
         code = run_beside(command, environment(router.environment(), address, mtu, pcap, stats, trace, dns,
-                                               emulation))
+                                               emulation, block=blocks))
     end(code)

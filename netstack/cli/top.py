@@ -151,8 +151,9 @@ def table(rows: list[Row], title: str, caption: str | None = None):
                    "command"):
         out.add_column(column, justify="left" if column in left else "right", no_wrap=True, overflow="ellipsis")
     for row in rows:
-        more = f" +{len(row['addresses']) - 1}" if len(row["addresses"]) > 1 else ""
-        out.add_row(str(row["pid"]), (row["addresses"] or ["?"])[0] + more,
+        places = [*row["addresses"], *row["blocks"]]
+        more = f" +{len(places) - 1}" if len(places) > 1 else ""
+        out.add_row(str(row["pid"]), (places or ["?"])[0] + more,
                     short(row["packets_from_s"]), short(8 * row["bytes_from_s"]),
                     short(row["packets_to_s"]), short(8 * row["bytes_to_s"]),
                     short(row["drops_from_s"]), short(row["drops_to_s"]), f"{row['queued']:,}", uptime(row["uptime_s"]),

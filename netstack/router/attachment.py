@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from netstack.errors import RouterError
 from netstack.link.channel import ChannelLink
 from netstack.router import protocol
+from netstack.router.block_messages import Network
+from netstack.router.blocks import first_host
 from netstack.router.client import ControlClient
 from netstack.router.keeper import keeper
-from netstack.router.pool import format_address, last_address, pack_address
+from netstack.router.pool import format_address, is_v4, last_address, pack_address
 from netstack.router.protocol import AttachReply, AttachRequest, Backend, Capability, Type
 from rings.channel import Channel, ChannelLayout
 from rings.errors import RingError
@@ -51,7 +53,10 @@ class Attachment:
     link : netstack.link.channel.ChannelLink
         What the stack sends and receives through; dead when the router is gone.
     addresses : tuple of str
-        Leased for as long as this object (or the process) lives.
+        Leased for as long as this object (or the process) lives. Of a version of which there are only blocks, the
+        first but one of the first.
+    blocks : tuple of ipaddress networks
+        Prefixes leased likewise: the stack may have any address of them, the router knows one route for each.
     prefix_lengths : tuple of int
         Of the pool of each address.
     router_addresses : tuple of str
@@ -100,8 +105,15 @@ class Attachment:
         keeper().watch(self, control.socket.fileno())
 
     def _take(self, reply: AttachReply) -> None:
-        self.addresses = tuple(format_address(a) for a in reply.addresses)
-        self.prefix_lengths = reply.prefix_lengths
+        self.blocks = reply.blocks
+        self._leased = reply.addresses
+        places = {a: n for a, n in zip(map(format_address, reply.addresses), reply.prefix_lengths, strict=True)}
+        for version in (4, 6):
+            of_blocks = [(b, n) for b, n in zip(reply.blocks, reply.pool_lengths, strict=True) if b.version == version]
+            if of_blocks and all(is_v4(a) != (version == 4) for a in reply.addresses):
+                places[str(first_host(of_blocks[0][0]))] = of_blocks[0][1]
+        self.addresses = tuple(places)
+        self.prefix_lengths = tuple(places.values())
         self.router_addresses = tuple(format_address(a) for a in reply.router_addresses)
         self.token = reply.token
         self.epoch = reply.epoch
@@ -115,6 +127,11 @@ class Attachment:
     def address(self) -> str:
         """The first address."""
         return self.addresses[0]
+
+    @property
+    def block(self) -> Network | None:
+        """The first block, None without one."""
+        return self.blocks[0] if self.blocks else None
 
     @property
     def router_address(self) -> str:
@@ -195,8 +212,8 @@ class Attachment:
             body, fds = control.request(Type.ATTACH, self._request_again().pack(), protocol.MAX_FDS)
             reply = AttachReply.unpack(body)
             channel = _channel_of(reply, fds)
-            addresses = {format_address(a) for a in reply.addresses}
-            if addresses != set(self.addresses) or reply.mtu < self.link.mtu:
+            same = set(reply.addresses) == set(self._leased) and set(reply.blocks) == set(self.blocks)
+            if not same or reply.mtu < self.link.mtu:
                 raise RouterError(errno.EADDRNOTAVAIL, "it has other addresses or a smaller mtu now")
         except (RouterError, RingError, protocol.ProtocolError, OSError) as error:
             control.close()
@@ -218,7 +235,8 @@ class Attachment:
     def _request_again(self) -> AttachRequest:
         return dataclasses.replace(
             self._request,
-            addresses=tuple(pack_address(a) for a in self.addresses),
+            addresses=self._leased,
+            blocks=tuple((pack_address(b.network_address), b.prefixlen) for b in self.blocks),
             token=self.token,
             mtu=self.link.mtu,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from netstack.errors import AddressTakenError, NoRouterError, PoolEmptyError, RouterError
 from netstack.router import protocol
+from netstack.router.block_messages import MAX_BLOCKS, Network
 from netstack.router.paths import router_name, socket_path
 from netstack.router.pool import pack_address
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability, Type, UplinkInfo
@@ -211,6 +212,7 @@ def attach(
     name: str | None = None,
     address=None,
     *,
+    block=None,
     token: bytes | None = None,
     mtu: int | None = None,
     ring_capacity: int | None = None,
@@ -226,8 +228,12 @@ def attach(
     address : str, or iterable of str, optional
         Addresses wanted, at most 8; ``"0.0.0.0"`` and ``"::"`` are any of that version. Without any the router chooses
         one of each version that it has, or gives the one that its stacks share.
+    block : int or str, or iterable of these, optional
+        Blocks of addresses wanted, at most 4: prefixes that this attachment has whole, each one route for the router.
+        ``26`` or ``"/64"`` is any of that length (up to 32 of IPv4), ``"10.77.4.0/26"`` this one. Of a version with a
+        block there is no other address unless `address` asks for it: the first in the block but one is the stack's.
     token : bytes, optional
-        Of an earlier attachment: brings its addresses back, also from one that still lives.
+        Of an earlier attachment: brings its addresses and blocks back that are named, also from one that still lives.
     mtu : int, optional
         Largest packet, bytes; the router's own (65535) bounds it.
     ring_capacity : int, optional
@@ -242,11 +248,14 @@ def attach(
     NoRouterError
         No router of that name runs; says how to start one.
     AddressTakenError, PoolEmptyError
-        The address belongs to somebody else; none is left.
+        The address or block belongs to somebody else; none is left.
     RouterError
         Whatever else the router refuses.
+    ConfigError
+        A block that cannot be read.
     """
     from netstack.router.attachment import Attachment
+    from netstack.router.blocks import parse_block
 
     if address is None:
         wanted: tuple[bytes, ...] = ()
@@ -256,12 +265,19 @@ def attach(
         wanted = tuple(pack_address(a) for a in address)
     if len(wanted) > protocol.MAX_ADDRESSES:
         raise ValueError(f"{len(wanted)} addresses: an attachment has at most {protocol.MAX_ADDRESSES}")
+    asked = [block] if isinstance(block, int | str | Network) or not hasattr(block, "__iter__") else list(block)
+    blocks = [parse_block(each) for each in asked if each is not None]
+    if len(blocks) > MAX_BLOCKS:
+        raise ValueError(f"{len(blocks)} blocks: an attachment has at most {MAX_BLOCKS}")
     if token is not None and len(token) != 16:
         raise ValueError(f"a token has 16 bytes, not {len(token)}")
     capabilities = Capability.SHARED | (Capability.HOLD if hold else Capability.NONE)
-    request = AttachRequest(wanted, token or b"", int(capabilities), mtu or 0, ring_capacity or 0)
+    packed = tuple((pack_address(each.network_address), each.prefixlen) for each in blocks)
+    request = AttachRequest(wanted, token or b"", int(capabilities), mtu or 0, ring_capacity or 0, packed)
     control = ControlClient(name, timeout=timeout)
     try:
+        if blocks and not control.capabilities & Capability.BLOCKS:
+            raise RouterError(errno.EPROTONOSUPPORT, f"router {control.name!r} leases no blocks: use the same release")
         body, fds = control.request(Type.ATTACH, request.pack(), protocol.MAX_FDS)
         return Attachment(control, request, AttachReply.unpack(body), fds)
     except BaseException:

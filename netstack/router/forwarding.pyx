@@ -875,6 +875,11 @@ cdef class Forwarder:
         """
         self._routes.add(network, ident, gateway, replace)
 
+    def set_block_aside(self, network, *, bint held=False):
+        """The attachment of a block is gone, or was never here: its addresses are answered for like those of the dead or,
+        with `held`, wait silently for their owner. `add_route` with ``replace``, or `remove_route`, ends that."""
+        self._routes.set_aside(network, held)
+
     def remove_route(self, network):
         """Raises KeyError without such a route, ValueError for a pool."""
         self._routes.remove(network)

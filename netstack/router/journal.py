@@ -10,6 +10,8 @@ line                                    says
 ======================================  ==============================================================
 ``+ ADDRESS UID EPOCH DIGEST``          the address is leased to whoever knows the token
 ``- ADDRESS``                           it is not any more
+``b NETWORK UID DIGEST``                the block is leased to whoever knows the token
+``B NETWORK``                           it is not any more
 ``s UID DIGEST`` and ``S UID DIGEST``   a stack shares the shared address; it does not any more
 ``p KIND PORT UID``, ``P KIND PORT``    a port of the shared address is taken; one user of it less
 ======================================  ==============================================================
@@ -44,6 +46,8 @@ class Promises:
     ----------
     leases : dict
         Address (text): ``(uid, epoch, digest)``.
+    blocks : dict
+        Network (text): ``(uid, digest)``.
     sharers : set of tuple
         ``(uid, digest)`` of the stacks of the shared address.
     ports : Counter
@@ -53,6 +57,7 @@ class Promises:
     """
 
     leases: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    blocks: dict[str, tuple[int, str]] = field(default_factory=dict)
     sharers: set[tuple[int, str]] = field(default_factory=set)
     ports: Counter[tuple[int, int]] = field(default_factory=Counter)
     users: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -68,6 +73,14 @@ class Promises:
         elif kind == "-":
             (address,) = words
             self.leases.pop(address, None)
+        elif kind == "b":
+            network, uid, digest = words
+            if len(bytes.fromhex(digest)) != 32:
+                raise ValueError("no digest")
+            self.blocks[str(ipaddress.ip_network(network))] = (int(uid), digest)
+        elif kind == "B":
+            (network,) = words
+            self.blocks.pop(network, None)
         elif kind in "sS":
             uid, digest = words
             (self.sharers.add if kind == "s" else self.sharers.discard)((int(uid), digest))
@@ -88,6 +101,7 @@ class Promises:
         """The shortest journal that says this."""
         return [
             *(f"+ {address} {uid} {epoch} {digest}" for address, (uid, epoch, digest) in self.leases.items()),
+            *(f"b {network} {uid} {digest}" for network, (uid, digest) in self.blocks.items()),
             *(f"s {uid} {digest}" for uid, digest in self.sharers),
             *(f"p {kind} {port} {self.users[kind, port]}" for kind, port in self.ports.elements()),
         ]
@@ -160,7 +174,7 @@ class Journal:
 
     def _live(self) -> int:
         p = self.promises
-        return len(p.leases) + len(p.sharers) + p.ports.total()
+        return len(p.leases) + len(p.blocks) + len(p.sharers) + p.ports.total()
 
     def close(self) -> None:
         """The router ends, and with it what it promised: the file goes. Closing twice is allowed."""

@@ -3,6 +3,7 @@ promised, should that have been killed."""
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from netstack.router.pool import HOLD_NS, pack_address
 
 if TYPE_CHECKING:
     from netstack.router.forwarding import Forwarder
+    from netstack.router.routed_blocks import RoutedBlocks
     from netstack.router.sharing import SharedAddresses
 
 log = logging.getLogger("netstack.router")
@@ -28,22 +30,28 @@ class Memory:
         Leases go there, and tell the journal from now on.
     forwarder : Forwarder
     shared : SharedAddresses or None
+    blocks : RoutedBlocks
     """
 
-    def __init__(self, path: str, pools, forwarder: Forwarder, shared: SharedAddresses | None):
+    def __init__(self, path: str, pools, forwarder: Forwarder, shared: SharedAddresses | None, blocks: RoutedBlocks):
         self._journal = Journal(path)
         self._shared = shared
         self._returning: set[tuple[int, str]] = set()  # users and digests of sharers that may come back
         self._promised: list[tuple[int, int]] = []     # kinds and numbers that wait for them
         self._promises_end_ns = 0
         found = self._journal.load()
-        self.waiting = 0                               # addresses that wait for their stacks
+        self.waiting = 0                               # addresses, and blocks, that wait for their stacks
         for pool in pools:
             pool.journal = self._journal
         for text, (uid, epoch, digest) in found.leases.items():
             address = pack_address(text)
             if any(pool.restore(address, digest, uid, epoch) for pool in pools):
                 forwarder.hold(address, epoch)
+                self.waiting += 1
+        for text, (uid, digest) in found.blocks.items():
+            network = ipaddress.ip_network(text)
+            if any(pool.blocks.restore(network, digest, uid, HOLD_NS) for pool in pools):
+                blocks.restored(network)
                 self.waiting += 1
         if shared is not None and found.sharers:
             self.waiting += len(shared.addresses)

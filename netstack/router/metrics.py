@@ -74,7 +74,7 @@ def ports_of(router: Router) -> Iterator[tuple[str, Labels, dict[str, int]]]:
             counters = router.counters(info.id)
         except KeyError:
             continue
-        addresses = [format_address(address) for address in info.addresses] or [""]
+        addresses = [*map(format_address, info.addresses), *map(str, info.blocks)] or [""]
         six = next((address for address in addresses[1:] if ":" in address), "")       # an empty label is none
         yield "attachment", {"attachment": info.id, "address": addresses[0], "address6": six, "pid": info.pid}, counters
     for name, port in router.uplinks().items():

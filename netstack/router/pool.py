@@ -19,10 +19,12 @@ import ipaddress
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from netstack.errors import AddressTakenError, ConfigError, PoolEmptyError, RouterError
+from netstack.router.blocks import Blocks
 from netstack.router.journal import Journal, digest_of
 
 TOKEN_BYTES = 16
@@ -111,6 +113,11 @@ class AddressPool:
         Further addresses that are never leased.
     clock : callable
         Monotonic time in nanoseconds.
+
+    Attributes
+    ----------
+    blocks : netstack.router.blocks.Blocks
+        Prefixes of it that attachments have whole.
     """
 
     def __init__(self, network: str = "10.77.0.0/16", *, reserved=(), clock=time.monotonic_ns):
@@ -123,7 +130,7 @@ class AddressPool:
         for never in _NEVER_FORWARDED:
             if never.version == self.network.version and never.overlaps(self.network):
                 raise ConfigError(f"pool {network}: routers do not forward to addresses of {never}")
-        self._clock = clock
+        self.clock = clock
         self._base = int(self.network.network_address)
         size = self.network.num_addresses
         last = size - 2 if self.network.version == 4 else size - 1
@@ -140,6 +147,8 @@ class AddressPool:
         self._bits = self.network.max_prefixlen - self.network.prefixlen
         self._large = self.network.version == 6 and self._bits >= LARGE_BITS
         self._expired: list[bytes] = []
+        self._forgotten: list[bytes] = []  # released, in what is a block now
+        self.blocks = Blocks(self)
         self.journal: Journal | None = None  # hears of each lease and of its end
 
     def reserve(self, address: bytes | None = None) -> bytes:
@@ -226,8 +235,10 @@ class AddressPool:
         """A lease of the router before this one: held for its owner. False: there is no such address here."""
         if address not in self or not self._leasable(address) or address in self._leases:
             return False
+        if self.blocks.covering(self._number(address)) is not None:
+            return False
         lease = Lease(address, digest, uid, epoch)
-        lease.held_until_ns = self._clock() + hold_ns
+        lease.held_until_ns = self.clock() + hold_ns
         self._leases[address] = self._held[address] = lease
         self._note(lease)
         return True
@@ -244,6 +255,13 @@ class AddressPool:
                 errno.EADDRNOTAVAIL,
                 f"address {format_address(address)} is never leased: it is the "
                 f"router's, the network's, the broadcast or a reserved one",
+            )
+        block = self.blocks.covering(self._number(address))
+        if block is not None:
+            raise AddressTakenError(
+                errno.EADDRINUSE,
+                f"address {format_address(address)} lies in the block {block.network}, which one attachment has whole: "
+                "ask for another one, or for none (any)",
             )
         before = self._leases.get(address)
         if before is not None and not before.known_to(uid, token):
@@ -268,7 +286,7 @@ class AddressPool:
         if lease is None or lease.owner is not owner:
             return False
         lease.owner = None
-        lease.held_until_ns = self._clock() + hold_ns
+        lease.held_until_ns = self.clock() + hold_ns
         self._held[address] = lease
         return True
 
@@ -282,19 +300,69 @@ class AddressPool:
 
     def next_expiry_ns(self) -> int | None:
         """Monotonic time of the next end of a hold, or None."""
-        return min((lease.held_until_ns for lease in self._held.values()), default=None)
+        held = [lease.held_until_ns for lease in self._held.values()]
+        block = self.blocks.next_expiry_ns()
+        return min(held if block is None else [*held, block], default=None)
+
+    # ---- what blocks ask
+
+    @property
+    def is_large(self) -> bool:
+        """Are its addresses drawn?"""
+        return self._large
+
+    def expire_holds(self) -> None:
+        """End the holds that nobody claimed in time, of addresses and of blocks."""
+        self._expire()
+
+    def numbers_in_use(self) -> set[int]:
+        """Of addresses that no block may have: leased, held, or never leased."""
+        never = {0} | ({self.network.num_addresses - 1} if self.network.version == 4 else set())
+        return never | {self._number(a) for a in (*self._reserved, *self._leases) if a in self}
+
+    def numbers_resting(self) -> Iterator[int]:
+        """Of addresses that a block takes only if it must."""
+        return (self._number(address) for address in self._resting)
+
+    def obstacle_within(self, start: int, end: int) -> RouterError | None:
+        """Why these numbers are no block, as far as single addresses are concerned."""
+        for address in (*self._reserved, *self._leases):
+            if address in self and start <= self._number(address) < end:
+                break
+        else:
+            if start == 0 or (end == self.network.num_addresses and self.network.version == 4):
+                address = pack_address(self.network[0 if start == 0 else -1])
+            else:
+                return None
+        text = format_address(address)
+        if address in self._leases:
+            return AddressTakenError(errno.EADDRINUSE, f"{text} of this block is another's: ask for any of its length")
+        return RouterError(errno.EADDRNOTAVAIL, f"{text} of this block is never leased: it is the router's, the "
+                           "network's, the broadcast or a reserved one; ask for any of its length")
+
+    def forget_within(self, start: int, end: int) -> None:
+        """These numbers are a block: whose they were is nothing to remember, nor to answer for."""
+        if end - start < len(self._resting):
+            inside = [a for a in (pack_address(self.network[n]) for n in range(start, end)) if a in self._resting]
+        else:
+            inside = [a for a in self._resting if start <= self._number(a) < end]
+        for address in inside:
+            del self._resting[address]
+        self._forgotten += inside
 
     # ---- inside
 
     def forget(self) -> list[bytes]:
-        """Released addresses beyond those whose last use is remembered, oldest first: the table may drop them
-        too.
+        """Released addresses whose last use is not remembered any more, in blocks or oldest first: the table may drop
+        them too.
         """
         over = []
         while len(self._resting) > RESTING_LIMIT:
             over.append(self._resting.popitem(last=False)[0])
         if over and self._fresh > self._last:
             self._fresh = self._first  # what was forgotten is found by counting again
+        over += self._forgotten
+        self._forgotten = []
         return over
 
     def _retire(self, lease: Lease) -> None:
@@ -310,9 +378,8 @@ class AddressPool:
             self.journal.note(f"+ {format_address(lease.address)} {lease.uid} {lease.epoch} {lease.digest}")
 
     def _expire(self) -> None:
-        if not self._held:
-            return
-        now = self._clock()
+        now = self.clock()
+        self.blocks.expire(now)
         for lease in [lease for lease in self._held.values() if lease.held_until_ns <= now]:
             self._retire(lease)
             self._expired.append(lease.address)
@@ -331,22 +398,26 @@ class AddressPool:
             address = (self._base + number).to_bytes(16, "big")
             if int.from_bytes(address[8:], "big") in _ANYCAST or not self._leasable(address):
                 continue
-            if address not in self._leases and address not in self._resting:
-                return address
+            if address in self._leases or address in self._resting or self.blocks.covering(number) is not None:
+                continue
+            return address
         raise PoolEmptyError(
             errno.ENOBUFS, f"pool {self.network}: no free address in {DRAWS} draws; give the router a larger one"
         )
 
     def _least_recently_used(self) -> bytes:
-        while self._fresh <= self._last:
-            address = pack_address(self.network.network_address + self._fresh)
-            self._fresh += 1
+        while (number := self.blocks.skip(self._fresh)) <= self._last:
+            address = pack_address(self.network.network_address + number)
+            self._fresh = number + 1
             if address not in self._leases and address not in self._resting and address not in self._reserved:
                 return address
         if self._resting:
             return next(iter(self._resting))
+        if self.blocks.give_up_resting():
+            self._fresh = self._first
+            return self._least_recently_used()
         raise PoolEmptyError(
             errno.ENOBUFS,
             f"pool {self.network} is empty: all {self._last - self._first + 1} "
-            f"addresses are leased; give the router a larger pool (--pool)",
+            f"addresses are leased, alone or in blocks; give the router a larger pool (--pool)",
         )

@@ -30,6 +30,9 @@ import socket
 import struct
 from dataclasses import astuple, dataclass, field, fields
 
+from netstack.errors import RouterError
+from netstack.router.block_messages import BLOCKS, MAX_BLOCKS, Network, network_of, pack_blocks, unpack_blocks
+
 MAGIC = b"NSRT"
 VERSION = 1
 MESSAGE_BYTES = 512
@@ -44,10 +47,12 @@ HELLO = struct.Struct("<Q")
 HELLO_REPLY = struct.Struct("<QIIH62s")
 # ATTACH: capabilities, ring capacity and mtu (0: the router's), number of addresses, token, addresses
 ATTACH = struct.Struct(f"<QQIH2x16s{16 * MAX_ADDRESSES}s")
+# behind these blocks wanted (`block_messages`), where the router has `Capability.BLOCKS`
 # reply: id, capabilities, ring capacity, generation, epoch, mtu, backend, number of fds, number of addresses,
-# prefix lengths, router address, token, addresses, router address of the other version (zeros: none)
+# prefix lengths, router address, token, addresses, router address of the other version (zeros: none); behind these
+# blocks, and prefix lengths of their pools
 ATTACH_REPLY = struct.Struct(f"<QQQQIIHHH2x{MAX_ADDRESSES}B16s16s{16 * MAX_ADDRESSES}s16s")
-# LIST: the id after which to go on; reply: one attachment (id 0: no more)
+# LIST: the id after which to go on; reply: one attachment (id 0: no more); behind it its blocks
 LIST = struct.Struct("<Q")
 LIST_REPLY = struct.Struct(f"<QIIIIQQQQQQQHH4x{16 * MAX_ADDRESSES}s64s")
 # COUNTERS: id (0: the router's sum, RELAYED: what the uplink ``user`` did), the first value wanted; reply: id, how many
@@ -113,6 +118,7 @@ class Capability(enum.IntFlag):
     NONE = 0
     HOLD = 1  # after its death keep the addresses for the owner of the token (10 s)
     SHARED = 2  # it claims ports: its address may be one that others have too
+    BLOCKS = 8  # of a router: it leases blocks
     NAMES = 4  # granted only: an uplink ``user`` is there, and answers for names at the last address but the broadcast
 
 
@@ -123,6 +129,14 @@ class Backend(enum.IntEnum):
 
 class ProtocolError(Exception):
     """The other side broke the protocol: the connection is closed."""
+
+
+def _networks(body: bytes, offset: int) -> tuple[Network, ...]:
+    """Blocks that a router tells of."""
+    try:
+        return tuple(network_of(*block) for block in unpack_blocks(body, offset))
+    except (ValueError, RouterError) as error:
+        raise ProtocolError(f"the router's reply is out of bounds: {error}") from None
 
 
 def unpack_flows(body: bytes) -> tuple[int, int, list[tuple[bytes, bytes, int]]]:
@@ -167,9 +181,10 @@ class AttachRequest:
     capabilities: int = 0
     mtu: int = 0
     ring_capacity: int = 0
+    blocks: tuple[tuple[bytes, int], ...] = ()  # first address, length: to be checked (`network_of`)
 
     def pack(self) -> bytes:
-        return ATTACH.pack(
+        head = ATTACH.pack(
             self.capabilities,
             self.ring_capacity,
             self.mtu,
@@ -177,18 +192,24 @@ class AttachRequest:
             self.token,
             b"".join(self.addresses),
         )
+        return head + pack_blocks(network_of(*block) for block in self.blocks)
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachRequest:
         capabilities, capacity, mtu, n, token, packed = ATTACH.unpack_from(body)
         if n > MAX_ADDRESSES:
             raise ProtocolError(f"{n} addresses asked for, at most {MAX_ADDRESSES} in one attachment")
+        try:
+            blocks = unpack_blocks(body, ATTACH.size)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
         return cls(
             tuple(packed[i * 16 : i * 16 + 16] for i in range(n)),
             token if any(token) else b"",
             capabilities,
             mtu,
             capacity,
+            blocks,
         )
 
 
@@ -208,10 +229,12 @@ class AttachReply:
     prefix_lengths: tuple[int, ...]
     router_addresses: tuple[bytes, ...]
     token: bytes
+    blocks: tuple[Network, ...] = ()
+    pool_lengths: tuple[int, ...] = ()  # prefix lengths of the pools that the blocks are of
 
     def pack(self) -> bytes:
         lengths = (list(self.prefix_lengths) + [0] * MAX_ADDRESSES)[:MAX_ADDRESSES]
-        return ATTACH_REPLY.pack(
+        head = ATTACH_REPLY.pack(
             self.id,
             self.capabilities,
             self.ring_capacity,
@@ -227,6 +250,7 @@ class AttachReply:
             b"".join(self.addresses),
             self.router_addresses[1] if len(self.router_addresses) > 1 else bytes(16),
         )
+        return head + pack_blocks(self.blocks) + bytes(self.pool_lengths).ljust(MAX_BLOCKS, b"\0")
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachReply:
@@ -235,6 +259,8 @@ class AttachReply:
         lengths, (router, token, packed, other) = values[9 : 9 + MAX_ADDRESSES], values[9 + MAX_ADDRESSES :]
         if n > MAX_ADDRESSES or fds > MAX_FDS:
             raise ProtocolError("the router's reply is out of bounds")
+        blocks = _networks(body, ATTACH_REPLY.size)
+        pool_lengths = body[ATTACH_REPLY.size + BLOCKS.size :]
         return cls(
             ident,
             capabilities,
@@ -248,6 +274,8 @@ class AttachReply:
             tuple(lengths[:n]),
             (router, other) if any(other) else (router,),
             token,
+            blocks,
+            tuple(pool_lengths[: len(blocks)]),
         )
 
 
@@ -275,6 +303,8 @@ class AttachmentInfo:
         16 bytes each.
     command : str
         Its command line, cut to 64 bytes.
+    blocks : tuple of ipaddress networks
+        Prefixes that it has whole.
     """
 
     id: int
@@ -292,9 +322,10 @@ class AttachmentInfo:
     mtu: int
     addresses: tuple[bytes, ...] = field(default=())
     command: str = ""
+    blocks: tuple[Network, ...] = ()
 
     def pack(self) -> bytes:
-        return LIST_REPLY.pack(
+        head = LIST_REPLY.pack(
             self.id,
             self.pid & 0xFFFFFFFF,
             self.uid & 0xFFFFFFFF,
@@ -312,6 +343,7 @@ class AttachmentInfo:
             b"".join(self.addresses),
             self.command.encode("utf-8", "replace")[:64],
         )
+        return head + pack_blocks(self.blocks)
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachmentInfo:
@@ -321,10 +353,11 @@ class AttachmentInfo:
             **info,
             addresses=tuple(packed[i * 16 : i * 16 + 16] for i in range(min(n, MAX_ADDRESSES))),
             command=command.rstrip(b"\0").decode("utf-8", "replace"),
+            blocks=_networks(body, LIST_REPLY.size),
         )
 
 
-_INFO_NUMBERS = [f.name for f in fields(AttachmentInfo)][:-2]      # in the order of LIST_REPLY
+_INFO_NUMBERS = [f.name for f in fields(AttachmentInfo)][:-3]      # in the order of LIST_REPLY
 
 
 @dataclass(frozen=True)

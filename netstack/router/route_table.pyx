@@ -27,6 +27,8 @@ from netstack.router.state cimport enter, leave
 cdef enum:
     HOPS_MAX = 65535
 
+cdef tuple ASIDE = (HOP_STACK, 0, None), HELD = (HOP_STACK, 0, "held")
+
 cdef dict KINDS = {HOP_POOL: "pool", HOP_UPLINK: "uplink", HOP_STACK: "stack"}
 
 
@@ -42,7 +44,8 @@ cdef object address_text(object gateway):
 cdef class RouteTable:
     """The routes of one `Forwarder`, which owns it: both IP versions, and their next hops.
 
-    A hop is kept under a key: (kind, port id, text of the gateway or None), of a pool (kind, network, None).
+    A hop is kept under a key: (kind, port id, text of the gateway or None), of a pool (kind, network, None), of blocks
+    without an attachment `ASIDE` or `HELD`.
     """
 
     def __cinit__(self):
@@ -91,13 +94,16 @@ cdef class RouteTable:
             return known
         memset(&hop, 0, sizeof(hop))
         hop.kind = key[0]
-        if hop.kind != HOP_POOL:
+        if hop.kind == HOP_POOL:
+            if key[1].version == 4:
+                address_parse(key[1].broadcast_address, &hop.broadcast)
+        elif key[1] == 0:
+            hop.held = key == HELD
+        else:
             hop.port = self.port(key[1])
             hop.ident = key[1]
-        elif key[1].version == 4:
-            address_parse(key[1].broadcast_address, &hop.broadcast)
-        if key[2] is not None:
-            address_parse(key[2], &hop.gateway)
+            if key[2] is not None:
+                address_parse(key[2], &hop.gateway)
         number = self._unused[len(self._unused) - 1] if self._unused else len(self._keys)
         if number > HOPS_MAX:
             raise ConfigError(f"a router has at most {HOPS_MAX} next hops")
@@ -152,6 +158,10 @@ cdef class RouteTable:
     def add(self, network, ident, gateway, bint replace):
         with self._lock:
             self.enter_route(network, (HOP_POOL, network, None) if ident is None else self.key_of(ident, gateway), replace)
+
+    def set_aside(self, network, bint held):
+        with self._lock:
+            self.enter_route(network, HELD if held else ASIDE, True)
 
     cdef int enter_route(self, object network, tuple key, bint replace) except -1:
         cdef prefix_t p
@@ -268,7 +278,7 @@ cdef class RouteTable:
 
     cdef tuple row(self, object network, uint16_t hop):
         kind, ident, gateway = self._keys[hop]
-        return network, KINDS[kind], 0 if kind == HOP_POOL else ident, gateway
+        return network, KINDS[kind], 0 if kind == HOP_POOL else ident, gateway if ident else None
 
     def memory(self, int version):
         cdef poptrie_t *t = self.table(version)

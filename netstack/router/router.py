@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from netstack.errors import ConfigError, LinkError, RouterError
 from netstack.link.emulation import Emulation
 from netstack.router import protocol
+from netstack.router.block_messages import Network
 from netstack.router.captures import Captures
 from netstack.router.control import FAR_AWAY, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
@@ -34,6 +35,7 @@ from netstack.router.paths import socket_path
 from netstack.router.pool import HOLD_NS, TOKEN_BYTES, Lease, format_address, is_v4, pack_address
 from netstack.router.pools import ADDRESSING, ANY_V4, ANY_V6, DEFAULT_V4, PoolConfig, Pools, unique_local_network
 from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest, Backend, Capability
+from netstack.router.routed_blocks import RoutedBlocks
 from netstack.router.sharing import SharedAddresses
 from netstack.router.static_routes import Route, StaticRoutes, pack_listed, unpack_after, unpack_route
 from netstack.router.uplinks import Uplink, UplinkConfig, open_descriptor
@@ -60,6 +62,7 @@ class _Attached:
         self.capabilities = capabilities
         self.token = b""  # what its owner proves itself with after a restart
         self.leases: list[Lease] = []
+        self.blocks: list[Network] = []
         self.shared: tuple[bytes, ...] = ()  # addresses that others have too
         self.numbers: set[tuple[int, int]] = set()  # kinds and ports that it has of them
         self.port = 0
@@ -70,6 +73,11 @@ class _Attached:
     def addresses(self) -> tuple[bytes, ...]:
         addresses = (*self.shared, *(lease.address for lease in self.leases))
         return tuple(sorted(addresses, key=lambda a: not is_v4(a))) if self.shared else addresses
+
+    @property
+    def whereabouts(self) -> str:
+        """Its addresses and blocks, for people."""
+        return ", ".join((*map(format_address, self.addresses), *map(str, self.blocks)))
 
     def info(self, forwarder: Forwarder) -> AttachmentInfo:
         c = forwarder.counters(self.port)
@@ -89,6 +97,7 @@ class _Attached:
             mtu=self.mtu,
             addresses=self.addresses,
             command=self.command,
+            blocks=tuple(self.blocks),
         )
 
 
@@ -243,6 +252,7 @@ class Router:
         )
         self.captures = Captures(self._forwarder, self._lock)
         self._shared = SharedAddresses(self._forwarder, self._pools.shared) if self._pools.shared else None
+        self._blocks = RoutedBlocks(self._pools, self._forwarder)
         self._uplinks = [self._make_uplink(c, default=c is configs[0], opening=opening) for c in configs]
         self._user: UserUplink | None = next((u for u in self._uplinks if u.config.kind == "user"), None)
         self._routes = StaticRoutes(self._forwarder, [pool.network for pool in self._pools], self._uplinks)
@@ -262,7 +272,8 @@ class Router:
             undo.callback(self._control.stop)
             self._next_look(time.monotonic_ns())
             if name is not None:  # nobody starts another one under a random name
-                self._memory = Memory(self.path[:-5] + ".leases", self._pools.pools, self._forwarder, self._shared)
+                self._memory = Memory(self.path[:-5] + ".leases", self._pools.pools, self._forwarder, self._shared,
+                                      self._blocks)
             self._control.watch(self._forwarder.fileno())
             if metrics is not None:
                 from netstack.router.metrics import MetricsServer
@@ -442,7 +453,8 @@ class Router:
 
     def hello(self, connection: Connection) -> bytes:
         return protocol.HELLO_REPLY.pack(
-            int(Capability.HOLD | Capability.SHARED | (Capability.NAMES if self._user is not None else 0)),
+            int(Capability.HOLD | Capability.SHARED | Capability.BLOCKS
+                | (Capability.NAMES if self._user is not None else 0)),
             os.getpid(),
             self.mtu,
             Backend[self.backend.upper()],
@@ -462,7 +474,9 @@ class Router:
             if mtu < 576:
                 raise RouterError(errno.EINVAL, f"mtu {mtu}: 576 to {self.mtu} bytes")
             capacity = check_capacity(request.ring_capacity or self.ring_capacity)
+            blocks = self._blocks.wanted(request, connection.uid, mtu)
             wanted = self._pools.wanted(self._asked(request), mtu)
+            wanted = self._blocks.instead(wanted, bool(request.addresses), blocks)
             for address in wanted:
                 self._pools.check(address, connection.uid, request.token)
             shared = [address for each in wanted if (address := self._pools.shared_address(each)) is not None]
@@ -474,12 +488,12 @@ class Router:
                 )
             channel, fds, bells, its = self._make_channel(capacity)
             granted = Capability.SHARED if shared else Capability.NONE
-            if len(shared) < len(wanted):
+            if len(shared) < len(wanted) or blocks:
                 granted |= Capability(request.capabilities) & Capability.HOLD
             attached = _Attached(connection, channel, bells, mtu, granted)
             attached.token = request.token or secrets.token_bytes(TOKEN_BYTES)
             try:
-                self._put_into_service(attached, wanted)
+                self._put_into_service(attached, wanted, blocks)
             except BaseException:
                 for sock in its:
                     sock.close()
@@ -500,13 +514,17 @@ class Router:
                 addresses=attached.addresses,
                 prefix_lengths=tuple(self._pools.of(address).prefix_length for address in attached.addresses),
                 router_addresses=tuple(
-                    dict.fromkeys(self._pools.of(address).router_address for address in attached.addresses)
+                    dict.fromkeys(pool.router_address for pool in (
+                        *(self._pools.of(address) for address in attached.addresses),
+                        *(self._blocks.pool_of(network) for network in attached.blocks)))
                 )[:2],
                 token=attached.token,
+                blocks=tuple(attached.blocks),
+                pool_lengths=tuple(self._blocks.pool_of(network).prefix_length for network in attached.blocks),
             )
         log.info(
             "attached %s: process %d, %s",
-            ", ".join(format_address(a) for a in reply.addresses),
+            attached.whereabouts,
             connection.pid,
             attached.command or "?",
         )
@@ -533,10 +551,12 @@ class Router:
             self._take_back(attached, hold=hold)
             if self._user is not None and not hold and not attached.shared:
                 self._user.forget(attached.addresses)
+            if self._user is not None and not hold:
+                self._user.forget(attached.blocks)
         self._reclaims_ns.append(time.monotonic_ns() - began)
         log.info(
             "detached %s: process %d, %s",
-            ", ".join(format_address(a) for a in attached.addresses),
+            attached.whereabouts,
             connection.pid,
             why,
         )
@@ -677,6 +697,9 @@ class Router:
                 self._forwarder.set_state(address, "dead")
                 if self._user is not None:
                     self._user.forget([address])
+            over = self._blocks.expire()
+            if self._user is not None:
+                self._user.forget(over)
             if self._retry_at_ns and now_ns >= self._retry_at_ns:
                 self._look_after_uplinks(now_ns)
             promises = self._memory.tick(now_ns, self._attached.values()) if self._memory is not None else 0
@@ -744,7 +767,7 @@ class Router:
         there.detach()
         return here, fds, bells, its
 
-    def _put_into_service(self, attached: _Attached, wanted: list[bytes]) -> None:
+    def _put_into_service(self, attached: _Attached, wanted: list[bytes], blocks: list[Network]) -> None:
         """First what can fail, then the addresses, which may come from an attachment that still lives."""
         channel = attached.channel
         bells = (-1, *(sock.fileno() for sock in attached.bells), -1) if attached.bells else channel.peer_fds
@@ -760,6 +783,7 @@ class Router:
         if self._emulation is not None and self._seeds is not None:
             self._forwarder.emulate(attached.port, seed=next(self._seeds), **self._emulation.settings)
         uid = attached.connection.uid
+        self._blocks.lease(attached, blocks, attached.token)
         for each in wanted:
             shared = self._pools.shared_address(each)
             if shared is not None and self._shared is not None:
@@ -777,6 +801,7 @@ class Router:
     def _take_back(self, attached: _Attached, *, hold: bool = False) -> None:
         if attached.port:
             self.captures.port_goes(attached.port)
+            self._blocks.take_back(attached, hold=hold)
             self._forwarder.remove(attached.port, hold=hold)
         if attached.shared and self._memory is not None:
             self._memory.left(attached)

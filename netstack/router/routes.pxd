@@ -22,6 +22,7 @@ cdef struct hop_t:
     uint32_t kind            # 0: this number is free
     port_t *port             # NULL: of a pool, or gone
     uint64_t ident           # of the port, gone or not
+    bint held                # of a block that waits for its owner: nothing is answered
     address_t gateway        # 0: whoever has the destination is on the uplink, or behind its own gateway
     address_t broadcast      # of an IPv4 pool
 

@@ -342,7 +342,7 @@ cdef int no_entry(forwarder_t *f, port_t *src, packet_t *p, const address_t *des
         return <int> DROP_UNKNOWN_ADDRESS
     if hop != NULL and hop.kind == HOP_STACK:
         if hop.port == NULL:
-            return of_the_dead(f, src, p)
+            return <int> DROP_HELD if hop.held else of_the_dead(f, src, p)
         if hop.port == src:
             return <int> DROP_DESTINATION
     to[0] = hop.port if hop != NULL else f.default_uplink

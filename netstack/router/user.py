@@ -236,7 +236,7 @@ class UserUplink:
         self._undo.close()
 
     def forget(self, addresses) -> None:
-        """Stacks with these addresses (16 bytes each) are gone for good: so are their connections."""
+        """Stacks with these addresses (16 bytes each) or networks are gone for good: so are their connections."""
         if self._relay is not None:
             for address in addresses:
                 self._relay.forget(address)

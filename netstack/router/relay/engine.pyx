@@ -212,16 +212,20 @@ cdef class Relay:
         eventfd_write(self.r.wake_fd, 1)
 
     def forget(self, address):
-        """A stack is gone: everything of this address ends, towards the kernel by resets."""
+        """A stack is gone: everything of this address, or network, ends, towards the kernel by resets."""
         cdef address_t a
+        cdef uint32_t bits = 128
         cdef driver_t *d = &self.driver.d
+        if hasattr(address, "prefixlen"):
+            bits -= address.max_prefixlen - address.prefixlen
+            address = address.network_address
         address_parse(address, &a)
         if self.closed:
             return
         with nogil:
             park_lock(&d.lock)
             stack_set_now(d.stack, park_now_ns())
-            flow_forget(self.r, &a)
+            flow_forget(self.r, &a, bits)
             driver_settle(d)
             driver_unlock(d)
 

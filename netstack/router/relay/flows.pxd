@@ -1,6 +1,6 @@
 """The table of flows: found by name, bounded in number, ended in one way."""
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from netstack.address cimport address_t
 from netstack.router.relay.state cimport flow_t, relay_t
@@ -33,4 +33,5 @@ cdef void flow_bury(relay_t *r) noexcept nogil
 cdef void flow_used(relay_t *r, flow_t *f) noexcept nogil        # of UDP and echo: not idle
 cdef void flow_queue(relay_t *r, flow_t *f) noexcept nogil       # to be pumped again soon
 cdef flow_t *flow_unqueue(relay_t *r) noexcept nogil
-cdef void flow_forget(relay_t *r, const address_t *near) noexcept nogil    # all of a stack that is gone
+# All of a stack that is gone: of its address, or of those that begin with so many bits (of 16 bytes) of it.
+cdef void flow_forget(relay_t *r, const address_t *near, uint32_t bits) noexcept nogil

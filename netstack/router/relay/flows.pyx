@@ -1,7 +1,7 @@
 """The table of flows: see flows.pxd."""
 
 from libc.errno cimport EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from posix.unistd cimport close
 
@@ -18,6 +18,7 @@ from netstack.router.relay.state cimport (
 )
 from netstack.siphash cimport siphash
 from netstack.stack.sockets cimport sock_close, sock_setsockopt
+from netstack.wire.byte_order cimport load_be64
 
 cdef enum:
     ANY_SOCKET = 1               # SOL_SOCKET and SO_LINGER of our stack: Linux's numbers
@@ -324,7 +325,16 @@ cdef void flow_bury(relay_t *r) noexcept nogil:
         free(f)
 
 
-cdef void flow_forget(relay_t *r, const address_t *near) noexcept nogil:
+cdef inline bint begins_with(const address_t *a, const address_t *prefix, uint32_t bits) noexcept nogil:
+    """Are the first 1 to 128 bits the same?"""
+    cdef uint64_t hi = load_be64(<const uint8_t *> a) ^ load_be64(<const uint8_t *> prefix)
+    cdef uint64_t lo = load_be64(<const uint8_t *> a + 8) ^ load_be64(<const uint8_t *> prefix + 8)
+    if bits <= 64:
+        return hi >> (64 - bits) == 0
+    return hi == 0 and lo >> (128 - bits) == 0
+
+
+cdef void flow_forget(relay_t *r, const address_t *near, uint32_t bits) noexcept nogil:
     cdef flow_t *f
     cdef flow_t *after
     cdef int i
@@ -332,6 +342,6 @@ cdef void flow_forget(relay_t *r, const address_t *near) noexcept nogil:
         f = (r.datagrams if i else r.streams).first
         while f != NULL:
             after = f.all.next
-            if address_equal(&f.near, near):
+            if begins_with(&f.near, near, bits):
                 flow_end(r, f, True)
             f = after

@@ -12,6 +12,8 @@ OWN_PORTS_ONLY = ("test_i1_a_sharer_sends_from_its_own_ports_only",)
 
 IPV6_SOURCES = ("test_i1_a_stack_sends_from_its_own_ipv6_addresses_only",)
 
+BLOCKS = ("test_i1_a_stack_sends_from_its_block_and_no_other_does",)
+
 NO_ERROR = ("test_g3_no_error_about_an_error_and_what_may_be_one",)
 
 MUTANTS = [
@@ -26,6 +28,10 @@ MUTANTS = [
            "        if source.lo == src.addresses[i].lo:\n", ("test_i1_no_bit_of_an_ipv6_source_may_differ",)),
     Mutant("I1", "who had an address may send from it", ROUTING, "            if src.epochs[i] == 0:\n",
            "            if src.epochs[i] == 77:\n", ("test_i1_an_ipv6_address_that_moved_on_is_no_source_any_more",)),
+    Mutant("I1", "all blocks are everybody's", ROUTING, "hop.kind == HOP_STACK and hop.port == src and table_find",
+           "hop.kind == HOP_STACK and table_find", BLOCKS),
+    Mutant("I1", "addresses in a block that others have are its owner's", ROUTING,
+           "hop.port == src and table_find(&f.table, source) == NULL:", "hop.port == src:", BLOCKS),
     Mutant("I1", "sharers of an address send from any port", ROUTING,
            "verdict[0] = steer_out(f, src, p)\n", "verdict[0] = FORWARDED\n", OWN_PORTS_ONLY),
     Mutant("I1", "ports are nobody's", STEERING,
