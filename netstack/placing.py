@@ -144,7 +144,7 @@ def check_reach(host: Any, address: Any) -> None:
     OSError
         ENETUNREACH.
     """
-    if getattr(host, "link", host) is None and other_host(host, address) is not None:
+    if not getattr(host, "reaches_out", True) and other_host(host, address) is not None:
         raise across_hosts(OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)), host, address)
 
 

@@ -34,3 +34,16 @@ def netns():
         pytest.skip(reason)
     with support.network_namespace() as namespace:
         yield namespace
+
+
+@pytest.fixture(scope="session")
+def shared_netns():
+    """One network namespace for all hybrid hosts, which have its kernel's addresses: what tests give to ``near``."""
+    reason = support.root_missing()
+    if reason:
+        pytest.skip(reason)
+    with support.network_namespace() as namespace:
+        namespace.run("ip", "link", "add", "near", "type", "veth", "peer", "name", "far")
+        for device in ("near", "far"):
+            namespace.run("ip", "link", "set", device, "mtu", "65535", "up")
+        yield namespace

@@ -146,7 +146,7 @@ class LoopMixin(_Base):
         sock.close()
 
     async def _sock_sendfile_native(self, sock, file, offset, count):
-        if stack_handle(sock) is None:
+        if getattr(sock, "_handle", None) is None:     # a daemon's too has a descriptor that carries no data
             return await super()._sock_sendfile_native(sock, file, offset, count)
         raise asyncio.SendfileNotAvailableError("a stack's socket: the file is read and sent")
 

@@ -179,7 +179,7 @@ def receive(server: Server, client: Client, m: Message, shared: Shared) -> Answe
         raise _error(errno.EINVAL)
     try:
         if handle.type == socket.SOCK_STREAM:
-            data = handle.recv(m.a, m.b)
+            data, _ = handle.recvfrom(m.a, m.b)        # recv() of nothing asks nobody
             return {"a": len(data), "data": data}, ()
         data, items, flags, address = handle.recvmsg(FRAME_MOST, min(m.c, 1024), m.b)
     finally:

@@ -6,7 +6,7 @@ asked of the daemon, which answers at once; what has to be waited for is waited 
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EBADF, ECONNRESET, EINPROGRESS, EMSGSIZE
+from libc.errno cimport EAGAIN, EBADF, ECONNRESET, EINPROGRESS
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -277,8 +277,8 @@ cdef class DaemonHandle(Face):
         cdef nsd_message_t m
         cdef endpoint_t e
         cdef int r
-        self.begin(&m, NSD_BIND)
         self.to_endpoint(address, "bind", &e)
+        self.begin(&m, NSD_BIND)
         put_endpoint(&m, &e)
         r = self.ask(&m, NULL, 0)
         if r:
@@ -288,8 +288,10 @@ cdef class DaemonHandle(Face):
         cdef nsd_message_t m
         cdef endpoint_t e
         cdef int r, step = 0
-        self.begin(&m, NSD_CONNECT)
         self.to_endpoint(address, "connect", &e)
+        if self.s.closed:
+            return EBADF
+        self.begin(&m, NSD_CONNECT)
         put_endpoint(&m, &e)
         r = self.ask(&m, NULL, 0)
         if r == EINPROGRESS and self.timeout_ns:
@@ -469,9 +471,9 @@ cdef class DaemonHandle(Face):
         cdef int fds[NSD_FDS]
         cdef size_t got = 0
         cdef int count, r, number, at = as_int(level), which = as_int(option), most = as_int(buflen)
-        self.begin(&m, NSD_GETSOCKOPT)
         if most < 0 or most > 1024:
             raise OSError("getsockopt buflen out of range")
+        self.begin(&m, NSD_GETSOCKOPT)
         memset(value, 0, sizeof(value))
         if at == 1 and which == 4 and nsd_streams(&self.s):        # SO_ERROR
             number = nsd_take_error(&self.s)
@@ -494,8 +496,10 @@ cdef class DaemonHandle(Face):
         cdef nsd_message_t m
         cdef bytes data
         cdef int at = as_int(level), which = as_int(option), r
-        self.begin(&m, NSD_SETSOCKOPT)
+        if value is None and isinstance(optlen, int):
+            self.usable()
         data = option_value(value, optlen)
+        self.begin(&m, NSD_SETSOCKOPT)
         m.a, m.b = at, which
         r = self.ask(&m, PyBytes_AS_STRING(data), len(data))
         if r:
@@ -541,11 +545,14 @@ cdef class DaemonHandle(Face):
 
     cdef ssize_t receive_once(self, uint8_t *data, size_t n, int flags) except? -1:
         """Of a stream: bytes, or a negative errno number."""
+        cdef uint8_t byte
         cdef ssize_t r
         self.usable()
         if flags & (MSG_OOB | MSG_ERRQUEUE) or not nsd_streams(&self.s):
             return self.receive_asked(data, n, flags & ~MSG_WAITALL, NULL)
-        if n <= KEEP_BYTES:
+        if n == 0:                                     # nothing, but not before there is something
+            r = min(nsd_recv(&self.s, &byte, 1, MSG_PEEK), 0)
+        elif n <= KEEP_BYTES:
             r = nsd_recv(&self.s, data, n, flags & MSG_PEEK)
         else:
             with nogil:
@@ -592,11 +599,11 @@ cdef class DaemonHandle(Face):
         cdef ssize_t r
         cdef int64_t deadline = 0
         cdef int step = 0
-        self.usable()
         if n < 0:
             raise ValueError(f"negative buffersize in {operation}")
         if n == 0 and src == NULL:
             return b""
+        self.usable()
         if self.type != 1 or flags & (MSG_WAITALL | MSG_TRUNC | MSG_OOB):
             out = PyBytes_FromStringAndSize(NULL, n if self.type == 1 else min(n, DATAGRAM_MOST))
             r = self.receive(<unsigned char *> PyBytes_AS_STRING(out), len(out), flags, src)
@@ -652,9 +659,7 @@ cdef class DaemonHandle(Face):
         cdef bytes whole
         cdef int r
         self.begin(&m, NSD_SEND)
-        if n > DATAGRAM_MOST - 1 and self.type != 1:
-            return -EMSGSIZE
-        if n > DATAGRAM_MOST:
+        if n > DATAGRAM_MOST:                          # which no datagram has: the daemon says what is wrong first
             n = DATAGRAM_MOST
         m.a = flags & ~(MSG_DONTWAIT | MSG_NOSIGNAL)
         m.c = <int> len(items)

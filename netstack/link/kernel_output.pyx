@@ -5,7 +5,7 @@ from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENETDOWN, ENOBUFS, ENOMEM, errn
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
-from netstack.link.kernel_state cimport KERNEL_BATCH, kernel_ip_t
+from netstack.link.kernel_state cimport KERNEL_BATCH, KERNEL_ROUTES, kernel_ip_t, route_t
 from netstack.link.link cimport NEVER, link_t
 from netstack.wire.byte_order cimport store_be16, store_be32, store_native16
 from netstack.wire.checksum cimport checksum_combine, checksum_finish, checksum_partial, checksum_pseudo_ipv6
@@ -104,13 +104,14 @@ cdef int ask(kernel_ip_t *k, const uint8_t *dst) noexcept nogil:
 
 
 cdef int kernel_route(link_t *self, const uint8_t *dst, uint8_t *src) noexcept nogil:
-    """The address that the kernel would send from. Asked ten times a second at most while the destination stays."""
+    """The address that the kernel would send from. Asked ten times a second at most while destinations are few."""
     cdef kernel_ip_t *k = <kernel_ip_t *> self.state
     cdef sockaddr_in6 name
     cdef unsigned int size = sizeof(name)
+    cdef route_t *known = &k.routes[(dst[15] ^ dst[14] ^ dst[13]) & (KERNEL_ROUTES - 1)]
     cdef int fd
-    if k.now_ns < k.route_until_ns and memcmp(dst, k.route_dst, 16) == 0:
-        memcpy(src, k.route_src, 16)
+    if k.now_ns < known.until_ns and memcmp(dst, known.dst, 16) == 0:
+        memcpy(src, known.src, 16)
         return 0
     fd = ask(k, dst)
     if fd < 0:
@@ -126,9 +127,9 @@ cdef int kernel_route(link_t *self, const uint8_t *dst, uint8_t *src) noexcept n
         if src[0] == 0xfe and src[1] & 0xc0 == 0x80:
             src[2] = 0
             src[3] = 1                             # the stack's number of this link
-    memcpy(k.route_dst, dst, 16)
-    memcpy(k.route_src, src, 16)
-    k.route_until_ns = k.now_ns + ROUTE_NS
+    memcpy(known.dst, dst, 16)
+    memcpy(known.src, src, 16)
+    known.until_ns = k.now_ns + ROUTE_NS
     return 0
 
 

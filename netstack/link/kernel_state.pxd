@@ -6,6 +6,7 @@ from netstack.link.kernel_ports cimport kernel_ports_t
 
 cdef enum:
     KERNEL_BATCH = 32            # packets read ahead, and packets that wait for one sendmmsg
+    KERNEL_ROUTES = 16           # a power of two
     KERNEL_PACKET = 65600        # room for the largest packet the kernel shows, an IPv6 header and 65,535 bytes
     NOTE_MAX = 1280              # an ICMP message of our own making
 
@@ -17,6 +18,12 @@ cdef enum:                       # raw sockets, by number; from RAW_TCP6 on of I
     RAW_UDP6 = 4
     RAW_ICMP6 = 5
     RAW_COUNT = 6
+
+
+cdef struct route_t:
+    uint8_t dst[16]
+    uint8_t src[16]
+    int64_t until_ns
 
 
 cdef struct kernel_ip_t:
@@ -46,10 +53,8 @@ cdef struct kernel_ip_t:
     uint8_t blocked              # the kernel had no room
     int64_t now_ns
     int64_t retry_ns
-    # --- the route asked for last
-    uint8_t route_dst[16]
-    uint8_t route_src[16]
-    int64_t route_until_ns
+    # --- routes asked for lately, each in the place that its destination has
+    route_t routes[KERNEL_ROUTES]
     # --- what happened
     uint64_t dropped             # packets that the kernel refused
     uint64_t too_big             # of them, those larger than the mtu of their device

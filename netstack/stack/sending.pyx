@@ -75,6 +75,7 @@ cdef int choose_way(stack_t *stack, const udp_endpoint_t *ep, const endpoint_t *
     """0, or -errno."""
     cdef int i
     cdef const address_t *dst = &to.address
+    cdef address_t kernels
     cdef uint32_t number = how.interface if how != NULL else 0, known
     way.group = is_multicast(dst)
     way.broadcast = not way.group and stack_is_group(stack, dst)
@@ -105,11 +106,16 @@ cdef int choose_way(stack_t *stack, const udp_endpoint_t *ep, const endpoint_t *
         if way.group and not address_is_any(&ep.multicast_source):
             way.source = ep.multicast_source
         elif not stack_source(stack, i, dst, &way.source):
+            if way.ifc.link.route != NULL:
+                return -ENETUNREACH                    # the kernel has no way there
             if not way.broadcast or not address_is_v4(dst):
                 return -EADDRNOTAVAIL
             address_from_v4(&way.source, 0)            # a host that has no address yet asks for one (RFC 2131 section 4.1)
     if address_is_v4(&way.source) != address_is_v4(dst):
         return -ENETUNREACH if address_is_v4(dst) else -EINVAL
+    if way.ifc.link.route != NULL and not address_is_any(&ep.local) and not way.group and not way.broadcast and \
+            not stack_source(stack, i, dst, &kernels):
+        return -ENETUNREACH
     way.ttl = ep.multicast_ttl if way.group else stack_hop_limit(stack, i, dst, ep.ttl if address_is_v4(dst) else ep.hops)
     way.tos = ep.tos if address_is_v4(dst) else ep.tclass
     if how != NULL and how.ttl >= 0:

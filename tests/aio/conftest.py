@@ -1,12 +1,16 @@
-"""`net`: two endpoints for asyncio, on the kernel, on two hosts with a channel between them, and on one host."""
+"""`net`: two endpoints for asyncio, on the kernel, on two hosts with a channel between them, on one host, on a
+daemon's, and on two with the kernel's IP below them.
+"""
 
 import asyncio
+import contextlib
 import functools
 
 import pytest
 
 import netstack
 from netstack.link import FaultInjector, channel_pair
+from tests.places import daemon_of, host_in
 
 LIMIT = 30.0
 
@@ -14,9 +18,10 @@ LIMIT = 30.0
 class Net:
     """Where clients connect from (`connect`) and servers stand (`serve`), and the loop that serves both."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, request):
         self.kind = kind
         self.hosts = []
+        self.others = contextlib.ExitStack()           # what stands below the hosts
         if kind == "kernel":
             self.address, self.client_address = "127.0.0.1", "127.0.0.1"
             self.client = self.server = None
@@ -24,6 +29,13 @@ class Net:
             self.address = self.client_address = "10.0.0.2"
             self.client = self.server = netstack.Host(address="10.0.0.2/24", drain=5)
             self.hosts = [self.client]
+        elif kind == "daemon":
+            self.address = self.client_address = "10.0.0.2"
+            self.hosts = self.client, self.server = self.others.enter_context(daemon_of("10.0.0.2/24", clients=2))
+        elif kind == "hybrid":
+            self.address = self.client_address = "10.0.0.2"
+            self.hosts = self.client, self.server = [
+                self.others.enter_context(host_in(request, kind, "10.0.0.2/24")) for _ in range(2)]
         else:
             here, there = channel_pair()
             if kind == "lossy":
@@ -64,10 +76,17 @@ class Net:
         self.loop.close()
         for host in self.hosts:
             host.close()
+        self.others.close()
+
+    @property
+    def has_descriptors(self):
+        """Whether each connection has some."""
+        return self.kind in ("kernel", "daemon", "hybrid")
 
 
-@pytest.fixture(params=["kernel", "channel", "loopback", "lossy"])
+@pytest.fixture(params=["kernel", "channel", "loopback", "lossy", "daemon",
+                        pytest.param("hybrid", marks=pytest.mark.root)])
 def net(request):
-    network = Net(request.param)
+    network = Net(request.param, request)
     yield network
     network.close()

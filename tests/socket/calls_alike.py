@@ -8,6 +8,7 @@ import io
 import socket as kernel
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,10 +17,11 @@ LOOPBACK = {INET: "127.0.0.1", INET6: "::1"}
 PATIENCE = 30.0
 LARGE = 1 << 70
 _current: list[tuple] | None = None      # audit events of the call under way
+_caller = threading.get_ident()
 
 
 def _hook(event: str, args: tuple) -> None:
-    if _current is not None and event.startswith("socket."):
+    if _current is not None and event.startswith("socket.") and threading.get_ident() == _caller:
         _current.append((event, *(a for a in args if not isinstance(a, kernel.socket))))
 
 
@@ -381,7 +383,8 @@ def calls() -> Iterator[tuple[str, Callable[[Any], Any]]]:
 
 def outcome(make: Callable[[int, int], kernel.socket], state: str, call: Callable[[Any], Any]) -> tuple:
     """What the call gives or raises, and the audit events that it makes."""
-    global _current
+    global _current, _caller
+    _caller = threading.get_ident()          # a daemon of this process has sockets of its own
     peers = Peers(make)
     try:
         s = STATES[state](peers)

@@ -1,20 +1,20 @@
-"""`net`: each test that asks for it runs over the kernel, over a channel between two stacks, and inside one stack."""
+"""`net`: each test that asks for it runs over the kernel, between two stacks and inside one, over a daemon's stack, and
+with the kernel's IP below ours."""
 
 import pytest
 
-from tests.socket.like_kernel import NETWORKS
+from tests.socket.like_kernel import EVERYWHERE, running
 
 LIMIT = 30.0
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=EVERYWHERE)
 def net(request):
-    network = NETWORKS[request.param]()
-    network.opened = []
-    yield network
-    for s in network.opened:
-        s.close()
-    network.close()
+    with running(request, request.param) as network:
+        network.opened = []
+        yield network
+        for s in network.opened:
+            s.close()
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import pytest
 import netstack
 from netstack.link import channel_pair
 from netstack.testing import VirtualNetwork
+from tests.places import MODES, daemon_of, host_in
 from tests.socket.conftest import LIMIT
 
 A, B, NOWHERE = "10.41.0.1", "10.42.0.1", "10.43.0.1"
 
 
-@pytest.fixture
-def hosts():
-    with netstack.Host(address=f"{A}/24") as a, netstack.Host(address=(f"{B}/24", "fd42::1/64")) as b:
+@pytest.fixture(params=MODES)
+def hosts(request):
+    with host_in(request, request.param, f"{A}/24") as a, netstack.Host(address=(f"{B}/24", "fd42::1/64")) as b:
         yield a, b
 
 
@@ -79,6 +80,15 @@ def test_a_timeout_has_a_note(hosts):
     note, = e.value.__notes__
     assert note.startswith(f"{B} is on the network of another host of this process, {b!r}; this socket is one of ")
     there.close()
+
+
+def test_a_daemon_may_reach_what_another_host_has():
+    here, there = channel_pair()
+    with daemon_of(f"{A}/24", link=here) as (a,), netstack.Host(link=there, address=f"{B}/24", drain=1) as b, \
+            b.create_server((B, 0)) as listener, a.create_connection(listener.getsockname(), LIMIT) as s:
+        server, _ = listener.accept()
+        server.close()
+        assert s.recv(1) == b""
 
 
 def test_event_loops_say_it_too():

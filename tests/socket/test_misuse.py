@@ -6,17 +6,17 @@ import sys
 
 import pytest
 
-import netstack
 from netstack.patching import StaleReferenceWarning
+from tests.places import MODES, host_in
 from tests.support import ROOT, run
 
 TCP_REPAIR, TCP_ULP, UDP_SEGMENT, SO_MARK, SO_TXTIME = 19, 31, 103, 36, 61
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
-@pytest.fixture(scope="module")
-def host():
-    with netstack.Host(address=("10.6.0.1/24", "fd06::1/64")) as host:
+@pytest.fixture(scope="module", params=MODES)
+def host(request):
+    with host_in(request, request.param, "10.6.0.1/24", "fd06::1/64") as host:
         yield host
 
 

@@ -9,16 +9,15 @@ import struct
 
 import pytest
 
-from tests.socket.like_kernel import NETWORKS
+from tests.socket.like_kernel import EVERYWHERE, running
 
 LIMIT = 20
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=EVERYWHERE)
 def network(request):
-    network = NETWORKS[request.param]()
-    yield network
-    network.close()
+    with running(request, request.param) as network:
+        yield network
 
 
 def so_error(sock) -> int:
