@@ -240,8 +240,8 @@ def sweep(min_age_s=2.0):
     removed = []
     try:
         entries = list(os.scandir(SHM_FOLDER))
-    except FileNotFoundError:
-        return removed
+    except OSError:
+        return removed           # none here, or no descriptor left to look with
     for entry in entries:
         if not NAME.fullmatch(entry.name):
             continue

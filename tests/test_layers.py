@@ -13,8 +13,8 @@ from tests.support import ROOT
 
 # From the bottom. A module may import what stands below it, and its own line unless that is PEERS.
 LAYERS = [
-    {"address", "ancillary", "clock", "config", "confinement", "counters", "errors", "reports", "siphash", "sock",
-     "trace", "units", "link.link"},      # what a link is: the type that media and their users share
+    {"address", "ancillary", "clock", "config", "confinement", "counters", "errors", "log_limit", "reports", "siphash",
+     "sock", "trace", "units", "link.link"},      # what a link is: the type that media and their users share
     {"wire"},
     {"tcp", "udp", "ip", "link"},
     {"congestion"},

@@ -22,6 +22,8 @@ cdef struct board_t:
     uint32_t note                # the word: sequence << 2 | 1 while the daemon sleeps
     uint32_t client              # its number
     int bell                     # eventfd, never read
+    uint32_t storm               # rings in a row without a note
+    int64_t muted_until_ns       # its bell is not listened to; 0: it is
     bint poisoned                # its notes cannot be: the server is told
     board_t *next
 
@@ -50,6 +52,7 @@ cdef class Engine:
     cdef pipe_t *first           # those to pump
     cdef pipe_t *last
     cdef uint32_t lingering
+    cdef uint32_t muted          # bells that are not listened to
     cdef int epoll
     cdef int64_t spin_ns
     cdef list duplicates
@@ -64,6 +67,9 @@ cdef class Engine:
     cdef void queue(self, pipe_t *p) noexcept nogil
     cdef bint tell(self, uint32_t kind, uint32_t number) noexcept nogil
     cdef void pump(self, pipe_t *p) noexcept nogil
+    cdef void heard(self, uint32_t client) noexcept nogil
+    cdef void listen_for(self, board_t *b, uint32_t events) noexcept nogil
+    cdef int64_t unmute(self, int64_t until) noexcept nogil
     cdef bint read_notes(self, board_t *b) noexcept nogil
     cdef bint work(self) noexcept nogil
     cdef bint spin(self, int64_t until) noexcept nogil

@@ -70,6 +70,7 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef enum:
     BATCH = 64                   # descriptors a round
     PUMPS = 256                  # pipes a round
+    STORM = 64                   # rings in a row without a note
     OF_STACK = 1                 # kinds of descriptors, in the upper half of epoll's word
     OF_BOARD = 2
     OF_SERVER = 3
@@ -81,6 +82,7 @@ cdef enum:
 
 FINISHED, POISONED, BAD_BOARD = C_FINISHED, C_POISONED, C_BAD_BOARD
 
+cdef int64_t MUTED_NS = 10_000_000             # how long a storming bell is not listened to
 cdef int64_t LINGER_LOOK_NS = 5_000_000        # how often somebody's close() is looked after
 
 
@@ -321,6 +323,7 @@ cdef class Engine:
         while place[0] != &board.b:
             place = &place[0].next
         place[0] = board.b.next
+        self.muted -= board.b.muted_until_ns != 0
 
     # --- a round, without the interpreter and, but for the sleep, under the lock of the driver
 
@@ -351,6 +354,43 @@ cdef class Engine:
         self.told_count += 1
         return True
 
+    cdef void heard(self, uint32_t client) noexcept nogil:
+        """A client rang. One that rings and rings without a note is not listened to for a while (security R11); its
+        board is still looked at in each round."""
+        cdef board_t *b = self.boards
+        while b != NULL and b.client != client:
+            b = b.next
+        if b == NULL or b.muted_until_ns:
+            return
+        if nsd_load64(&b.up.tail) != b.head:
+            return
+        b.storm += 1
+        if b.storm >= STORM:
+            b.muted_until_ns = park_now_ns() + MUTED_NS
+            self.muted += 1
+            self.listen_for(b, 0)
+
+    cdef void listen_for(self, board_t *b, uint32_t events) noexcept nogil:
+        cdef epoll_event e
+        e.events = events
+        e.data.u64 = <uint64_t> OF_BOARD << 32 | b.client
+        epoll_ctl(self.epoll, EPOLL_CTL_MOD, b.bell, &e)
+
+    cdef int64_t unmute(self, int64_t until) noexcept nogil:
+        """Listen again to those whose time is over. Returns when to come again, at most `until`."""
+        cdef board_t *b = self.boards
+        cdef int64_t now = park_now_ns()
+        while b != NULL and self.muted:
+            if b.muted_until_ns and b.muted_until_ns <= now:
+                b.muted_until_ns = 0
+                b.storm = 0
+                self.muted -= 1
+                self.listen_for(b, EPOLLIN | EPOLLET)
+            elif b.muted_until_ns and b.muted_until_ns < until:
+                until = b.muted_until_ns
+            b = b.next
+        return until
+
     cdef bint read_notes(self, board_t *b) noexcept nogil:
         """Pump what a client noted. True: there was something."""
         cdef uint64_t tail = nsd_load64(&b.up.tail)
@@ -361,6 +401,7 @@ cdef class Engine:
         if n > NSD_NOTES:
             b.poisoned = self.tell(C_BAD_BOARD, b.client)
             return False
+        b.storm = 0
         if n == NSD_NOTES:       # full: some may be missing, so all are looked at
             b.head = tail
             for i in range(self.size):
@@ -485,6 +526,8 @@ cdef class Engine:
         driver_unlock(d)
         if self.lingering and until > park_now_ns() + LINGER_LOOK_NS:
             until = park_now_ns() + LINGER_LOOK_NS
+        if self.muted:
+            until = self.unmute(until)
         if self.told_count or self.first != NULL:
             busy = True
         if not busy and not self.spin(until) and self.arm():
@@ -503,6 +546,8 @@ cdef class Engine:
             if events[i].data.u64 >> 32 == OF_STACK:
                 which = <uint32_t> events[i].data.u64
                 rang |= RANG_BELL if which == 0 else RANG_LEADER if which == 1 else RANG_LINK
+            elif events[i].data.u64 >> 32 == OF_BOARD:
+                self.heard(<uint32_t> events[i].data.u64)
         if sleeps:
             park_lock(&d.lock)
             poller_woke(&self.poller, rang)

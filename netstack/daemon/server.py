@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import secrets
 import socket
@@ -23,9 +22,10 @@ from netstack.daemon.memory import Memory
 from netstack.daemon.paths import Listener, daemon_name
 from netstack.daemon.protocol import Message, ProtocolError, Type
 from netstack.handle import Handle
+from netstack.log_limit import limited
 from netstack.router.peers import credentials, process_descriptor
 
-log = logging.getLogger("netstack.daemon")
+log = limited("netstack.daemon")
 
 HANDSHAKE_S = 1.0                # from connect to HELLO
 RESERVATION_S = 10.0             # from fork to the child's HELLO
@@ -356,9 +356,11 @@ class Server:
                 raise OSError(errno.EBADF, "no such reservation: it is over, or was used")
             references = reserved[1]
         client.references = references
-        client.memory = Memory(protocol.NOTES_BYTES)
+        if client.memory is None:                      # else a HELLO before this one found no room for the rest
+            client.memory = Memory(protocol.NOTES_BYTES)
         client.memory.commit()
-        client.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        if client.bell < 0:
+            client.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         client.board = Board(client.memory.down, client.memory.up, client.number, client.bell)
         self.engine.add_board(client.board)
         about = "\n".join([*self.host.addresses, f"name {self.name}", f"pid {os.getpid()}"])

@@ -9,25 +9,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import select
 import socket
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 from netstack.errors import RouterError
+from netstack.log_limit import limited
 from netstack.router import protocol
 from netstack.router.peers import credentials, process_descriptor
 from netstack.router.protocol import ProtocolError, Type
 
-log = logging.getLogger("netstack.router")
+log = limited("netstack.router")
 
 HANDSHAKE_NS = 1_000_000_000  # from connect to a valid HELLO
 ACCEPT_PAUSE_NS = 100_000_000  # after running out of file descriptors
 ACCEPT_BATCH = 64
 MESSAGES_PER_TURN = 16  # of one connection, before the others get theirs
+OTHERS_SHARE = 4  # one of the users beside the router's own gets a quarter, whatever there is
 FAR_AWAY = 1 << 62
 
 
@@ -65,7 +67,7 @@ class ControlServer:
         ports of shared addresses; ``captures.start(connection, id, capacity, snap_length)`` and
         ``captures.end(connection)``; ``change_route(connection, body)`` and ``routes_after(body)``.
     max_connections : int
-        More are refused at once.
+        More are refused at once; of one of ``allowed_uids``, more than a quarter of them.
     allowed_uids : set of int
         Users that may talk; the router's own and root always may.
     """
@@ -76,6 +78,7 @@ class ControlServer:
         self._max = max_connections
         self._allowed = {os.geteuid(), 0} | set(allowed_uids)
         self._connections: dict[int, Connection] = {}
+        self._users: Counter[int] = Counter()  # connections of each
         self._silent: set[Connection] = set()  # connected, no HELLO yet
         self._pidfds: dict[int, Connection] = {}
         self._stopping = False
@@ -210,17 +213,19 @@ class ControlServer:
                 continue
             sock.setblocking(False)
             pid, uid = credentials(sock)
-            if uid not in self._allowed or len(self._connections) >= self._max:
+            connection = Connection(sock, pid, uid, time.monotonic_ns() + HANDSHAKE_NS)
+            most = self._max if connection.is_owner else max(1, self._max // OTHERS_SHARE)
+            if uid not in self._allowed or len(self._connections) >= self._max or self._users[uid] >= most:
                 log.warning(
                     "process %d of user %d refused: %s",
                     pid,
                     uid,
-                    "not allowed" if uid not in self._allowed else f"{self._max} connections already",
+                    "not allowed" if uid not in self._allowed else f"{most} connections already",
                 )
                 sock.close()
                 continue
-            connection = Connection(sock, pid, uid, time.monotonic_ns() + HANDSHAKE_NS)
             self._connections[sock.fileno()] = connection
+            self._users[uid] += 1
             self._silent.add(connection)
             self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
 
@@ -271,6 +276,7 @@ class ControlServer:
             pass
         connection.socket.close()
         del self._connections[fd]
+        self._users[connection.uid] -= 1
 
     def _sent(self, connection: Connection) -> None:
         while connection.after_send:
@@ -303,13 +309,11 @@ class ControlServer:
                     self._drop(connection, "gone")
                     return
                 reply, fds = self._answer(connection, data)
-                if reply:
-                    protocol.send(connection.socket, reply, fds)
-                self._sent(connection)
-            except BlockingIOError:
-                if connection.after_send:  # a client that does not read replies
+                if reply and not self._send(connection, reply, fds):
                     self._drop(connection, "does not read")
                     return
+                self._sent(connection)
+            except BlockingIOError:
                 if events & select.EPOLLRDHUP:
                     self._drop(connection, "gone")
                 return
@@ -320,6 +324,14 @@ class ControlServer:
             except OSError as error:
                 self._drop(connection, error.strerror or "gone")
                 return
+
+    def _send(self, connection: Connection, reply: bytes, fds: list[int]) -> bool:
+        """False: there is no room for it, since the client does not read its answers."""
+        try:
+            protocol.send(connection.socket, reply, fds)
+        except BlockingIOError:
+            return False
+        return True
 
     def _answer(self, connection: Connection, data: bytes) -> tuple[bytes, list[int]]:
         kind, sequence, _status, body = protocol.unpack(data)

@@ -11,7 +11,6 @@ import errno
 import hmac
 import ipaddress
 import itertools
-import logging
 import os
 import secrets
 import socket
@@ -25,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from netstack.errors import ConfigError, LinkError, RouterError
 from netstack.link.emulation import Emulation
+from netstack.log_limit import limited
 from netstack.router import protocol
 from netstack.router.block_messages import Network
 from netstack.router.captures import Captures
-from netstack.router.control import FAR_AWAY, Connection, ControlServer
+from netstack.router.control import FAR_AWAY, OTHERS_SHARE, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
 from netstack.router.memory import Memory
 from netstack.router.paths import socket_path
@@ -39,12 +39,13 @@ from netstack.router.routed_blocks import RoutedBlocks
 from netstack.router.sharing import SharedAddresses
 from netstack.router.static_routes import Route, StaticRoutes, pack_listed, unpack_after, unpack_route
 from netstack.router.uplinks import Uplink, UplinkConfig, open_descriptor
+from rings.shared_memory import sweep
 
 if TYPE_CHECKING:
     from netstack.router.metrics import MetricsServer
     from netstack.router.user import UserUplink
 
-log = logging.getLogger("netstack.router")
+log = limited("netstack.router")
 
 CAPACITY_MIN = 256 << 10
 CAPACITY_MAX = 64 << 20
@@ -154,7 +155,8 @@ class Router:
     codel : bool
         And no packet waits there for long (RFC 8289).
     allowed_uids : iterable of int
-        Further users whose stacks may attach; needs ``backend="memfd"``.
+        Further users whose stacks may attach, each at most a quarter of ``max_attachments``; needs
+        ``backend="memfd"``.
     metrics : str, optional
         Serve the counters to Prometheus there: ``"unix:PATH"``, ``"HOST:PORT"`` or ``":PORT"`` (of 127.0.0.1). The
         attribute `metrics_address` says where that is, with the port it got.
@@ -257,6 +259,8 @@ class Router:
         self._user: UserUplink | None = next((u for u in self._uplinks if u.config.kind == "user"), None)
         self._routes = StaticRoutes(self._forwarder, [pool.network for pool in self._pools], self._uplinks)
         self.path = socket_path(self.name)
+        if backend == "posix":
+            sweep()  # names that somebody left who died between making and unlinking one (security R17)
         self._memory: Memory | None = None
         self._metrics: MetricsServer | None = None
         with contextlib.ExitStack() as undo:
@@ -470,6 +474,9 @@ class Router:
                 raise RouterError(errno.EISCONN, "this connection has an attachment: one connection each")
             if len(self._attached) >= self._max:
                 raise RouterError(errno.EUSERS, f"{self._max} stacks are attached: no more")
+            most = self._max if connection.is_owner else max(1, self._max // OTHERS_SHARE)
+            if sum(a.connection.uid == connection.uid for a in self._attached.values()) >= most:
+                raise RouterError(errno.EDQUOT, f"{most} stacks of user {connection.uid} are attached: no more of his")
             mtu = min(request.mtu or self.mtu, self.mtu)
             if mtu < 576:
                 raise RouterError(errno.EINVAL, f"mtu {mtu}: 576 to {self.mtu} bytes")

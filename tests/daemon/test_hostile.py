@@ -82,7 +82,7 @@ def hostile(hello: bool = True):
     b"", b"x", raw_message()[:-1], raw_message(magic=1), raw_message(version=2), raw_message(kind=2),
     raw_message(kind=99), raw_message(data=bytes(DATA_MOST + 1)),
 ], ids=["empty", "short", "one byte short", "magic", "version", "no HELLO", "unknown", "too long"])
-def test_a_first_message_that_is_none_ends_the_client(daemon, bystanders, raw):
+def test_r15_daemon_a_first_message_that_is_none_ends_the_client(daemon, bystanders, raw):
     with hostile(hello=False) as client:
         client.sock.send(raw)
         assert client.is_cut_off()
@@ -96,19 +96,19 @@ def test_a_later_one_does_too(daemon, bystanders, raw):
     assert daemon.state()[2] == 1
 
 
-def test_descriptors_are_not_taken(daemon, bystanders):
+def test_r2_daemon_descriptors_are_not_taken(daemon, bystanders):
     with hostile() as client, open(os.devnull) as file:
         client.sock.sendmsg([Message(Type.OPEN, a=2, b=1).pack()],
                             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()] * 3))])
         assert client.is_cut_off()
 
 
-def test_who_says_nothing_is_cut_off(daemon, bystanders):
+def test_r15_daemon_who_says_nothing_is_cut_off(daemon, bystanders):
     with hostile(hello=False) as client:
         assert client.is_cut_off()
 
 
-def test_who_does_not_read_answers_is_cut_off(daemon, bystanders):
+def test_r12_daemon_who_does_not_read_answers_is_cut_off(daemon, bystanders):
     with hostile() as client:
         client.sock.setblocking(False)
         with contextlib.suppress(ConnectionError):
@@ -119,7 +119,7 @@ def test_who_does_not_read_answers_is_cut_off(daemon, bystanders):
     daemon.until(lambda state: state[:2] == (3 if state[0] > 2 else 2, 1))
 
 
-def test_sockets_of_others_cannot_be_told_from_none(daemon, pair, bystanders):
+def test_r6_daemon_sockets_of_others_cannot_be_told_from_none(daemon, pair, bystanders):
     number = pair[0]._handle.number
     with hostile() as client:
         for kind in set(Type) - {Type.HELLO, Type.OPEN, Type.RESERVE, Type.RELEASE, Type.ROUTE}:
@@ -128,7 +128,7 @@ def test_sockets_of_others_cannot_be_told_from_none(daemon, pair, bystanders):
                 assert (answer.status, fds) == (errno.EBADF, []), Type(kind)
 
 
-def test_reservations_are_bounded(daemon, bystanders):
+def test_r15_daemon_reservations_are_bounded(daemon, bystanders):
     with hostile() as client:
         answers = [client.ask(Type.RESERVE)[0].status for _ in range(100)]
         assert answers == [0] * 64 + [errno.EAGAIN] * 36
@@ -193,7 +193,7 @@ def test_random_messages(daemon, listener, bystanders):
 @pytest.mark.parametrize("at, value", [
     (TAIL, 1 << 40), (TAIL, (1 << 64) - 1), (HEAD_INDEX, 1), (HEAD_INDEX, (1 << 64) - 1), (TAIL, (256 << 10) + 1),
 ])
-def test_an_index_that_cannot_be_ends_that_client_alone(daemon, listener, bystanders, at, value):
+def test_r5_daemon_an_index_that_cannot_be_ends_that_client_alone(daemon, listener, bystanders, at, value):
     with hostile() as client:
         number, memory = client.connected(listener.getsockname())
         accepted, _ = listener.accept()
@@ -207,7 +207,7 @@ def test_an_index_that_cannot_be_ends_that_client_alone(daemon, listener, bystan
     assert daemon.until(lambda state: state[:2] == (3, 1))[2] == 1
 
 
-def test_an_index_that_goes_back_ends_it_too(daemon, listener, bystanders):
+def test_r5_daemon_an_index_that_goes_back_ends_it_too(daemon, listener, bystanders):
     with hostile() as client:
         number, memory = client.connected(listener.getsockname())
         accepted, _ = listener.accept()
@@ -221,14 +221,14 @@ def test_an_index_that_goes_back_ends_it_too(daemon, listener, bystanders):
         accepted.close()
 
 
-def test_a_board_full_of_nonsense_ends_it(daemon, bystanders):
+def test_r9_daemon_a_board_full_of_nonsense_ends_it(daemon, bystanders):
     with hostile() as client:
         client.board.put(TAIL, 5000)
         client.ring()
         assert client.is_cut_off()
 
 
-def test_notes_of_what_is_not_there_mean_nothing(daemon, bystanders):
+def test_r6_daemon_notes_of_what_is_not_there_mean_nothing(daemon, bystanders):
     with hostile() as client:
         for number in (0xFFFFFFFF, 1 << 24, 8192, 8191, 0):
             client.note(number)

@@ -27,7 +27,7 @@ def test_a_second_daemon_of_the_name_refuses(daemon):
         Server(other, "default")
 
 
-def test_a_daemon_that_was_killed_leaves_its_name_to_the_next(environment):
+def test_r17_daemon_one_that_was_killed_leaves_its_name_to_the_next(environment):
     first = Daemon()
     first.kill()
     first.close()
@@ -54,7 +54,7 @@ connection.sendall(b"hello")
 """
 
 
-def test_a_killed_program_gives_everything_back(daemon, host):
+def test_r14_daemon_a_killed_program_gives_everything_back(daemon, host):
     before = daemon.state()
     child = daemon.program(ACCEPTS + "sys.stdin.read()")
     port = int(child.stdout.readline())
@@ -113,7 +113,7 @@ def test_others_notice_nothing_of_kills_at_any_moment(daemon, pair):
     daemon.until(lambda state: state[:2] == (2, 1))
 
 
-def test_a_child_that_python_knows_nothing_of_does_not_keep_its_parent_s_sockets(daemon, host):
+def test_r14_daemon_a_child_that_python_knows_nothing_of_does_not_keep_its_parent_s_sockets(daemon, host):
     child = daemon.program(ACCEPTS.replace("connection, _", "import ctypes\nif ctypes.CDLL(None).fork() == 0:\n"
                                            "    sys.stdin.read()\n    os._exit(0)\nconnection, _") + "sys.stdin.read()")
     with host.create_connection(("127.0.0.1", int(child.stdout.readline())), LIMIT) as s:
@@ -264,7 +264,7 @@ def test_a_lingering_close_aborts_or_waits_as_it_was_told(pair):
         server.recv(1)
 
 
-def test_the_daemon_s_memory_is_not_to_be_written_by_its_clients(daemon, host):
+def test_r3_daemon_its_memory_is_not_to_be_written_by_its_clients(daemon, host):
     """Nobody else can map it to write, whatever descriptor he has (security R3)."""
     import mmap
 

@@ -144,7 +144,7 @@ s.sendall(b", and last")
     assert server.recv(100) == b""
 
 
-def test_a_wrong_key_adopts_nothing(host, pair):
+def test_r18_daemon_a_wrong_key_adopts_nothing(host, pair):
     client, _ = pair
     for number, key in ((client._handle.number, client._handle.key ^ 2), (999_999, 1)):
         with pytest.raises(OSError) as caught:
@@ -166,7 +166,7 @@ def test_the_daemon_counts_what_a_c_program_duplicates(pair):
         server.recv(1)
 
 
-def test_a_reservation_is_used_once(host):
+def test_r18_daemon_a_reservation_is_used_once(host):
     key = host.client.reserve()
     host.client.release(key)
     from netstack.daemon.client import Client

@@ -33,6 +33,13 @@ def test_every_row_with_tests_has_a_mutant():
     assert covered & LATER == set()
 
 
+@pytest.mark.parametrize("side", ["router", "daemon"])
+@pytest.mark.parametrize("rule", range(1, 21))
+def test_every_rule_has_tests_and_mutants_for_router_and_daemon(rule, side):
+    assert any(side in name for name in KNOWN[f"R{rule}"])
+    assert any(side in name for m in MUTANTS if m.row == f"R{rule}" for name in m.tests)
+
+
 def test_no_mutant_is_there_twice():
     twice = [key for key, n in Counter((m.row, m.path, m.text, m.instead) for m in MUTANTS).items() if n > 1]
     assert twice == []

@@ -91,6 +91,39 @@ def test_r19_nobody_of_the_same_user_may_look_inside():
         victim.wait(10)
 
 
+# The command, which tells when it would wait for a signal whether it may be dumped and traced: PR_GET_DUMPABLE.
+TELLS = """
+import ctypes, sys, threading
+import netstack.cli.{0} as command
+import netstack.confinement
+netstack.confinement.restrict_calls = lambda families: True          # which would refuse the question, too
+prctl = ctypes.CDLL(None).prctl
+def tell():
+    print(prctl(3, 0, 0, 0, 0), flush=True)
+    sys.stdin.read()
+    return 15
+command.wait_for_signal = tell
+from netstack.cli.main import main
+main(["{0}", *sys.argv[1:]], prog_name="netstack")
+"""
+
+
+@pytest.mark.parametrize("which", ["router", "daemon"])
+def test_r19_router_and_daemon_are_not_to_be_looked_into(runtime, which):  # noqa: F811
+    """Neither traced nor dumped by anybody of their user."""
+    env = {**os.environ, "NETSTACK_ROUTER": "seen", "NETSTACK_DAEMON": "seen"}
+    started = []
+    try:
+        for command in ("router", "daemon")[:1 + (which == "daemon")]:
+            started.append(subprocess.Popen([sys.executable, "-c", TELLS.format(command), "-q"], cwd=ROOT, env=env,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            said = started[-1].stdout.readline()
+            assert said == "0\n", said
+    finally:
+        for process in reversed(started):
+            process.communicate(timeout=30)
+
+
 @pytest.mark.skipif(confinement.landlock_version() < 1, reason="this kernel has no Landlock")
 def test_r_files_outside_the_folders_are_out_of_reach(tmp_path):
     for name in ("read", "write", "other"):

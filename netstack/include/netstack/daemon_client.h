@@ -13,6 +13,7 @@
 #include "daemon_shared.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <poll.h>
@@ -32,6 +33,11 @@ enum {
     NSD_KICKS = 100,                     /* milliseconds that a byte of the daemon's may be on its way */
     NSD_LOOK_NS = 50000000               /* how often a sleeper looks whether the daemon lives */
 };
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010       /* Linux 5.1 */
+#endif
+#define NSD_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
 
 enum { NSD_READY_NOW = 0, NSD_TIMEOUT = 1, NSD_INTERRUPTED = 2, NSD_DEAD = 3 };    /* what nsd_wait returns */
 
@@ -99,6 +105,13 @@ static inline int nsd_alive(nsd_client_t *c)
 static inline uint8_t *nsd_down_bytes(nsd_down_t *d) { return (uint8_t *)d + NSD_PAGE; }
 static inline uint8_t *nsd_up_bytes(nsd_up_t *u) { return (uint8_t *)u + NSD_PAGE; }
 
+/* F_SEAL_EXEC, which newer kernels set on top, does not matter here. */
+static inline int nsd_seals(int fd)
+{
+    int seals = fcntl(fd, F_GET_SEALS);
+    return seals < 0 ? seals : seals & ~0x20;
+}
+
 static inline int nsd_map(int down_fd, int up_fd, uint64_t capacity, nsd_down_t **down, nsd_up_t **up)
 {
     struct stat a, b;
@@ -107,6 +120,8 @@ static inline int nsd_map(int down_fd, int up_fd, uint64_t capacity, nsd_down_t 
         return -errno;
     if ((uint64_t)a.st_size != size || (uint64_t)b.st_size != size || capacity & (capacity - 1))
         return -EPROTO;
+    if (nsd_seals(down_fd) != (NSD_SEALS | F_SEAL_FUTURE_WRITE) || nsd_seals(up_fd) != NSD_SEALS)
+        return -EPROTO;                  /* nobody may shorten it, and only the daemon writes its own */
     void *d = mmap(NULL, size, PROT_READ, MAP_SHARED, down_fd, 0);
     if (d == MAP_FAILED)
         return -errno;

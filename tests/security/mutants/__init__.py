@@ -15,7 +15,7 @@ import re
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-TEST = re.compile(r"^(?:async )?def (test_([a-i]\d+)_\w+)", re.M)
+TEST = re.compile(r"^(?:async )?def (test_([a-ir]\d+)_\w+)", re.M)
 
 
 class Mutant(NamedTuple):
