@@ -52,7 +52,7 @@ MUTANTS = [
            "return ALLOWED if piece_port(f, &r, True) == src else <int> DROP_PIECE", "return ALLOWED",
            ("test_i1_pieces_pass_behind_a_first_one_of_ones_own_only",)),
     Mutant("I1", "an identifier in use is anybody's", "netstack/router/claims.pyx",
-           "        if names.kind != CLAIM_ECHO or now_ns - flow.used_ns < ECHO_NS:\n            return False\n", "",
+           "        elif names.kind != CLAIM_ECHO or now_ns - flow.used_ns < ECHO_NS:\n            return False\n", "",
            ("test_i1_an_echo_of_the_same_identifier_is_anothers_until_it_is_old",)),
     Mutant("I2", "all sources wait in one queue", FAIR, "cdef flow_t *flow = flow_of(fair, source)\n",
            "cdef flow_t *flow = fair.first\n", ("test_i2_a_greedy_stack_gets_its_part_and_no_more",)),
