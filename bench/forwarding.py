@@ -40,34 +40,35 @@ def forwarded(address):
     return 0 < address[0] < 224 and address[0] not in (10, 127, 169)
 
 
-def run(seconds, size=64, routes=0):
-    """Packets per second of the router's own time, median of bursts: rings are filled and emptied off the clock.
-
-    With `routes` the packets are for random addresses that have no entry of their own and go by the longest prefix.
-    """
+def between_two(**options):
+    """A router between two stacks: it, the stacks' channels and ports, and what has to be kept."""
     from netstack.router.forwarding import Forwarder
     from netstack.router.pool import pack_address
-    from netstack.testing.ring_traffic import RingTraffic
     from rings.channel import channel_pair
 
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    router = Forwarder([ipaddress.ip_network(NETWORK)], pack_address(ROUTER), spin_us=0)
-    stacks, keep = [], []
+    router = Forwarder([ipaddress.ip_network(NETWORK)], pack_address(ROUTER), spin_us=0, **options)
+    stacks, ports, keep = [], [], []
     for address in (ONE, TWO):
         here, stack = channel_pair(1 << 20)
-        port = router.add_stack(here.tx, here.rx, here.fileno(), here.peer_fds)
-        router.bind(port, pack_address(address), 1)
+        ports.append(router.add_stack(here.tx, here.rx, here.fileno(), here.peer_fds))
+        router.bind(ports[-1], pack_address(address), 1)
         stacks.append(stack)
         keep.append(here)
-    destinations = b""
-    if routes:
-        data = with_routes(router, port, routes)
-        every = (data[at : at + 4] for at in range(0, len(data), 4))
-        destinations = b"".join(address for address in every if forwarded(address))
-    traffic = RingTraffic(*stacks, packet(ONE, TWO, size), destinations)
+    return router, stacks, ports, keep
+
+
+def never_felt(router, port):
+    """A limit that is asked for each packet, and lets all pass."""
+    from netstack.router.limiting import limit
+
+    limit(router, port, bytes=1 << 32, packets=1 << 32, depth_bytes=1 << 32, depth_packets=1 << 32)
+
+
+def bursts(router, traffic, seconds):
+    """Packets per second of the router's own time, of burst after burst."""
     clock = time.perf_counter_ns
     rates, end = [], clock() + int(seconds * 1e9)
-    while clock() < end:
+    while not rates or clock() < end:
         if traffic.fill(BURST) != BURST:
             raise RuntimeError("the ring to the router is full")
         began = clock()
@@ -77,8 +78,66 @@ def run(seconds, size=64, routes=0):
         if traffic.drain() != BURST:
             raise RuntimeError("packets were lost")
         rates.append(BURST / took * 1e9)
+    return rates
+
+
+def run(seconds, size=64, routes=0):
+    """Packets per second of the router's own time, median of bursts: rings are filled and emptied off the clock.
+
+    With `routes` the packets are for random addresses that have no entry of their own and go by the longest prefix.
+    """
+    from netstack.testing.ring_traffic import RingTraffic
+
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    router, stacks, ports, keep = between_two()
+    destinations = b""
+    if routes:
+        data = with_routes(router, ports[1], routes)
+        every = (data[at : at + 4] for at in range(0, len(data), 4))
+        destinations = b"".join(address for address in every if forwarded(address))
+    traffic = RingTraffic(*stacks, packet(ONE, TWO, size), destinations)
+    rates = bursts(router, traffic, seconds)
     router.close()
     return statistics.median(rates)
+
+
+def count(n, with_limit=False):
+    """Forward so many packets, a multiple of a burst: for counting instructions."""
+    from netstack.testing.ring_traffic import RingTraffic
+
+    router, stacks, ports, keep = between_two()
+    if with_limit:
+        never_felt(router, ports[0])
+    traffic = RingTraffic(*stacks, packet(ONE, TWO, 64))
+    for _ in range(n // BURST):
+        traffic.fill(BURST)
+        while router.run_once():
+            pass
+        traffic.drain()
+    if traffic.received != n // BURST * BURST:
+        raise RuntimeError("packets were lost")
+    router.close()
+
+
+def compared(seconds):
+    """Packets per second without a limit, with one that is never felt, and without a budget: burst by burst in turn."""
+    from netstack.testing.ring_traffic import RingTraffic
+
+    kinds = {"no limit": {}, "a limit, never felt": {}, "no budget": {"budget": False}}
+    made, rates, keep = {}, {}, []
+    for name, options in kinds.items():
+        router, stacks, ports, kept = between_two(**options)
+        if name.startswith("a limit"):
+            never_felt(router, ports[0])
+        made[name], rates[name] = (router, RingTraffic(*stacks, packet(ONE, TWO, 64))), []
+        keep.append(kept)
+    end = time.perf_counter_ns() + int(seconds * 1e9)
+    while time.perf_counter_ns() < end:
+        for name, (router, traffic) in made.items():
+            rates[name] += bursts(router, traffic, 0)
+    for router, _ in made.values():
+        router.close()
+    return {name: statistics.median(each) for name, each in rates.items()}
 
 
 def latency(n=20000, size=64):

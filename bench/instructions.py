@@ -62,6 +62,12 @@ def lookup():
     return per_operation(lambda n: [sys.executable, "-c", code, n], 1 << 17)
 
 
+def forwarding(with_limit):
+    """One packet of 64 B from ring to ring by way of the router, both stacks' work included."""
+    code = f"import sys; from bench import forwarding; forwarding.count(int(sys.argv[1]), {with_limit})"
+    return per_operation(lambda n: [sys.executable, "-c", code, n], 1 << 14)
+
+
 ROWS = {
     "checksum-and-copy, 64 B": lambda: checksum(64),
     "checksum-and-copy, 1460 B": lambda: checksum(1460),
@@ -69,6 +75,8 @@ ROWS = {
     "ring, a 64 B record in and out": lambda: ring(64),
     "ring, a 1500 B record in and out": lambda: ring(1500),
     "forwarding table, one lookup among 100,000 prefixes": lookup,
+    "router, a packet of 64 B forwarded": lambda: forwarding(False),
+    "router, a packet of 64 B forwarded, its sender limited": lambda: forwarding(True),
     "one TCP segment of 1448 B, both ends, through the receive buffer": lambda: segment(False),
     "one TCP segment of 1448 B, both ends, into a waiting buffer": lambda: segment(True),
 }

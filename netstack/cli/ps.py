@@ -32,6 +32,10 @@ def describe(info) -> dict:
         "drops_from": info.drops_in,
         "drops_to": info.drops_out,
         "uptime_s": round(info.uptime_ns / 1e9, 3),
+        "limit_bits_s": 8 * info.limit_bytes_s or None,
+        "limit_packets_s": info.limit_packets_s or None,
+        "limited": info.limited,
+        "deferred": info.deferred,
     }
 
 
@@ -64,6 +68,12 @@ def uptime(seconds: float) -> str:
     return f"{s // 86400}d{s // 3600 % 24:02d}h"
 
 
+def limit_text(row: dict) -> str:
+    """What a stack may send: a line for bits, one for packets; empty without a limit."""
+    kinds = (("limit_bits_s", "bit/s"), ("limit_packets_s", "pkt/s"))
+    return "\n".join(f"{row[key]:,} {unit}" for key, unit in kinds if row.get(key))
+
+
 def table(rows: list[dict], title: str):
     """The table for people. "From" is what the stack sent, "to" what it was sent."""
     from rich import box
@@ -72,14 +82,17 @@ def table(rows: list[dict], title: str):
 
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     left = ("addresses", "command")
-    for column in ("pid", "addresses", "packets from", "to", "drops from", "to", "up", "command"):
+    limits = [limit_text(row) for row in rows]
+    with_limits = any(limits)
+    for column in ("pid", "addresses", "packets from", "to", "drops from", "to", *["limit"] * with_limits, "up",
+                   "command"):
         out.add_column(
             column,
             justify="left" if column in left else "right",
             no_wrap=column != "command",
             overflow="ellipsis",
         )
-    for row in rows:
+    for row, limit in zip(rows, limits, strict=True):
         out.add_row(
             str(row["pid"]),
             "\n".join((*row["addresses"], *row["blocks"])),
@@ -87,6 +100,7 @@ def table(rows: list[dict], title: str):
             f"{row['packets_to']:,}",
             f"{row['drops_from']:,}",
             f"{row['drops_to']:,}",
+            *[limit] * with_limits,
             uptime(row["uptime_s"]),
             Text(row["command"]),              # others' words are no markup
         )

@@ -14,6 +14,7 @@ import click
 
 from netstack.cli.bad_link import bad_link
 from netstack.cli.confining import CAP_NET_BIND_SERVICE, NAMES, ROUTER, SHARED_MEMORY, confining_options
+from netstack.cli.limits import limits
 from netstack.cli.published import published, with_published
 from netstack.errors import NetstackError
 
@@ -120,6 +121,7 @@ def wait_for_signal() -> int:
     help="Where --rate makes packets wait: a queue for each stack that sends, or one for all (default: fair).",
 )
 @click.option("--codel", is_flag=True, help="Let no packet wait there for long (RFC 8289).")
+@limits("what each stack sends", prefix="limit-")
 @click.option(
     "--addressing",
     type=click.Choice(["process", "interface"]),
@@ -138,7 +140,7 @@ def wait_for_signal() -> int:
 @confining_options
 @bad_link("between each stack and the router")
 def command(name, pools, uplinks, publish, routes, backend, distrust, mtu, ring_capacity, max_attachments, fair,
-            codel, addressing, metrics, quiet, emulation, become, confine):
+            codel, limit, addressing, metrics, quiet, emulation, become, confine):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
@@ -180,6 +182,7 @@ def command(name, pools, uplinks, publish, routes, backend, distrust, mtu, ring_
             emulation=emulation,
             fair=fair,
             codel=codel,
+            limit=limit,
             addressing=addressing,
             metrics=metrics,
             **({"opening": opener.open} if opener else {}),

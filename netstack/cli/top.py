@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FIRST_LOOK_S = 0.3        # the first screen shows this long
 COUNTED = ("packets_from", "bytes_from", "packets_to", "bytes_to", "drops_from", "drops_to")
+HELD_BACK = ("limited", "deferred")      # counted of stacks, not of uplinks; columns while somebody is
 Row = dict[str, Any]
 
 # Key, name of the order, what it sorts by; numbers come largest first.
@@ -76,9 +77,9 @@ def rates(before: Look, now: Look) -> list[Row]:
     for ident, (info, queued) in now.attachments.items():
         row = describe(info) | {"queued": queued}
         earlier = before.attachments.get(ident)
-        old = describe(earlier[0]) if earlier else dict.fromkeys(COUNTED, 0)
+        old = describe(earlier[0]) if earlier else dict.fromkeys(COUNTED + HELD_BACK, 0)
         took_s = (info.uptime_ns - (earlier[0].uptime_ns if earlier else 0)) / 1e9
-        for name in COUNTED:
+        for name in COUNTED + HELD_BACK:
             row[f"{name}_s"] = round((row[name] - old[name]) / took_s, 1) if took_s > 0 else 0.0
         rows.append(row)
     return rows
@@ -147,8 +148,9 @@ def table(rows: list[Row], title: str, caption: str | None = None):
 
     out = Table(title=Text(title), title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     left = ("address", "command")
-    for column in ("pid", "address", "from pkt/s", "bit/s", "to pkt/s", "bit/s", "drops/s from", "to", "waiting", "up",
-                   "command"):
+    held_back = [name for name in HELD_BACK if any(row[f"{name}_s"] for row in rows)]
+    for column in ("pid", "address", "from pkt/s", "bit/s", "to pkt/s", "bit/s", "drops/s from", "to",
+                   *(f"{name}/s" for name in held_back), "waiting", "up", "command"):
         out.add_column(column, justify="left" if column in left else "right", no_wrap=True, overflow="ellipsis")
     for row in rows:
         places = [*row["addresses"], *row["blocks"]]
@@ -156,7 +158,8 @@ def table(rows: list[Row], title: str, caption: str | None = None):
         out.add_row(str(row["pid"]), (places or ["?"])[0] + more,
                     short(row["packets_from_s"]), short(8 * row["bytes_from_s"]),
                     short(row["packets_to_s"]), short(8 * row["bytes_to_s"]),
-                    short(row["drops_from_s"]), short(row["drops_to_s"]), f"{row['queued']:,}", uptime(row["uptime_s"]),
+                    short(row["drops_from_s"]), short(row["drops_to_s"]),
+                    *(short(row[f"{name}_s"]) for name in held_back), f"{row['queued']:,}", uptime(row["uptime_s"]),
                     Text(row["command"]))
     return out
 

@@ -18,6 +18,7 @@ from netstack.router.protocol import AttachmentInfo, AttachReply, AttachRequest,
 
 if TYPE_CHECKING:
     from netstack.router.attachment import Attachment
+    from netstack.router.limits import Limit
     from netstack.router.static_routes import Route
 
 TIMEOUT_S = 10.0  # for an answer of the router
@@ -193,6 +194,15 @@ class ControlClient:
 
         route = messages.Route(ipaddress.ip_network(network))
         self.request(Type.ROUTE, messages.pack_route(protocol.ROUTE_REMOVE, route))
+
+    def limit(self, ident: int) -> tuple[int, int, int, int]:
+        """What an attachment may send: as `limits.Limits.of`."""
+        return protocol.LIMIT_REPLY.unpack_from(self.request(Type.LIMIT, protocol.LIMIT.pack(ident, 0, 0, 0, 0))[0])
+
+    def set_limit(self, ident: int, wanted: Limit | None) -> tuple[int, int, int, int]:
+        """Change what an attachment may send, as the router's owner; None: no limit. Returns as `limit`."""
+        settings = (wanted.rate or 0, wanted.packets or 0, wanted.burst) if wanted else (0, 0, 0)
+        return protocol.LIMIT_REPLY.unpack_from(self.request(Type.LIMIT, protocol.LIMIT.pack(ident, 1, *settings))[0])
 
     def ping(self) -> None:
         """Ask for a sign of life."""

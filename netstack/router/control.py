@@ -65,7 +65,8 @@ class ControlServer:
         ``claim``, ``unclaim``, ``share`` and ``stay(connection, kind, flags, number)``, ``know(connection, kind,
         number, flows)``, ``inherit(connection, kind, yields, number, token)`` and ``lease(connection, kind)`` for
         ports of shared addresses; ``captures.start(connection, id, capacity, snap_length)`` and
-        ``captures.end(connection)``; ``change_route(connection, body)`` and ``routes_after(body)``.
+        ``captures.end(connection)``; ``change_route(connection, body)`` and ``routes_after(body)``;
+        ``limits.asked(connection, body)``.
     max_connections : int
         More are refused at once; of one of ``allowed_uids``, more than a quarter of them.
     allowed_uids : set of int
@@ -386,6 +387,8 @@ class ControlServer:
                 reply = b""
             elif kind == Type.ROUTES:
                 reply = self._router.routes_after(body)
+            elif kind == Type.LIMIT:
+                reply = self._router.limits.asked(connection, body)
             elif kind == Type.PING:
                 reply = body
             else:

@@ -18,6 +18,7 @@ from netstack.errors import ConfigError
 from netstack.link.fault_injector cimport configure, line_stats
 from netstack.link.impairment cimport line_init
 from netstack.link.link cimport MEDIA_IP, NEVER
+from netstack.router.budget cimport budget_init
 from netstack.router.claims cimport claims_free, claims_leave
 from netstack.router.devices.device cimport Device
 from netstack.router.emulation cimport wire_clear, wire_deadline, wire_free, wire_new, wire_waiting
@@ -91,7 +92,7 @@ cdef extern from * nogil:
 
 cdef list COUNTER_NAMES = [
     "in_packets", "in_bytes", "forwarded", "consumed", "to_packets", "generated", "split", "out_packets", "out_bytes",
-    "queued_total", "marked", "kicks", "wakes", "spurious", "header_errors",
+    "queued_total", "marked", "kicks", "wakes", "spurious", "header_errors", "limited", "deferred", "work",
     "neighbor_conflicts",
 ]
 cdef list DROP_NAMES = [Drop(i).name.lower()[5:] for i in range(<int> DROP_COUNT)]
@@ -105,7 +106,7 @@ def counter_names():
 cdef list counter_values(const port_counters_t *c, uint64_t queued):
     cdef list values = [
         c.in_packets, c.in_bytes, c.forwarded, c.consumed, c.to_packets, c.generated, c.split, c.out_packets, c.out_bytes,
-        c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, c.header_errors,
+        c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, c.header_errors, c.limited, c.deferred, c.work,
         c.neighbor_conflicts, queued,
     ]
     cdef int i
@@ -155,10 +156,13 @@ cdef class Forwarder:
         its own there, served in turn by bytes.
     codel : bool
         And packets do not wait there for long (RFC 8289): marked if their transport knows ECN, else dropped.
+    budget : bool
+        A turn of an attachment ends when its packets have cost what a batch of plain ones does (``budget.pxd``); without, only
+        packets and bytes are counted.
     """
 
     def __cinit__(self, networks=(), router_address=(), *, uint32_t max_ports=1024, uint64_t queue_limit=1 << 20,
-                  int64_t spin_us=50, bint fair=True, bint codel=False):
+                  int64_t spin_us=50, bint fair=True, bint codel=False, bint budget=True):
         cdef bytes secret = os.urandom(16)
         cdef forwarder_t *f
         cdef epoll_event event
@@ -181,6 +185,7 @@ cdef class Forwarder:
         f.queue_limit = queue_limit
         f.fair = fair
         f.codel = codel
+        budget_init(f, budget)
         f.cpus = len(os.sched_getaffinity(0))
         f.next_generation = 1
         doorbell_spin_init(&f.spin, spin_us * 1000 if f.cpus > 1 else 0)
@@ -223,6 +228,7 @@ cdef class Forwarder:
             if f.claims != NULL:
                 claims_leave(f.claims, f.active[i], 0)
             free(f.active[i].mirror)
+            free(f.active[i].limit)
             free(f.active[i])
         claims_free(f.claims)
         free(f.slots)
@@ -540,10 +546,13 @@ cdef class Forwarder:
                 wire_free(port.wire)
                 port.wire = NULL
                 f.wires -= 1
+            if port.limit != NULL:
+                f.limited -= 1
             add_counters(&f.retired, &port.counters)
             leave(f)
         values = dict(zip(counter_names(), counter_values(&port.counters, 0)))
         free(port.mirror)
+        free(port.limit)
         free(port)
         del self._keep[ident]
         self._mirrored.pop(ident, None)
@@ -692,7 +701,8 @@ cdef class Forwarder:
             leave(self.f)
 
     def next_deadline(self):
-        """When a packet on an emulated link comes to its end or its turn (a time of the clock of `run_once`), or None."""
+        """When a packet on an emulated link comes to its end or its turn, or one that waits for a limit may go (a time of the
+        clock of `run_once`), or None."""
         cdef int64_t first = NEVER
         cdef uint32_t i
         with nogil:
@@ -700,6 +710,8 @@ cdef class Forwarder:
             for i in range(self.f.n_active):
                 if self.f.active[i].wire != NULL and wire_deadline(self.f.active[i]) < first:
                     first = wire_deadline(self.f.active[i])
+                if self.f.active[i].limit != NULL and 0 < self.f.active[i].limit.until_ns < first:
+                    first = self.f.active[i].limit.until_ns
             leave(self.f)
         return None if first == NEVER else first
 

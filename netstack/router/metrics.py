@@ -52,6 +52,13 @@ PLAIN = {
     "neighbor_conflicts": "Claims at an uplink to the address of a known neighbour with another hardware address.",
 }
 
+# Counters of an attachment that uplinks have not.
+STACK = {
+    "limited": "Times that the attachment's next packet had to wait for its limit.",
+    "deferred": "Rounds in which the attachment had packets and no turn, having cost more than its part.",
+    "work": "What its packets cost the router, in units of a byte copied.",
+}
+
 
 def escape(text: str) -> str:
     """A label's value as the format wants it."""
@@ -104,8 +111,23 @@ def of_ports(kind: str, ports: list[tuple[Labels, dict[str, int]]]) -> Iterator[
     yield from family(f"{name}_bytes_total", "counter", f"Bytes of the packets from and to {whose}.",
                       both(lambda c, which: c[f"{which}_bytes"]))
     yield from family(f"{name}_drops_total", "counter", f"Packets from and to {whose} that were dropped.", both(drops))
+    if kind == "attachment":
+        for what, text in STACK.items():
+            yield from family(f"{name}_{what}_total", "counter", text, ((labels, c[what]) for labels, c in known))
     yield from family(f"{name}_queued_packets", "gauge", f"Packets that wait in the router for {whose}.",
                       ((labels, c["queued"]) for labels, c in known))
+
+
+def limits_of(router: Router, attachments: list[tuple[Labels, dict[str, int]]]) -> Iterator[str]:
+    """What attachments may send; those without a limit have no sample."""
+    found = []
+    for labels, _ in attachments:
+        with contextlib.suppress(KeyError):
+            found.append((labels, router.limits.of(labels["attachment"])))
+    for at, what in enumerate(("bytes", "packets")):
+        yield from family(f"netstack_attachment_limit_{what}_per_second", "gauge",
+                          f"{what.capitalize()} that the attachment may send in a second.",
+                          ((labels, limit[at]) for labels, limit in found if limit[at]))
 
 
 def render(router: Router) -> str:
@@ -132,6 +154,7 @@ def render(router: Router) -> str:
                     (({"direction": key.split("_")[1], "reason": key.split("_", 2)[2]}, value)
                      for key, value in total.items() if key.startswith("drop_")))
     lines += of_ports("attachment", attachments)
+    lines += limits_of(router, attachments)
     lines += family("netstack_uplink_up", "gauge", "1 while the uplink's device is there.",
                     ((labels, int(bool(c))) for labels, c in uplinks))
     lines += of_ports("uplink", uplinks)

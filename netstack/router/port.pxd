@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from netstack.address cimport address_t
 from netstack.link.impairment cimport line_t
 from netstack.router.fair cimport fair_t, waiting_t
+from netstack.router.limit cimport limit_t
 from netstack.router.mirror cimport mirror_t
 from netstack.router.packet cimport packet_t, write_packet
 from netstack.router.table cimport entry_t
@@ -73,6 +74,9 @@ cdef struct port_counters_t:
     uint64_t wakes           # doorbells received
     uint64_t spurious        # of those, with nothing to do
     uint64_t header_errors   # records that an error of memory destroyed, never counted as packets
+    uint64_t limited         # times that the next packet had to wait for the attachment's limit
+    uint64_t deferred        # rounds in which it had packets, and owed more than a turn's work
+    uint64_t work            # what its packets cost the router, in units of budget.pxd
     uint64_t neighbor_conflicts  # claims to the address of a neighbour of an uplink with another hardware address
     uint64_t drops_in[23]    # by Drop
     uint64_t drops_out[23]
@@ -136,6 +140,8 @@ cdef struct port_t:
     bucket_t rst_bucket
     wire_t *wire             # NULL: none
     mirror_t *mirror         # NULL: nobody looks on
+    limit_t *limit           # on what it sends; NULL: none
+    int64_t debt             # work of turns before, to be paid for by rounds to come
     port_counters_t counters
 
 

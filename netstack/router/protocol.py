@@ -54,7 +54,7 @@ ATTACH = struct.Struct(f"<QQIH2x16s{16 * MAX_ADDRESSES}s")
 ATTACH_REPLY = struct.Struct(f"<QQQQIIHHH2x{MAX_ADDRESSES}B16s16s{16 * MAX_ADDRESSES}s16s")
 # LIST: the id after which to go on; reply: one attachment (id 0: no more); behind it its blocks
 LIST = struct.Struct("<Q")
-LIST_REPLY = struct.Struct(f"<QIIIIQQQQQQQHH4x{16 * MAX_ADDRESSES}s64s")
+LIST_REPLY = struct.Struct(f"<QIIIIQQQQQQQHH4x{16 * MAX_ADDRESSES}s64sQQQQ")
 # COUNTERS: id (0: the router's sum, RELAYED: what the uplink ``user`` did), the first value wanted; reply: id, how many
 # there are, and as many values from that one on as fit, in the order of `forwarding.counter_names`, `Router.relayed`
 COUNTERS = struct.Struct("<QQ")
@@ -90,6 +90,10 @@ ROUTES_REPLY_HEAD = struct.Struct("<B7x")
 ROUTES_ITEM = struct.Struct("<BBBxQ16s16s32s")
 MAX_ROUTES = (BODY_BYTES - ROUTES_REPLY_HEAD.size) // ROUTES_ITEM.size
 ROUTE_KINDS = ("static", "link", "pool", "stack", "default")
+# LIMIT: id, whether to change it (the router's owner only), bit/s and packets a second from now on (0: no limit),
+# nanoseconds of burst. reply: bytes and packets a second (0: no limit), bytes and packets at once
+LIMIT = struct.Struct("<QB7xQQQ")
+LIMIT_REPLY = struct.Struct("<QQQQ")
 
 
 class Type(enum.IntEnum):
@@ -110,6 +114,7 @@ class Type(enum.IntEnum):
     STAY = 15
     SHARE = 16
     FLOWS = 17
+    LIMIT = 18
 
 
 class Capability(enum.IntFlag):
@@ -305,6 +310,12 @@ class AttachmentInfo:
         Its command line, cut to 64 bytes.
     blocks : tuple of ipaddress networks
         Prefixes that it has whole.
+    limit_bytes_s, limit_packets_s : int
+        What it may send a second; 0: no limit.
+    limited : int
+        How often its next packet had to wait for that.
+    deferred : int
+        Rounds of the router in which it had packets and no turn, because they had cost more than its part.
     """
 
     id: int
@@ -323,6 +334,10 @@ class AttachmentInfo:
     addresses: tuple[bytes, ...] = field(default=())
     command: str = ""
     blocks: tuple[Network, ...] = ()
+    limit_bytes_s: int = 0
+    limit_packets_s: int = 0
+    limited: int = 0
+    deferred: int = 0
 
     def pack(self) -> bytes:
         head = LIST_REPLY.pack(
@@ -342,22 +357,30 @@ class AttachmentInfo:
             len(self.addresses),
             b"".join(self.addresses),
             self.command.encode("utf-8", "replace")[:64],
+            self.limit_bytes_s,
+            self.limit_packets_s,
+            self.limited,
+            self.deferred,
         )
         return head + pack_blocks(self.blocks)
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachmentInfo:
-        *numbers, n, packed, command = LIST_REPLY.unpack_from(body)
+        *numbers, n, packed, command, bytes_s, packets_s, limited, deferred = LIST_REPLY.unpack_from(body)
         info = dict(zip(_INFO_NUMBERS, numbers, strict=True))
         return cls(
             **info,
             addresses=tuple(packed[i * 16 : i * 16 + 16] for i in range(min(n, MAX_ADDRESSES))),
             command=command.rstrip(b"\0").decode("utf-8", "replace"),
             blocks=_networks(body, LIST_REPLY.size),
+            limit_bytes_s=bytes_s,
+            limit_packets_s=packets_s,
+            limited=limited,
+            deferred=deferred,
         )
 
 
-_INFO_NUMBERS = [f.name for f in fields(AttachmentInfo)][:-3]      # in the order of LIST_REPLY
+_INFO_NUMBERS = [f.name for f in fields(AttachmentInfo)][:-7]      # in the order of LIST_REPLY
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ neither reads nor writes (security R10); one that rings without sending is not l
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close, read
 
+from netstack.router.budget cimport budget_forgive
 from netstack.router.emulation cimport wire_deadline
 from netstack.router.port cimport PORT_ACTIVE, port_fail, port_ring, PORT_STACK, port_t, PORT_UPLINK
 from netstack.router.routing cimport visit
@@ -75,21 +76,33 @@ cdef int one_round(forwarder_t *f) noexcept nogil:
     return round_at(f, doorbell_now_ns())
 
 
-cdef int round_at(forwarder_t *f, int64_t now_ns) noexcept nogil:
-    """Visit every port once. Control can come in between two visits."""
+cdef int visit_all(forwarder_t *f, uint32_t *busy) noexcept nogil:
+    """How many packets there were, and at how many ports."""
     cdef int n, total = 0
-    cdef uint32_t i = 0, busy = 0
-    enter(f)
-    f.rounds += 1
-    f.now_ns = now_ns
+    cdef uint32_t i = 0
+    busy[0] = 0
+    f.n_deferred = 0
     while i < f.n_active:
         n = visit(f, f.active[i])
         total += n
         i += 1
         if n:
-            busy += 1
+            busy[0] += 1
             leave(f)
             enter(f)
+    return total
+
+
+cdef int round_at(forwarder_t *f, int64_t now_ns) noexcept nogil:
+    """Visit every port once. Control can come in between two visits."""
+    cdef int total
+    cdef uint32_t busy
+    enter(f)
+    f.rounds += 1
+    f.now_ns = now_ns
+    total = visit_all(f, &busy)
+    if total == 0 and budget_forgive(f):
+        total = visit_all(f, &busy)
     if total:
         f.last_busy_ns = f.now_ns
         f.busy_ports = busy
@@ -123,10 +136,13 @@ cdef void mute(forwarder_t *f, port_t *port) noexcept nogil:
 
 
 cdef bint arm(forwarder_t *f, port_t *port) noexcept nogil:
-    """Have the stack ring when it sends or makes room. True: there is something to do already."""
+    """Have the stack ring when it sends or makes room. True: there is something to do already.
+
+    One whose packets wait for its limit does not ring when it sends more: the limit says when to look.
+    """
     cdef uint32_t kind
     cdef bint found = False
-    if not port.armed:
+    if not port.armed and (port.limit == NULL or port.limit.until_ns <= f.now_ns):
         if ring_consumer_arm(port.rx, RING_LEADER):
             found = True
         else:
@@ -161,12 +177,21 @@ cdef int64_t prepare_sleep(forwarder_t *f) noexcept nogil:
                 unmute(f, port)
             elif port.muted_until_ns < until:
                 until = port.muted_until_ns
+        if port.limit != NULL and f.now_ns < port.limit.until_ns < until:
+            until = port.limit.until_ns
         if arm(f, port):
             return 0
     if f.losses != NULL and mapping_load(f.losses) != f.losses_seen:
         return 0                             # arming touched memory that is gone
     until -= f.now_ns
     return until if until > 0 else 0
+
+
+cdef bint nothing_for(forwarder_t *f, port_t *port) noexcept nogil:
+    """Did a doorbell ring in vain? Packets that wait for a limit are no reason to ring, so they are no cover for a storm."""
+    if port.queue_packets:
+        return False
+    return not ring_has_data(port.rx) or (port.limit != NULL and f.now_ns < port.limit.until_ns)
 
 
 cdef void take_events(forwarder_t *f, epoll_event *events, int n) noexcept nogil:
@@ -192,14 +217,14 @@ cdef void take_events(forwarder_t *f, epoll_event *events, int n) noexcept nogil
         port.armed = False
         port.space_armed = False
         port.storm += 1
-        if not ring_has_data(port.rx) and not port.queue_packets:
+        if nothing_for(f, port):
             port.counters.spurious += 1
             if port.storm >= STORM and not port.muted_until_ns and port.state == PORT_ACTIVE:
                 mute(f, port)
 
 
 cdef int sleep_finely(int epoll_fd, int64_t wait_ns, epoll_event *events) noexcept nogil:
-    """`epoll_wait` counts milliseconds, too coarse for packets under way."""
+    """`epoll_wait` counts milliseconds, too coarse for packets under way and for limits."""
     cdef pollfd one
     cdef timespec limit
     one.fd = epoll_fd
@@ -239,7 +264,7 @@ cdef void *run(void *argument) noexcept nogil:
         if wait_ns == 0:
             continue
         f.sleeps += 1
-        if f.wires:
+        if f.wires or f.limited:
             n = sleep_finely(f.epoll_fd, wait_ns, events)
         else:
             n = epoll_wait(f.epoll_fd, events, EVENTS, <int> ((wait_ns + 999999) // 1000000))

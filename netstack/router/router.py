@@ -30,6 +30,8 @@ from netstack.router.block_messages import Network
 from netstack.router.captures import Captures
 from netstack.router.control import FAR_AWAY, OTHERS_SHARE, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
+from netstack.router.limiting import limit_of
+from netstack.router.limits import Limit, Limits
 from netstack.router.memory import Memory
 from netstack.router.paths import socket_path
 from netstack.router.pool import HOLD_NS, TOKEN_BYTES, Lease, format_address, is_v4, pack_address
@@ -82,6 +84,7 @@ class _Attached:
 
     def info(self, forwarder: Forwarder) -> AttachmentInfo:
         c = forwarder.counters(self.port)
+        limit = limit_of(forwarder, self.port)
         return AttachmentInfo(
             id=self.port,
             pid=self.connection.pid,
@@ -99,6 +102,10 @@ class _Attached:
             addresses=self.addresses,
             command=self.command,
             blocks=tuple(self.blocks),
+            limit_bytes_s=limit[0],
+            limit_packets_s=limit[1],
+            limited=c["limited"],
+            deferred=c["deferred"],
         )
 
 
@@ -154,6 +161,9 @@ class Router:
         there, served in turn by bytes: no stack gets more than its part, however many connections it has.
     codel : bool
         And no packet waits there for long (RFC 8289).
+    limit : mapping or Limit, optional
+        What each stack may send at most, ``{"rate": "100mbit", "packets": 20000, "burst": "10ms"}``: see
+        `limits.Limit`. What it has beyond that waits in its ring. `limit` changes it for one of them.
     allowed_uids : iterable of int
         Further users whose stacks may attach, each at most a quarter of ``max_attachments``; needs
         ``backend="memfd"``.
@@ -195,6 +205,7 @@ class Router:
         emulation: Mapping[str, Any] | Emulation | None = None,
         fair: bool = True,
         codel: bool = False,
+        limit: Mapping[str, Any] | Limit | None = None,
         allowed_uids=(),
         metrics: str | None = None,
         opening=open_descriptor,
@@ -253,6 +264,7 @@ class Router:
             codel=codel,
         )
         self.captures = Captures(self._forwarder, self._lock)
+        self.limits = Limits(self._forwarder, self._lock, limit)
         self._shared = SharedAddresses(self._forwarder, self._pools.shared) if self._pools.shared else None
         self._blocks = RoutedBlocks(self._pools, self._forwarder)
         self._uplinks = [self._make_uplink(c, default=c is configs[0], opening=opening) for c in configs]
@@ -410,6 +422,25 @@ class Router:
         """What was forwarded and dropped: of one attachment, or of all since the router began (0)."""
         with self._lock:
             return self._forwarder.counters(ident)
+
+    def limit(self, ident: int, limit: Mapping[str, Any] | Limit | None) -> None:
+        """Change what one attachment may send, packets that wait in its ring included; None: no limit.
+
+        Parameters
+        ----------
+        ident : int
+            Its number, `Attachment.id`.
+        limit : mapping or Limit
+            ``{"rate": "10mbit"}``: see `limits.Limit`.
+
+        Raises
+        ------
+        ConfigError
+            A value that cannot be.
+        RouterError
+            No such attachment.
+        """
+        self.limits.set(ident, limit)
 
     def endings(self) -> dict[str, int]:
         """How many attachments ended so far, by reason: ``released``, ``gone`` (their control socket),
@@ -789,6 +820,7 @@ class Router:
         )
         if self._emulation is not None and self._seeds is not None:
             self._forwarder.emulate(attached.port, seed=next(self._seeds), **self._emulation.settings)
+        self.limits.begin(attached.port)
         uid = attached.connection.uid
         self._blocks.lease(attached, blocks, attached.token)
         for each in wanted:

@@ -15,8 +15,13 @@ from netstack.address cimport (
     address_equal, address_from_v4, address_is_unspecified6, address_is_v4, address_t,
 )
 from netstack.link.impairment cimport held_t
+from netstack.router.budget cimport (
+    budget_begin, budget_deferred, budget_end, budget_owe, charge, COST_CALL, COST_ERROR, COST_KICK, COST_LOOKUP, COST_PACKET,
+    COST_PIECE, COST_RESET, COST_STEER, COST_WAIT,
+)
 from netstack.router.devices.device cimport frame_t
 from netstack.router.emulation cimport wire_arrived_back, wire_arrived_out, wire_push_back, wire_push_out
+from netstack.router.limit cimport limit_shut, limit_t, limit_take
 from netstack.router.mirror cimport MIRROR_FROM, mirror_packet
 from netstack.router.port cimport (
     bucket_take, DROP_CHECKSUM, DROP_DEAD_ADDRESS, DROP_DESTINATION, DROP_HELD, DROP_LENGTH, DROP_MALFORMED,
@@ -47,7 +52,7 @@ from netstack.wire.ipv4 cimport (
 from netstack.wire.ipv6 cimport IPV6_HEADER, NEXT_NONE, PROTOCOL_ICMPV6
 from rings.spsc_ring cimport (
     RING_CLOSED, ring_consumer_disarm, RING_DAMAGED, RING_FRAME, RING_OK, ring_peek, RING_POISONED,
-    ring_record_t, ring_release, ring_space_needs_kick,
+    ring_record_t, ring_release, ring_release_now, ring_space_needs_kick, ring_unpeek,
 )
 
 cdef enum:
@@ -121,6 +126,7 @@ cdef void hand_large(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
         port.counters.drops_out[<int> DROP_CHECKSUM] += 1
         return
     port.counters.split += (view.payload - 1) // segment
+    charge(f, view.payload + (view.payload - 1) // segment * COST_PIECE)
     cut_begin(&cutter, p, &view, segment)
     while cut_next(&cutter, &piece):
         hand_whole(f, port, &piece)
@@ -128,6 +134,7 @@ cdef void hand_large(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
 
 cdef void hand_whole(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
     if port.wire != NULL:
+        charge(f, COST_WAIT)
         wire_push_out(port, p, f.now_ns)
     else:
         deliver(f, port, p)
@@ -150,12 +157,17 @@ cdef const address_t *gateway_of(forwarder_t *f, port_t *port, packet_t *p) noex
 
 
 cdef void deliver(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
+    cdef uint64_t before
     if port.kind == PORT_UPLINK:
+        before = uplink_of(port).calls
         p.via = gateway_of(f, port, p)
         uplink_hand(port, p, f.now_ns)
+        charge(f, (uplink_of(port).calls - before) * COST_CALL)
         port.dirty = True
     else:
         port_hand(port, p)
+        if port.queue_packets:
+            charge(f, COST_WAIT)
     if port.dirty and not port.listed:
         port.listed = True
         port.next_dirty = f.dirty
@@ -215,6 +227,7 @@ cdef void complain_from(forwarder_t *f, port_t *to, packet_t *p, Complaint why, 
     if address_is_unspecified6(own) or not bucket_take(&to.icmp_bucket, f.now_ns, ICMP_COST_NS, ICMP_DEPTH_NS):
         return
     pull(f, p)
+    charge(f, COST_ERROR)
     n = reply_error(out, p, why, mtu, own)
     if n:
         answer(f, to, out, ICMP_HEADER + (IPV4_HEADER if out[0] >> 4 == 4 else IPV6_HEADER), n)
@@ -224,6 +237,7 @@ cdef void reset(forwarder_t *f, port_t *to, packet_t *p) noexcept nogil:
     """Answer a TCP segment that nobody will take."""
     cdef uint8_t out[REPLY_BYTES]
     cdef uint32_t n = reply_rst(out, p.header, p.header_length, p.head_length + p.body_length)
+    charge(f, COST_RESET)
     if n and bucket_take(&to.rst_bucket, f.now_ns, RST_COST_NS, RST_DEPTH_NS):
         answer(f, to, out, n, n)
 
@@ -255,6 +269,7 @@ cdef int for_the_router(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil
 cdef int for_sharers(forwarder_t *f, port_t *src, packet_t *p, port_t **to) noexcept nogil:
     """A packet to an address that stacks share: to whose flow or port it is. The router answers for the host that they make."""
     cdef int verdict = steer_in(f, p, to)
+    charge(f, COST_STEER)
     p.at_home = True
     if verdict == STEER_OWNER:
         return FORWARDED
@@ -278,6 +293,7 @@ cdef void pull(forwarder_t *f, packet_t *p) noexcept nogil:
     memcpy(f.scratch, p.header, p.header_length)
     memcpy(f.scratch + p.header_length, p.head + p.header_length, p.head_length - p.header_length)
     memcpy(f.scratch + p.head_length, p.body, p.body_length)
+    charge(f, p.head_length + p.body_length)
     p.stays = False
     p.header = f.scratch
     p.head = f.scratch
@@ -299,10 +315,12 @@ cdef inline bint may_send(forwarder_t *f, port_t *src, packet_t *p, const addres
                 p.at_home = True
                 if protocol == PROTOCOL_ICMP or protocol == PROTOCOL_ICMPV6:
                     pull(f, p)
+                charge(f, COST_STEER)
                 verdict[0] = steer_out(f, src, p)
                 return verdict[0] == FORWARDED
             return True
     if f.routes.blocks and not martian(source) and not link_local4(source):
+        charge(f, COST_LOOKUP)
         hop = routes_find(&f.routes, source)
         if hop != NULL and hop.kind == HOP_STACK and hop.port == src and table_find(&f.table, source) == NULL:
             return True
@@ -336,6 +354,7 @@ cdef int of_the_dead(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
 cdef int no_entry(forwarder_t *f, port_t *src, packet_t *p, const address_t *destination, port_t **to) noexcept nogil:
     """Where to with an address that is not in the table: by the longest prefix, else to the world."""
     cdef hop_t *hop = routes_find(&f.routes, destination)
+    charge(f, COST_LOOKUP)
     if hop != NULL and hop.kind == HOP_POOL:
         if not address_equal(destination, &hop.broadcast):
             complain(f, src, p, NO_HOST)
@@ -520,6 +539,7 @@ cdef int visit_wire(forwarder_t *f, port_t *port) noexcept nogil:
     cdef packet_t p
     cdef held_t *held
     cdef int n = 0, m = 0
+    f.charged = 0
     while n < BATCH:
         held = wire_arrived_back(port, &p, f.now_ns)
         if held == NULL:
@@ -527,6 +547,7 @@ cdef int visit_wire(forwarder_t *f, port_t *port) noexcept nogil:
         n += 1
         route(f, port, &p)
         free(held)
+    budget_owe(f, port, n * COST_PACKET)
     while m < BATCH:
         held = wire_arrived_out(port, &p, f.now_ns)
         if held == NULL:
@@ -542,33 +563,57 @@ cdef int visit_wire(forwarder_t *f, port_t *port) noexcept nogil:
 
 cdef void flush_dirty(forwarder_t *f) noexcept nogil:
     cdef port_t *port = f.dirty
+    cdef uint64_t before
     f.dirty = NULL
     while port != NULL:
         port.listed = False
         if port.kind == PORT_UPLINK:
             port.dirty = False
+            before = uplink_of(port).calls
             uplink_flush(port)
+            charge(f, (uplink_of(port).calls - before) * COST_CALL)
         else:
+            before = port.counters.kicks
             port_flush(port)
+            charge(f, (port.counters.kicks - before) * COST_KICK)
         port = port.next_dirty
 
 
 cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
-    """At most one batch of one attachment. Returns how many packets it had."""
-    cdef ring_record_t r
-    cdef packet_t p
-    cdef uint8_t header[HEADER_COPY]
+    """At most one turn of one attachment. Returns how many packets it had."""
     cdef uint32_t kind
-    cdef int n = 0, status = RING_OK
-    cdef int64_t budget = BATCH_BYTES
+    cdef int n = 0
     if port.queue_packets:
         port_drain(port)
         if port.dirty:
             port_flush(port)
+    if (port.limit == NULL or not limit_shut(port.limit, f.now_ns)) and not (port.debt and budget_deferred(f, port)):
+        n = take_turn(f, port)
+    if ring_space_needs_kick(port.rx, &kind):
+        port_ring(port, kind)
+    if port.state == PORT_FAILED:
+        f.failures = True
+    return n
+
+
+cdef int take_turn(forwarder_t *f, port_t *port) noexcept nogil:
+    """A batch of packets out of an attachment's ring, less where they cost much or its limit says so."""
+    cdef ring_record_t r
+    cdef packet_t p
+    cdef uint8_t header[HEADER_COPY]
+    cdef limit_t *limit = port.limit
+    cdef bint waits = False
+    cdef int n = 0, status = RING_OK
+    cdef int64_t budget = budget_begin(f, port), left = budget
     p.segment = 0
-    while n < BATCH and budget > 0:
+    while n < BATCH and left > f.charged:
         status = ring_peek(port.rx, &r)
         if status != RING_OK:
+            break
+        if limit != NULL and not limit_take(limit, r.head_length + r.body_length, f.now_ns):
+            ring_unpeek(port.rx, &r)
+            port.counters.limited += 1
+            waits = True
             break
         n += 1
         if r.head_length:
@@ -585,7 +630,7 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
         p.stays = True
         p.header_length = p.head_length if p.head_length < HEADER_COPY else HEADER_COPY
         memcpy(header, p.head, p.header_length)
-        budget -= p.head_length + p.body_length
+        left -= p.head_length + p.body_length + COST_PACKET
         if r.kind != RING_FRAME:
             p.header_length = 0              # nothing a stack may send: counted as malformed
         elif port.mirror != NULL:
@@ -594,18 +639,17 @@ cdef int visit_stack(forwarder_t *f, port_t *port) noexcept nogil:
     if n:
         flush_dirty(f)                       # what waits for others of its flow lies in the ring until then
         ring_release(port.rx)
+        budget_end(f, port, budget, left)
         port.storm = 0
-        if port.armed:
-            ring_consumer_disarm(port.rx)
-            port.armed = False
-    if ring_space_needs_kick(port.rx, &kind):
-        port_ring(port, kind)
+    if waits:
+        ring_release_now(port.rx)            # it may be long until the next turn
+    if (n or waits) and port.armed:
+        ring_consumer_disarm(port.rx)
+        port.armed = False
     if status == RING_DAMAGED:
         port.counters.header_errors += 1
     elif status == RING_POISONED or status == RING_CLOSED:
         port_fail(port, status)
-    if port.state == PORT_FAILED:
-        f.failures = True
     return n
 
 

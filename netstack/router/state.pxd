@@ -49,6 +49,12 @@ cdef struct forwarder_t:
     uint32_t n_active
     uint32_t n_muted
     uint32_t wires               # ports with an emulated link
+    uint32_t limited             # ports with a limit on what they send
+    # --- what a turn may cost (budget.pxd)
+    int64_t quantum              # units of work a round for each attachment
+    int64_t charging             # -1: what is not cheap is charged; 0: a turn is bounded by packets and bytes alone
+    int64_t charged              # in the turn that it is
+    uint32_t n_deferred          # attachments that had packets, and no turn in this round
     bint fair                    # where a rate makes packets wait, each source has a queue of its own
     bint codel                   # and they do not wait there for long
     port_t *dirty

@@ -3,7 +3,7 @@
 Only IP packets cross between uplinks and attachments: whatever else comes from a stack never gets here (security I5).
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from netstack.router.devices.device cimport device_t, frame_t
 from netstack.router.port cimport DROP_LINK, packet_t, port_t
@@ -18,6 +18,7 @@ cdef struct uplink_t:
     joined_t joined                  # segments of the batch that go out as one frame
     uint8_t ethernet[ETHERNET_HEADER]    # before them
     uint32_t ethernet_length
+    uint64_t calls                   # of the system that sending took
 
 
 cdef inline uplink_t *uplink_of(const port_t *port) noexcept nogil:

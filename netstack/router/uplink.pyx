@@ -27,6 +27,7 @@ cdef void send_joined(port_t *port) noexcept nogil:
     j.parts[1].iov_len = j.view.headers
     if packets > 1:
         describe(&vnet, j.first, &j.view, uplink.ethernet_length, j.segment)
+    uplink.calls += device.flush == NULL
     status = device.send(device, &vnet if packets > 1 else NULL, j.parts, packets + 2)
     if status == 0:
         port.counters.out_packets += packets
@@ -47,6 +48,7 @@ cdef int send_now(port_t *port, packet_t *p, const vnet_t *vnet, const uint8_t *
     parts[2].iov_len = p.head_length - p.header_length
     parts[3].iov_base = <void *> p.body
     parts[3].iov_len = p.body_length
+    uplink_of(port).calls += device.flush == NULL
     return uplink_sent(port, device.send(device, vnet, parts, 4), p.head_length + p.body_length)
 
 
@@ -120,7 +122,8 @@ cdef int64_t uplink_deadline(const port_t *port, int64_t now_ns) noexcept nogil:
 cdef void uplink_flush(port_t *port) noexcept nogil:
     cdef uplink_t *uplink = uplink_of(port)
     send_joined(port)
-    if uplink.device.flush != NULL:
+    if uplink.device.flush != NULL:          # one call for what was sent since the last
+        uplink.calls += 1
         uplink.device.flush(uplink.device)
 
 
