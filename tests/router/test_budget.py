@@ -114,7 +114,7 @@ def test_a_bystander_with_a_packet_now_and_then_waits_for_one_turn_of_the_attack
         assert lan.spent() - before <= QUANTUM + dearest + KICK + PACKET + 100, "a turn, and one packet more at most"
 
 
-def test_nobody_waits_while_others_have_nothing():
+def test_i3_nobody_waits_while_others_have_nothing():
     lan = Busy()
     lan.fill(lan.attacker, pieces(lan), 40)
     rounds = 0
@@ -124,7 +124,7 @@ def test_nobody_waits_while_others_have_nothing():
     assert rounds <= 40 and lan.forwarder.rounds == rounds
 
 
-def test_a_debt_is_paid_by_rounds_in_which_others_have_work():
+def test_i3_a_debt_is_paid_by_rounds_in_which_others_have_work():
     lan = Busy()
     lan.fill(lan.attacker, pieces(lan), 40)
     lan.round()

@@ -89,7 +89,7 @@ def test_packets_are_counted_beside_bytes():
     assert sizes(b) == [64] * 3
 
 
-def test_no_more_is_saved_up_than_the_bucket_holds():
+def test_i3_no_more_is_saved_up_than_the_bucket_holds():
     lan, a, b = limited(bytes=100_000, depth_bytes=2_000)
     a.send(*[packet(A, B, 1000)] * 10)
     lan.at(0)
@@ -116,7 +116,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 20 * MS), st.lists(st.integers(28, 150
 @settings(deadline=None, max_examples=60)
 @given(steps=STEPS, bytes_s=st.integers(1, 3_000_000), packets_s=st.integers(0, 3_000), depth=st.integers(1500, 20_000),
        most=st.integers(1, 30), punctual=st.booleans())
-def test_in_any_time_no_more_leaves_than_rate_and_burst(steps, bytes_s, packets_s, depth, most, punctual):
+def test_i3_in_any_time_no_more_leaves_than_rate_and_burst(steps, bytes_s, packets_s, depth, most, punctual):
     lan, a, b = limited(bytes=bytes_s, packets=packets_s, depth_bytes=depth, depth_packets=most)
     now, sent, seen = 0, [], []
 
@@ -198,7 +198,7 @@ def test_a_limit_that_changes_counts_from_then_on():
     assert sizes(b) == [100] * 3
 
 
-def test_changing_a_limit_again_and_again_gives_no_second_burst():
+def test_i3_changing_a_limit_again_and_again_gives_no_second_burst():
     lan, a, b = limited(packets=10, depth_packets=5)
     a.send(*[packet(A, B, 100)] * 50)
     for _ in range(10):
@@ -271,8 +271,8 @@ def test_a_stack_that_waits_is_not_asked_to_ring_and_does_not(running):
     assert a.counters.get("wakes", 0) == wakes
 
 
-def test_who_rings_all_the_same_is_not_listened_to(running):
-    """R11: packets that wait are no cover for a storm of doorbells."""
+def test_r11_packets_that_wait_for_a_limit_of_the_router_are_no_cover_for_a_storm(running):
+    """Who rings all the same is not listened to."""
     lan, a, b = running
     bell = a.channel.peer_doorbells[1]
     while a.counters.get("spurious", 0) < 64:

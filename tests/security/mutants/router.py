@@ -3,14 +3,22 @@
 from tests.security.mutants import Mutant
 
 FAIR = "netstack/router/fair.pyx"
+LIMIT = "netstack/router/limit.pyx"
 ROUTER = "netstack/router/router.py"
 REPLIES = "netstack/router/replies.pyx"
+ROUNDS = "netstack/router/rounds.pyx"
 ROUTING = "netstack/router/routing.pyx"
 STEERING = "netstack/router/steering.pyx"
 
 OWN_PORTS_ONLY = ("test_i1_a_sharer_sends_from_its_own_ports_only",)
 
 IPV6_SOURCES = ("test_i1_a_stack_sends_from_its_own_ipv6_addresses_only",)
+
+AS_MUCH_WORK = ("test_i3_a_stack_that_costs_much_gets_as_much_work_as_one_that_does_not",)
+
+DEBTS = ("test_i3_a_debt_is_paid_by_rounds_in_which_others_have_work",)
+
+RATES = ("test_i3_in_any_time_no_more_leaves_than_rate_and_burst",)
 
 BLOCKS = ("test_i1_a_stack_sends_from_its_block_and_no_other_does",)
 
@@ -54,6 +62,24 @@ MUTANTS = [
     Mutant("I1", "an identifier in use is anybody's", "netstack/router/claims.pyx",
            "        elif names.kind != CLAIM_ECHO or now_ns - flow.used_ns < ECHO_NS:\n            return False\n", "",
            ("test_i1_an_echo_of_the_same_identifier_is_anothers_until_it_is_old",)),
+    Mutant("I3", "calls of the system cost nothing", ROUTING,
+           "        charge(f, (uplink_of(port).calls - before) * COST_CALL)\n        port.dirty = True\n",
+           "        port.dirty = True\n", AS_MUCH_WORK),
+    Mutant("I3", "doorbells cost nothing", ROUTING,
+           "            charge(f, (port.counters.kicks - before) * COST_KICK)\n", "", AS_MUCH_WORK),
+    Mutant("I3", "a turn goes on whatever it costs", ROUTING, "    while n < BATCH and left > f.charged:\n",
+           "    while n < BATCH and left > 0:\n", AS_MUCH_WORK),
+    Mutant("I3", "nobody owes anything", ROUTING, " and not (port.debt and budget_deferred(f, port)):", ":", DEBTS),
+    Mutant("I3", "who owes waits though nobody else has anything", ROUNDS, "    if total == 0 and budget_forgive(f):\n",
+           "    if False:\n", ("test_i3_nobody_waits_while_others_have_nothing",)),
+    Mutant("I3", "a limit is asked of nobody", ROUTING, "        if limit != NULL and not limit_take(",
+           "        if False and not limit_take(", RATES),
+    Mutant("I3", "more is saved up than the bucket holds", LIMIT,
+           "    if took_ns > (t.depth - t.parts) // t.rate:          # the product could be larger than the word\n",
+           "    if False:\n", ("test_i3_no_more_is_saved_up_than_the_bucket_holds",)),
+    Mutant("I3", "packets cost no tokens", "netstack/router/limit.pxd", "    l.packets.parts -= packets\n", "", RATES),
+    Mutant("I3", "each change fills the bucket", LIMIT, "    elif t.rate == 0 or t.parts > depth:\n", "    else:\n",
+           ("test_i3_changing_a_limit_again_and_again_gives_no_second_burst",)),
     Mutant("I2", "all sources wait in one queue", FAIR, "cdef flow_t *flow = flow_of(fair, source)\n",
            "cdef flow_t *flow = fair.first\n", ("test_i2_a_greedy_stack_gets_its_part_and_no_more",)),
     Mutant("I2", "a full queue drops whoever comes", FAIR, "        victim = greediest(fair, flow)\n",
