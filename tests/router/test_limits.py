@@ -1,7 +1,6 @@
 """What a stack may send at most: token buckets to the byte, on virtual time, and on a router that runs."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,10 +11,10 @@ from hypothesis import strategies as st
 
 import netstack
 from bench.forwarding import packet
-from netstack.errors import ConfigError, RouterError
+from netstack.errors import ConfigError, NoRouterError, RouterError
+from netstack.router.client import ControlClient, attach
 from netstack.router.limiting import limit, limit_of
 from netstack.router.limits import Limit
-from netstack.router.paths import socket_path
 from netstack.router.pool import pack_address
 from tests.router.lan import Lan, put, take, wait_until
 from tests.support import ROOT, run
@@ -325,7 +324,6 @@ def test_a_connection_feels_a_full_ring_and_loses_nothing(runtime):
 
 
 def test_limits_are_the_owners_to_change_and_everybodys_to_see(runtime, monkeypatch):
-    from netstack.router.client import ControlClient
     from netstack.router.control import Connection
 
     with netstack.Router(limit={"packets": 500}) as router, router.attach() as one:
@@ -356,13 +354,22 @@ def test_settings_that_cannot_be_say_what_to_write(given, word):
         Limit.of(given)
 
 
+def answers():
+    """Is the router there?"""
+    try:
+        with ControlClient():
+            return True
+    except NoRouterError:
+        return False
+
+
 def test_the_command_shows_and_changes(runtime):
     netstack_command = [sys.executable, "-m", "netstack"]
     options = ["--limit-rate", "10mbit", "--limit-burst", "80ms", "-q"]
     process = subprocess.Popen([*netstack_command, "router", *options], cwd=ROOT)
     try:
-        wait_until(lambda: os.path.exists(socket_path("default")))
-        with netstack.router.client.attach() as one:
+        wait_until(answers)
+        with attach() as one:
             def said(*words):
                 return run([*netstack_command, "limit", one.address, *words], cwd=ROOT).stdout.strip()
 
