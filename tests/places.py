@@ -23,16 +23,17 @@ NOBODY = netstack.ResolverConfig(servers=())           # as a host without a lin
 
 
 @contextlib.contextmanager
-def daemon_of(*addresses: str, clients: int = 1, link=None) -> Iterator[list[netstack.Host]]:
-    """Clients of a daemon whose host has the addresses; without a link it has nobody but itself to talk to."""
+def daemon_of(*addresses: str, clients: int = 1, link=None, resolver=NOBODY) -> Iterator[list[netstack.Host]]:
+    """Clients of a daemon whose host, their ``behind``, has the addresses. Without a link it only reaches itself."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NETSTACK_RUNTIME_DIR", folder)
             server = stack.enter_context(Server(netstack.Host(link, addresses, drain=DRAIN), "test"))
-            hosts = [stack.enter_context(netstack.attach("test", mode="daemon", resolver=NOBODY))
+            hosts = [stack.enter_context(netstack.attach("test", mode="daemon", resolver=resolver))
                      for _ in range(clients)]
         for host in hosts:
+            host.behind = server.host
             host.counters = server.host.counters       # of which clients know nothing
         yield hosts
 

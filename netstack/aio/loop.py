@@ -41,6 +41,12 @@ def stack_handle(sock: Any) -> Handle | None:
     return handle if type(handle) is Handle else None
 
 
+def by_descriptor(sock: Any) -> bool:
+    """Whether it is a socket of a stack in another process, a daemon's: loops serve it by its readiness descriptor."""
+    handle = getattr(sock, "_handle", None)
+    return handle is not None and type(handle) is not Handle
+
+
 class LoopMixin(_Base):
     """Mixed into a selector loop: its sockets of a stack are served without descriptors, and it drives their hosts.
 
@@ -146,7 +152,7 @@ class LoopMixin(_Base):
         sock.close()
 
     async def _sock_sendfile_native(self, sock, file, offset, count):
-        if getattr(sock, "_handle", None) is None:     # a daemon's too has a descriptor that carries no data
+        if stack_handle(sock) is None and not by_descriptor(sock):
             return await super()._sock_sendfile_native(sock, file, offset, count)
         raise asyncio.SendfileNotAvailableError("a stack's socket: the file is read and sent")
 

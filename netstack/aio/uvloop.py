@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import socket as _kernel
-from asyncio import selector_events
+import weakref
+from asyncio import selector_events, sslproto
 from typing import Any
 
 import uvloop
 
 from netstack import socket as face
 from netstack.aio import connecting
-from netstack.aio.loop import LoopMixin, stack_handle
+from netstack.aio.loop import LoopMixin, by_descriptor, stack_handle
 from netstack.aio.poller import Poller
 from netstack.aio.transports import DatagramTransport, StreamTransport
 
 _asyncio: Any = asyncio.BaseEventLoop
+_events: Any = selector_events
 _selecting: Any = selector_events.BaseSelectorEventLoop
 
 
@@ -37,6 +39,10 @@ class _Bells:
         for fd in poller.fds:
             self._loop.add_reader(fd, self._loop._rang, poller, fd)
         self._loop.call_soon(self._loop._rest, poller)
+
+    def get_key(self, fd: int) -> Any:
+        """What the ``repr`` of asyncio's transports asks: libuv does not tell what it watches."""
+        raise KeyError(fd)
 
     def renew(self, poller: Poller) -> None:
         """The links of its host ring other descriptors now."""
@@ -70,6 +76,7 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
         self._pollers = {}
         self._watches = {}
         self._timers: dict[Poller, asyncio.TimerHandle] = {}
+        self._transports: Any = weakref.WeakValueDictionary()          # asyncio's own
         self._selector = _Bells(self)
         uvloop.Loop.__init__(self)
 
@@ -120,8 +127,46 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
     _create_connection_transport = _asyncio._create_connection_transport
     _sendfile_fallback = _asyncio._sendfile_fallback
 
-    def _remove_reader(self, fd: int) -> None:
-        """Of a listener that could not accept: `_start_serving` is called again later, and asks anew."""
+    # libuv would read and write the descriptors of a daemon's sockets, which carry no data; asyncio's transports call
+    # the sockets.
+
+    def _add_reader(self, fd: int, callback, *args) -> None:
+        self.add_reader(fd, callback, *args)
+
+    def _remove_reader(self, fd: int) -> bool:
+        return self.remove_reader(fd)
+
+    def _add_writer(self, fd: int, callback, *args) -> None:
+        self.add_writer(fd, callback, *args)
+
+    def _remove_writer(self, fd: int) -> bool:
+        return self.remove_writer(fd)
+
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+        make: Any = _events._SelectorSocketTransport if by_descriptor(sock) else StreamTransport
+        return make(self, sock, protocol, waiter, extra, server)
+
+    def _make_ssl_transport(self, rawsock, protocol, sslcontext, waiter=None, *, server_side=False,
+                            server_hostname=None, extra=None, server=None, **timeouts):
+        tls = sslproto.SSLProtocol(self, protocol, sslcontext, waiter, server_side, server_hostname, **timeouts)
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server)
+        return tls._app_transport
+
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        make: Any = _events._SelectorDatagramTransport if by_descriptor(sock) else DatagramTransport
+        return make(self, sock, protocol, address, waiter, extra)
+
+    def _start_serving(self, protocol_factory, sock, *args) -> None:
+        if by_descriptor(sock):
+            _selecting._start_serving(self, protocol_factory, sock, *args)
+        else:
+            super()._start_serving(protocol_factory, sock, *args)
+
+    def _stop_serving(self, sock) -> None:
+        if by_descriptor(sock):
+            _selecting._stop_serving(self, sock)
+        else:
+            super()._stop_serving(sock)
 
     def _whose(self, choose: str, name: Any, port: Any, family: int) -> Any:
         """The host that a name means; None: the kernel."""
@@ -131,7 +176,7 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
 
     async def create_connection(self, protocol_factory, host=None, port=None, *, sock=None, **options):
         """As `asyncio.loop.create_connection`."""
-        if sock is not None and stack_handle(sock) is not None:
+        if sock is not None and _of_a_stack(sock):
             return await _asyncio.create_connection(self, protocol_factory, sock=sock, **options)
         if sock is None and (host is not None or port is not None):
             whose = self._whose("towards", host, port, options.get("family", 0))
@@ -141,7 +186,7 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
 
     async def create_server(self, protocol_factory, host=None, port=None, *, sock=None, **options):
         """As `asyncio.loop.create_server`."""
-        if sock is not None and stack_handle(sock) is not None:
+        if sock is not None and _of_a_stack(sock):
             return await _asyncio.create_server(self, protocol_factory, sock=sock, **options)
         if sock is None and (host is not None or port is not None):
             first = host if isinstance(host, (str, bytes)) or not host else next(iter(host))
@@ -152,13 +197,13 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
 
     async def connect_accepted_socket(self, protocol_factory, sock, **options):
         """As `asyncio.loop.connect_accepted_socket`."""
-        base: Any = uvloop.Loop if stack_handle(sock) is None else _asyncio
+        base: Any = _asyncio if _of_a_stack(sock) else uvloop.Loop
         return await base.connect_accepted_socket(self, protocol_factory, sock, **options)
 
     async def create_datagram_endpoint(self, protocol_factory, local_addr=None, remote_addr=None, *, family=0, proto=0,
                                        flags=0, reuse_port=None, allow_broadcast=None, sock=None, **options):
         """As `asyncio.loop.create_datagram_endpoint`."""
-        if sock is not None and stack_handle(sock) is not None:
+        if sock is not None and _of_a_stack(sock):
             return await _asyncio.create_datagram_endpoint(self, protocol_factory, sock=sock)
         whose, peer = None, None
         if sock is None and family != _kernel.AF_UNIX and (local_addr or remote_addr or family):
@@ -172,7 +217,7 @@ class UvloopLoop(LoopMixin, uvloop.Loop):  # type: ignore[misc]
                                                       reuse_port, allow_broadcast)
         waiter = self.create_future()
         protocol = protocol_factory()
-        transport = DatagramTransport(self, sock, protocol, peer, waiter)
+        transport = self._make_datagram_transport(sock, protocol, peer, waiter)
         try:
             await waiter
         except BaseException:
@@ -213,9 +258,13 @@ def _run(handle: asyncio.Handle) -> None:
         handle._run()
 
 
+def _of_a_stack(sock: Any) -> bool:
+    return stack_handle(sock) is not None or by_descriptor(sock)
+
+
 def _is_ours(transport: Any) -> bool:
     """A transport of a stack's socket, or TLS over one, in layers."""
-    while not isinstance(transport, StreamTransport):
+    while not isinstance(transport, (StreamTransport, _events._SelectorSocketTransport)):
         transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         if transport is None:
             return False

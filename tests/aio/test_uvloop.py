@@ -14,6 +14,7 @@ import pytest
 import netstack
 from netstack.link import FaultInjector, channel_pair
 from tests.aio.test_streams import echo, port_of
+from tests.places import daemon_of
 
 pytest.importorskip("uvloop")
 LIMIT = 30.0
@@ -22,22 +23,43 @@ DATA = bytes(range(256)) * 4000
 
 
 class Hosts:
-    def __init__(self, loss):
+    """Two hosts of this process, or a daemon's with two clients."""
+
+    def __init__(self, kind, others):
+        self.by_descriptor = kind == "daemon"
+        self.source = B if kind == "daemon" else A             # towards B
+        if kind == "daemon":
+            self.a, self.b = others.enter_context(daemon_of(f"{A}/24", f"{B}/24", clients=2))
+            return
         here, there = channel_pair()
-        if loss:
-            here, there = FaultInjector(here, seed=7, loss=loss), FaultInjector(there, seed=8, loss=loss)
+        if kind == "lossy":
+            here, there = FaultInjector(here, seed=7, loss=0.02), FaultInjector(there, seed=8, loss=0.02)
         self.a = netstack.Host(link=here, address=f"{A}/24", drain=5)
         self.b = netstack.Host(link=there, address=f"{B}/24", drain=5)
 
 
-@pytest.fixture(params=[0.0, 0.02], ids=["clean", "lossy"])
+@contextlib.contextmanager
+def used(kind):
+    with contextlib.ExitStack() as others:
+        hosts = Hosts(kind, others)
+        yield hosts
+        carried = [host.counters()["tcp_payload_in"] for host in (hosts.a, hosts.b)]
+        hosts.a.close()
+        hosts.b.close()
+        assert any(carried)
+
+
+@pytest.fixture(params=["clean", "lossy", "daemon"])
 def hosts(request):
-    hosts = Hosts(request.param)
-    yield hosts
-    carried = hosts.a.counters()["packets_in"]
-    hosts.a.close()
-    hosts.b.close()
-    assert carried
+    with used(request.param) as hosts:
+        yield hosts
+
+
+@pytest.fixture(params=["clean", "lossy"])
+def led(request):
+    """Hosts that their loops lead: their stacks are in this process."""
+    with used(request.param) as hosts:
+        yield hosts
 
 
 def run(coroutine, host=None):
@@ -84,7 +106,7 @@ def test_the_loop_s_own_functions_mean_its_host(hosts):
     async def main():
         server = await hosts.b.start_server(echo, B, 0)
         reader, writer = await asyncio.open_connection(B, port_of(server))
-        assert writer.get_extra_info("sockname")[0] == A
+        assert writer.get_extra_info("sockname")[0] == hosts.source
         writer.write(b"x")
         assert await reader.read(1) == b"x"
         writer.close()
@@ -106,7 +128,7 @@ def test_under_a_patch_nothing_leaks_to_the_kernel(hosts):
     async def main():
         server = await hosts.b.start_server(echo, B, 0)
         reader, writer = await asyncio.open_connection(B, port_of(server))
-        assert writer.get_extra_info("sockname")[0] == A
+        assert writer.get_extra_info("sockname")[0] == hosts.source
         writer.write(b"x")
         assert await reader.read(1) == b"x"
         writer.close()
@@ -189,7 +211,10 @@ def test_datagrams_and_sock_calls(hosts):
             other.setblocking(False)
             other.bind((B, 0))
             while not protocol.came.done():                    # the wire may lose it
-                await loop.sock_sendto(other, b"hello", name)
+                if hosts.by_descriptor:                        # uvloop has no sock_sendto
+                    other.sendto(b"hello", name)
+                else:
+                    await loop.sock_sendto(other, b"hello", name)
                 await asyncio.wait([protocol.came], timeout=0.05)
             assert (await protocol.came) == (b"hello", other.getsockname())
         transport.close()
@@ -237,10 +262,15 @@ def test_the_kernels_sockets_are_uvloops(hosts):
         writer.close()
         server.close()
         with hosts.b.create_server((B, 0)) as listener:
-            _, far = await hosts.a.open_connection(*listener.getsockname())
+            reader, far = await hosts.a.open_connection(*listener.getsockname())
+            near, _ = listener.accept()
+            near.sendall(b"x")
+            assert await reader.read(1) == b"x"
             far.close()
-        process = await asyncio.create_subprocess_exec("true")
-        assert await process.wait() == 0
+            near.close()
+        if not hosts.by_descriptor:    # a child joins its daemon, which is in this process, and this one waits for it
+            process = await asyncio.create_subprocess_exec("true")
+            assert await process.wait() == 0
 
     run(main())
 
@@ -248,16 +278,16 @@ def test_the_kernels_sockets_are_uvloops(hosts):
 # --- who drives
 
 
-def segments(hosts):
+def segments(led):
     """By callers and by the standby threads."""
-    counters = [host.driver.counters() for host in (hosts.a, hosts.b)]
+    counters = [host.driver.counters() for host in (led.a, led.b)]
     return [sum(c[name] for c in counters) for name in ("segments_by_caller", "segments_by_service")]
 
 
-def test_the_loop_drives_its_hosts_itself(hosts):
+def test_the_loop_drives_its_hosts_itself(led):
     async def main():
-        server = await hosts.b.start_server(echo, B, 0)
-        reader, writer = await hosts.a.open_connection(B, port_of(server))
+        server = await led.b.start_server(echo, B, 0)
+        reader, writer = await led.a.open_connection(B, port_of(server))
         for _ in range(300):
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
@@ -265,7 +295,7 @@ def test_the_loop_drives_its_hosts_itself(hosts):
         server.close()
 
     run(main())
-    by_caller, by_service = segments(hosts)
+    by_caller, by_service = segments(led)
     assert by_caller > by_service
 
 
@@ -302,19 +332,19 @@ def stuck_loop(serve):
     assert done == [True]
 
 
-def test_a_host_goes_on_while_its_loop_is_busy(hosts):
+def test_a_host_goes_on_while_its_loop_is_busy(led):
     """Handshakes and acknowledgements need no loop: the standby thread takes the lead of one that does not come."""
-    with stuck_loop(lambda: hosts.b.start_server(echo, B, 7000)):
-        with hosts.a.create_connection((B, 7000), timeout=LIMIT) as client:
+    with stuck_loop(lambda: led.b.start_server(echo, B, 7000)):
+        with led.a.create_connection((B, 7000), timeout=LIMIT) as client:
             client.sendall(b"x" * 10_000)
             while client.tcp_info().unacked:
                 time.sleep(0.001)
-    assert hosts.b.driver.counters()["segments_by_service"] > 0
+    assert led.b.driver.counters()["segments_by_service"] > 0
 
 
-def test_a_thread_that_waits_takes_the_lead_of_a_busy_loop(hosts):
-    with stuck_loop(lambda: hosts.b.start_server(echo, B, 7000)), hosts.b.create_server((B, 7001)) as listener:
-        with hosts.a.create_connection((B, 7001), timeout=LIMIT) as client:
+def test_a_thread_that_waits_takes_the_lead_of_a_busy_loop(led):
+    with stuck_loop(lambda: led.b.start_server(echo, B, 7000)), led.b.create_server((B, 7001)) as listener:
+        with led.a.create_connection((B, 7001), timeout=LIMIT) as client:
             server, _ = listener.accept()
             server.settimeout(LIMIT)
             for i in range(50):

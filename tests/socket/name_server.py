@@ -14,6 +14,8 @@ import dns.rdatatype
 import dns.rrset
 
 import netstack
+from netstack.stack import Stack
+from tests.places import daemon_of
 
 ADDRESS = "10.9.0.53"
 SOA = "ns.example. admin.example. 1 3600 600 86400 60"
@@ -140,8 +142,8 @@ class NameServer:
 class World:
     """A host that asks, at 10.9.0.1, and one with servers; made by `world`."""
 
-    def __init__(self, asking: netstack.Host, serving: netstack.Host) -> None:
-        self.host, self.serving = asking, serving
+    def __init__(self, asking: netstack.Host, serving: netstack.Host, stack: Stack) -> None:
+        self.host, self.serving, self.stack = asking, serving, stack
         self.resolver = asking.resolver
         self.servers: list[NameServer] = []
 
@@ -164,15 +166,26 @@ class World:
 
 
 @contextlib.contextmanager
+def asker(daemon: bool, link, addresses, resolver):
+    """``(host, its stack)``; the host is a daemon's client if that is wanted."""
+    if daemon:
+        with daemon_of(*addresses, link=link, resolver=resolver) as (host,):
+            yield host, host.behind.stack
+    else:
+        with netstack.Host(link=link, address=addresses, drain=1, resolver=resolver) as host:
+            yield host, host.stack
+
+
+@contextlib.contextmanager
 def world(*servers: str, addresses=("10.9.0.1/24",), serving=("10.9.0.53/24", "10.9.0.54/24", "10.9.0.80/24"),
-          **config):
+          daemon=False, **config):
     """Two hosts on one link; ``servers`` are whom the first one asks."""
     a, b = netstack.link.channel_pair()
     config = {"timeout": 5.0, "hosts": "", **config}
     resolver = netstack.ResolverConfig(servers=servers or (ADDRESS,), **config)
     with netstack.Host(link=b, address=serving, drain=1) as there:
-        with netstack.Host(link=a, address=addresses, drain=1, resolver=resolver) as here:
-            made = World(here, there)
+        with asker(daemon, a, addresses, resolver) as (here, stack):
+            made = World(here, there, stack)
             try:
                 yield made
             finally:

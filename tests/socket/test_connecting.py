@@ -19,11 +19,11 @@ def entry(address: str, port: int = 80):
     return family, socket.SOCK_STREAM, 6, "", (address, port) if family == socket.AF_INET else (address, port, 0, 0)
 
 
-@pytest.fixture
-def net():
+@pytest.fixture(params=[False, True], ids=["library", "daemon"])
+def net(request):
     hosts = f"{DEAD} dead\n{DEAD} both\n10.9.0.80 both\n10.9.0.54 refuse\n10.9.0.54 one\n10.9.0.80 one\n" \
             "10.9.0.53 refuse\n10.9.0.80 alive\n"
-    with world(hosts=hosts) as made:
+    with world(hosts=hosts, daemon=request.param) as made:
         with made.serving.create_server(("10.9.0.80", 80)) as made.listener:
             made.listener.settimeout(LIMIT)
             yield made
@@ -38,7 +38,7 @@ def test_the_address_that_answers_is_connected(net, name):
             assert peer == s.getsockname()
             server.sendall(b"hello")
             assert s.recv(100) == b"hello"
-    assert [info.state for info in net.host.stack.sockets() if info.state == "SYN_SENT"] == [], "the loser is closed"
+    assert [info.state for info in net.stack.sockets() if info.state == "SYN_SENT"] == [], "the loser is closed"
 
 
 def test_a_blocking_socket_comes_out_as_it_went_in(net):
@@ -69,7 +69,7 @@ def test_errors_name_every_attempt(net):
             net.host.create_connection(("refuse", 80), timeout=LIMIT, all_errors=True)
         assert [type(each) for each in group.value.exceptions] == [ConnectionRefusedError] * 2
         assert ["10.9.0.5" in str(each) for each in group.value.exceptions] == [True, True]
-    assert net.host.stack.sockets() == []
+    assert net.stack.sockets() == []
 
 
 def test_silence_ends_with_the_timeout(net):
@@ -78,7 +78,7 @@ def test_silence_ends_with_the_timeout(net):
             net.host.create_connection((name, 80), timeout=0.3)
     with pytest.raises(TimeoutError):
         net.host.create_connection(("both", 81), timeout=0.6)      # silent, then refused: silence ends last
-    assert net.host.stack.sockets() == []
+    assert net.stack.sockets() == []
 
 
 def test_without_a_standby_thread_addresses_are_tried_in_turn():

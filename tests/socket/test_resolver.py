@@ -41,9 +41,9 @@ deep.lab.example. 300 A 10.9.0.91
 """
 
 
-@pytest.fixture
-def net():
-    with world() as made:
+@pytest.fixture(params=[False, True], ids=["library", "daemon"])
+def net(request):
+    with world(daemon=request.param) as made:
         made.server = made.serve(ZONE)
         yield made
 
