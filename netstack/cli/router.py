@@ -73,9 +73,10 @@ def wait_for_signal() -> int:
     "--uplink",
     "uplinks",
     multiple=True,
-    metavar="user[,loopback=A]... | (tap|tun|packet|xdp):NAME[,address=A/N][,gateway=A][,delay=TIME]...",
-    help="Way to the outside: user, over the kernel's sockets, needs no privilege. With delay, jitter, rate, loss, "
-         "queue, seed a bad one. Repeatable.",
+    metavar="user[,loopback=A]... | router:NAME,block=/N | (tap|tun|packet|xdp):NAME[,address=A/N][,gateway=A]"
+            "[,delay=TIME]...",
+    help="Way to the outside: user, over the kernel's sockets, needs no privilege; router: a block of that one's is "
+         "the pool. With delay, jitter, rate, loss, queue, seed a bad one. Repeatable.",
 )
 @published
 @click.option(

@@ -147,6 +147,11 @@ class Attachment:
         """The router is gone, and waited for."""
         return self._lost_at != 0
 
+    @property
+    def gone(self) -> bool:
+        """The router ended or was killed, or this was closed."""
+        return self._control is None
+
     def serve(self, driver: Driver, patience_s: float) -> None:
         """A driver has the link: should the router be killed, its connections wait so long for the next one."""
         self._driver = driver

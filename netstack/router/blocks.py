@@ -107,7 +107,7 @@ class Blocks:
         self._pool = pool
         self._bits = pool.network.max_prefixlen
         self._base = int(pool.network.network_address)
-        self._starts: list[int] = []  # of blocks that are leased or held, in order
+        self._taken: list[tuple[int, int]] = []  # start and end of blocks that are leased or held, in order
         self._blocks: dict[int, Block] = {}  # by start
         self._held: dict[int, Block] = {}  # the part that waits for its owner
         # Start and end, oldest first. None shares an address with another, or with one that is leased.
@@ -124,11 +124,7 @@ class Blocks:
 
     def covering(self, number: int) -> Block | None:
         """The block that has an address, by its number."""
-        i = bisect.bisect_right(self._starts, number) - 1
-        if i < 0:
-            return None
-        block = self._blocks[self._starts[i]]
-        return block if number < self._starts[i] + block.network.num_addresses else None
+        return self._overlapping(number, number + 1)
 
     def skip(self, number: int) -> int:
         """The first number from this one on that no block has, or had so lately that it rests."""
@@ -175,7 +171,8 @@ class Blocks:
         RouterError
             A length that cannot be had here (EINVAL), or a block that is never leased (EADDRNOTAVAIL).
         """
-        network = self.check(wanted, uid, token)
+        self.check(wanted, uid, token)
+        network = self._find(wanted.prefixlen) if is_any(wanted) else wanted
         start, end = self._range(network)
         before = self._blocks.get(start)
         if before is not None:
@@ -189,19 +186,19 @@ class Blocks:
         self._pool.forget_within(start, end)
         return self._add(Block(network, digest_of(token or secrets.token_bytes(16)), uid, owner)), None
 
-    def check(self, wanted: Network, uid: int, token: bytes | None = None) -> Network:
-        """The block that `lease` would give; raise what it would raise."""
+    def check(self, wanted: Network, uid: int, token: bytes | None = None) -> None:
+        """Raise what `lease` would raise, but for a pool that is used up."""
         self._pool.expire_holds()
         self._check_length(wanted)
         if is_any(wanted):
-            return self._find(wanted.prefixlen)
+            return
         if not wanted.subnet_of(self._pool.network):  # type: ignore[arg-type]
             raise RouterError(errno.EADDRNOTAVAIL, f"block {wanted} is not in the pool {self._pool.network}: ask for "
                               f"any (/{wanted.prefixlen})")
         start, end = self._range(wanted)
         same = self._blocks.get(start)
         if same is not None and same.network == wanted and same.known_to(uid, token):
-            return wanted
+            return
         other = self._overlapping(start, end)
         if other is not None:
             state = "held for its owner" if other.owner is None else "taken"
@@ -211,7 +208,6 @@ class Blocks:
         obstacle = self._pool.obstacle_within(start, end)
         if obstacle is not None:
             raise obstacle
-        return wanted
 
     def restore(self, network: Network, digest: str, uid: int, hold_ns: int) -> bool:
         """A block of the router before this one: held for its owner. False: there is no such block here."""
@@ -255,6 +251,10 @@ class Blocks:
         over, self._expired = self._expired, []
         return over
 
+    def rests(self, network: Network) -> bool:
+        """Whether it was somebody's, and is nobody's."""
+        return network in self._resting
+
     def next_expiry_ns(self) -> int | None:
         return min((block.held_until_ns for block in self._held.values()), default=None)
 
@@ -273,8 +273,8 @@ class Blocks:
         return ipaddress.ip_network((self._pool.network.network_address + start, length))
 
     def _add(self, block: Block) -> Block:
-        start = self._range(block.network)[0]
-        bisect.insort(self._starts, start)
+        start, end = self._range(block.network)
+        bisect.insort(self._taken, (start, end))
         self._blocks[start] = block
         if self._pool.journal is not None:
             self._pool.journal.note(f"b {block.network} {block.uid} {block.digest}")
@@ -282,7 +282,7 @@ class Blocks:
 
     def _retire(self, block: Block) -> None:
         start, end = self._range(block.network)
-        del self._starts[bisect.bisect_left(self._starts, start)]
+        del self._taken[bisect.bisect_left(self._taken, (start, end))]
         del self._blocks[start]
         self._held.pop(start, None)
         block.owner = None
@@ -305,23 +305,19 @@ class Blocks:
                           f"(largest) to /{longest}; ask for one of these, or give the router a larger pool (--pool)")
 
     def _overlapping(self, start: int, end: int) -> Block | None:
-        i = bisect.bisect_left(self._starts, end) - 1
-        if i < 0:
-            return None
-        block = self._blocks[self._starts[i]]
-        return block if self._starts[i] + block.network.num_addresses > start else None
+        i = bisect.bisect_left(self._taken, (end,)) - 1
+        return self._blocks[self._taken[i][0]] if i >= 0 and self._taken[i][1] > start else None
 
     def _find(self, length: int) -> Network:
         """A free one: that nobody ever had, if there is any, else the one that rested longest."""
         shift = self._bits - length
         in_use = {n >> shift for n in self._pool.numbers_in_use()}
-        taken = [(start, start + self._blocks[start].network.num_addresses) for start in self._starts]
         lately = {n >> shift for n in self._pool.numbers_resting()}
-        start = self._search(shift, in_use | lately, sorted([*taken, *self._resting.values()]))
+        start = self._search(shift, in_use | lately, sorted([*self._taken, *self._resting.values()]))
         if start is None:
             start = self._longest_rested(shift, in_use)
         if start is None:
-            start = self._search(shift, in_use, taken)
+            start = self._search(shift, in_use, self._taken)
         if start is not None:
             return self._network(start, length)
         why = "its addresses are drawn from all over it" if self._pool.is_large else "it is used up"

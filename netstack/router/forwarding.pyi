@@ -47,6 +47,7 @@ class Forwarder:
         *,
         mtu: int = 65535,
         bells_are_sockets: bool = False,
+        wake_is_socket: bool = False,
         keep: object = None,
     ) -> int: ...
     def add_uplink(

@@ -333,7 +333,7 @@ cdef class Forwarder:
             doorbell_kick(f.wake_fd)
 
     def add_stack(self, ProducerRing tx, ConsumerRing rx, int wake_fd, bells, *, uint32_t mtu=65535,
-                  bint bells_are_sockets=False, keep=None):
+                  bint bells_are_sockets=False, bint wake_is_socket=False, keep=None):
         """Take an attachment's rings into service.
 
         Parameters
@@ -344,8 +344,8 @@ cdef class Forwarder:
             eventfd that the stack rings.
         bells : tuple of int
             What the router rings, by kind of sleeper: (-1, leader, service, -1).
-        bells_are_sockets : bool
-            They are sockets (strangers) instead of eventfds (one owner).
+        bells_are_sockets, wake_is_socket : bool
+            They, and what the stack rings, are sockets (strangers) instead of eventfds (one owner).
         keep : object
             Kept alive as long as the port.
 
@@ -364,6 +364,7 @@ cdef class Forwarder:
         port.wake_fd = wake_fd
         port.epoch = 1
         port.bells_are_sockets = bells_are_sockets
+        port.wake_is_socket = wake_is_socket
         for i in range(4):
             port.bells[i] = bells[i]
         event.events = EPOLLIN | <uint32_t> EPOLLET

@@ -298,6 +298,10 @@ class AddressPool:
         over, self._expired = self._expired, []
         return over
 
+    def rests(self, address: bytes) -> bool:
+        """Whether it was somebody's, and is nobody's, nor part of a block."""
+        return address in self._resting
+
     def next_expiry_ns(self) -> int | None:
         """Monotonic time of the next end of a hold, or None."""
         held = [lease.held_until_ns for lease in self._held.values()]
@@ -318,7 +322,7 @@ class AddressPool:
     def numbers_in_use(self) -> set[int]:
         """Of addresses that no block may have: leased, held, or never leased."""
         never = {0} | ({self.network.num_addresses - 1} if self.network.version == 4 else set())
-        return never | {self._number(a) for a in (*self._reserved, *self._leases) if a in self}
+        return never | {self._number(a) for a in self._reserved if a in self} | set(map(self._number, self._leases))
 
     def numbers_resting(self) -> Iterator[int]:
         """Of addresses that a block takes only if it must."""

@@ -109,6 +109,7 @@ cdef struct port_t:
     memory_watch_t watch     # on the memory of both
     void *uplink             # uplink_t of PORT_UPLINK
     int bells[4]             # by kind of sleeper, -1 none
+    bint wake_is_socket      # what the other side rings, so that it has to be emptied
     bint bells_are_sockets
     int wake_fd              # the stack rings it; never read, never written
     bint armed               # the stack kicks us at its next flush

@@ -45,6 +45,10 @@ cdef extern from "<poll.h>" nogil:
     int ppoll(pollfd *, unsigned long, const timespec *, const void *)
     enum: POLLIN
 
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_recv "recv"(int, void *, size_t, int)
+    enum: MSG_DONTWAIT
+
 cdef extern from "rings/cache_line.h" nogil:
     void cpu_relax()
 
@@ -57,6 +61,7 @@ cdef extern from * nogil:
 cdef enum:
     EVENTS = 64
     STORM = 64                       # empty doorbells in a row
+    BELLS_MOST = 1024                # taken from a socket at a time: more than fit
 
 cdef int64_t MUTED_NS = 10000000             # how long a storming doorbell is not listened to
 cdef int64_t LONGEST_SLEEP_NS = 60000000000
@@ -194,6 +199,15 @@ cdef bint nothing_for(forwarder_t *f, port_t *port) noexcept nogil:
     return not ring_has_data(port.rx) or (port.limit != NULL and f.now_ns < port.limit.until_ns)
 
 
+cdef void empty(int bell) noexcept nogil:
+    """A full socket rings no more. What comes meanwhile rings again."""
+    cdef char rung[8]
+    cdef int i
+    for i in range(BELLS_MOST):
+        if c_recv(bell, rung, sizeof(rung), MSG_DONTWAIT) <= 0:
+            break
+
+
 cdef void take_events(forwarder_t *f, epoll_event *events, int n) noexcept nogil:
     """Doorbells that rang: their ports are looked at in the next round, and armed anew before the next sleep."""
     cdef int i
@@ -213,6 +227,8 @@ cdef void take_events(forwarder_t *f, epoll_event *events, int n) noexcept nogil
             if events[i].events & (EPOLLERR | EPOLLHUP):
                 uplink_trouble(port)
             continue
+        if port.wake_is_socket:
+            empty(port.wake_fd)
         port.counters.wakes += 1
         port.armed = False
         port.space_armed = False

@@ -8,7 +8,8 @@ station is that of the whole pool. All methods are called under the router's loc
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from netstack.errors import PoolEmptyError, RouterError
 from netstack.router.block_messages import Network, network_of
@@ -19,6 +20,8 @@ from netstack.router.pools import ANY_V4, IPV6_MIN_MTU, Pools
 if TYPE_CHECKING:
     from netstack.router.forwarding import Forwarder
     from netstack.router.protocol import AttachRequest
+
+T = TypeVar("T")
 
 
 class RoutedBlocks:
@@ -36,18 +39,18 @@ class RoutedBlocks:
         self._forwarder = forwarder
 
     def wanted(self, request: AttachRequest, uid: int, mtu: int) -> list[Network]:
-        """What a stack asks for, if it can be had.
+        """What a stack asks for.
 
         Raises
         ------
         RouterError
-            It cannot; says what to do.
+            It cannot be had; says what to do. That no block is free is found by `lease`.
         """
         out = [network_of(*block) for block in request.blocks]
         for each in out:
             if each.version == 6 and mtu < IPV6_MIN_MTU:
                 raise RouterError(errno.EINVAL, f"mtu {mtu}: a block of IPv6 needs {IPV6_MIN_MTU} bytes (RFC 8200)")
-            self._choose(each, uid, request.token)
+            self._of_first(each, lambda pool, each=each: pool.blocks.check(each, uid, request.token))
         return out
 
     @staticmethod
@@ -59,15 +62,22 @@ class RoutedBlocks:
         return [a for a in addresses if (4 if a == ANY_V4 else 6) not in versions]
 
     def lease(self, attached: Any, wanted: list[Network], token: bytes) -> None:
-        """Lease them to an attachment that has its port, and route them there."""
-        for each in wanted:
-            pool = self._choose(each, attached.connection.uid, token)
-            block, previous = pool.blocks.lease(attached, attached.connection.uid, each, token)
+        """Lease them to an attachment that has its port, and route them there.
+
+        First what may fail, then what may be taken from an attachment that lives.
+        """
+        uid = attached.connection.uid
+        got: dict[Network, int] = {}
+        for i, each in sorted(enumerate(wanted), key=lambda pair: not is_any(pair[1])):
+            block, previous = self._of_first(
+                each, lambda pool, each=each: pool.blocks.lease(attached, uid, each, token))
             if previous is not None:
                 previous.blocks.remove(block.network)
             attached.blocks.append(block.network)
+            got[block.network] = i
             self._tidy()
             self._forwarder.add_route(block.network, attached.port, replace=True)
+        attached.blocks.sort(key=got.__getitem__)                      # as they were asked for
 
     def take_back(self, attached: Any, *, hold: bool) -> None:
         """An attachment goes. Its blocks wait for its token with `hold`, else they rest; before its port goes."""
@@ -84,9 +94,12 @@ class RoutedBlocks:
 
     def expire(self) -> list[Network]:
         """Those whose hold ended since the last call: nobody has them any more."""
-        over = [network for pool in self._pools for network in pool.blocks.expired()]
-        for network in over:
-            self._forwarder.set_block_aside(network)
+        over = []
+        for pool in self._pools:
+            for network in pool.blocks.expired():
+                over.append(network)
+                if pool.blocks.rests(network):                         # else others have it, or part of it, by now
+                    self._forwarder.set_block_aside(network)
         self._tidy()
         return over
 
@@ -104,25 +117,20 @@ class RoutedBlocks:
         raise RouterError(errno.EADDRNOTAVAIL, f"block {network} is in no pool of {self._pools}: ask for any "
                           f"(/{network.prefixlen})")
 
-    def _choose(self, wanted: Network, uid: int, token: bytes) -> AddressPool:
-        """The pool that has what is wanted: of any, the first that has one free."""
+    def _of_first(self, wanted: Network, ask: Callable[[AddressPool], T]) -> T:
+        """What the pool says that has what is wanted: of any, the first that does not refuse."""
         if not is_any(wanted):
-            pool = self.pool_of(wanted)
-            pool.blocks.check(wanted, uid, token)
-            return pool
+            return ask(self.pool_of(wanted))
         pools = [pool for pool in self._pools if pool.network.version == wanted.version]
         if not pools:
             raise RouterError(errno.EADDRNOTAVAIL, f"no block of IPv{wanted.version}: the router has {self._pools}")
-        failure: RouterError | None = None
+        failures: list[RouterError] = []
         for pool in pools:
             try:
-                pool.blocks.check(wanted, uid, token)
-                return pool
+                return ask(pool)
             except RouterError as error:
-                if failure is None or isinstance(error, PoolEmptyError):
-                    failure = error
-        assert failure is not None
-        raise failure
+                failures.append(error)
+        raise next((failure for failure in failures if isinstance(failure, PoolEmptyError)), failures[0])
 
     def _tidy(self) -> None:
         """What rested and is not remembered is not answered for."""

@@ -45,6 +45,7 @@ from rings.shared_memory import sweep
 
 if TYPE_CHECKING:
     from netstack.router.metrics import MetricsServer
+    from netstack.router.parent import ParentUplink
     from netstack.router.user import UserUplink
 
 log = limited("netstack.router")
@@ -133,7 +134,8 @@ class Router:
         Under which stacks find it. Without one it gets a random name, found in the attribute `name`: a
         private router for this process and those it tells (`environment`).
     uplinks : iterable of str
-        ``"user"``, which needs no privilege (`netstack.router.user.UserConfig`), or
+        ``"user"``, which needs no privilege (`netstack.router.user.UserConfig`); ``"router:NAME,block=/26"``, another
+        router, whose block is this one's pool (`netstack.router.parent.ParentConfig`); or
         ``"KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]"``, see `netstack.router.uplinks.UplinkConfig`. The first is
         where addresses outside the pool are, also while it is lost.
     routes : iterable of str
@@ -239,14 +241,25 @@ class Router:
         users = [c for c in configs if c.kind == "user"]
         if len(users) > 1:
             raise ConfigError("one uplink 'user' reaches all that this user reaches: give it once")
+        self._parent: ParentUplink | None = None
+        if any(config.kind == "router" for config in configs):
+            from netstack.router.parent import parent_of
+
+            self._parent = parent_of(configs)
         if pool is None:
-            pool = DEFAULT_V4, str(unique_local_network(self.name))
-        self._pools = Pools(
-            (pool,) if isinstance(pool, str | PoolConfig) else pool,
-            addressing=addressing,
-            reserved=[a.ip for c in configs for a in c.addresses] + [c.loopback for c in users if c.loopback],
-            last_is_reserved=bool(users),
-        )
+            pool = map(str, self._parent.blocks) if self._parent else (DEFAULT_V4, str(unique_local_network(self.name)))
+        with contextlib.ExitStack() as undo:
+            if self._parent is not None:
+                undo.callback(self._parent.leave)
+            self._pools = Pools(
+                (pool,) if isinstance(pool, str | PoolConfig) else pool,
+                addressing=addressing,
+                reserved=[a.ip for c in configs for a in c.addresses] + [c.loopback for c in users if c.loopback],
+                last_is_reserved=bool(users),
+            )
+            if self._parent is not None:
+                self._parent.check(each.network for each in self._pools)
+            undo.pop_all()
         self._max = max_attachments
         self._lock = threading.RLock()
         self._attached: dict[int, _Attached] = {}
@@ -276,6 +289,8 @@ class Router:
         self._memory: Memory | None = None
         self._metrics: MetricsServer | None = None
         with contextlib.ExitStack() as undo:
+            if self._parent is not None:
+                undo.callback(self._parent.leave)
             for uplink in self._uplinks:
                 undo.callback(uplink.close, self._forwarder)
                 uplink.open(self._forwarder)
@@ -732,7 +747,8 @@ class Router:
         """What is due: ends of holds, lost uplinks. Returns when to come again."""
         with self._lock:
             for address in self._pools.expire():
-                self._forwarder.set_state(address, "dead")
+                if self._pools.of(address).rests(address):  # else others have it by now
+                    self._forwarder.set_state(address, "dead")
                 if self._user is not None:
                     self._user.forget([address])
             over = self._blocks.expire()
@@ -746,6 +762,8 @@ class Router:
     # ---- inside
 
     def _make_uplink(self, config, *, default: bool, opening):
+        if config.kind == "router":
+            return self._parent
         if config.kind != "user":
             addresses = [pool.router_address for pool in self._pools]
             return Uplink(config, addresses, default=default, opening=opening)
@@ -754,7 +772,7 @@ class Router:
         networks = [pool.network for pool in self._pools]
         return UserUplink(config, networks, mtu=self.mtu, ring_capacity=self.ring_capacity, default=default)
 
-    def _lost(self, uplink: Uplink | UserUplink) -> None:
+    def _lost(self, uplink: Uplink | UserUplink | ParentUplink) -> None:
         log.warning("uplink %s is gone; trying again every second", uplink.config.name)
         uplink.close(self._forwarder)
         self._retry_at_ns = time.monotonic_ns() + UPLINK_RETRY_NS

@@ -17,6 +17,7 @@ from netstack.router.pool import pack_address
 
 if TYPE_CHECKING:
     from netstack.router.forwarding import Forwarder
+    from netstack.router.parent import ParentUplink
     from netstack.router.uplinks import Uplink
     from netstack.router.user import UserUplink
 
@@ -115,14 +116,14 @@ class StaticRoutes:
         Each with its ``config``, and its ``port`` or None.
     """
 
-    def __init__(self, forwarder: Forwarder, pools: list[Network], uplinks: list[Uplink | UserUplink]):
+    def __init__(self, forwarder: Forwarder, pools: list[Network], uplinks: list[Uplink | UserUplink | ParentUplink]):
         self._forwarder = forwarder
         self._pools = pools
         self._uplinks = uplinks
         self._ports: dict[str, int] = {}  # by the name of the uplink: its port, or the one it had until it was lost
         self._links: set[Network] = set()
 
-    def opened(self, uplink: Uplink | UserUplink) -> None:
+    def opened(self, uplink: Uplink | UserUplink | ParentUplink) -> None:
         """An uplink has a port, for the first time or again.
 
         Raises
@@ -206,7 +207,7 @@ class StaticRoutes:
     def _pool_of(self, network: Network) -> Network | None:
         return next((pool for pool in self._pools if _within(network, pool)), None)
 
-    def _uplink_for(self, route: Route) -> Uplink | UserUplink:
+    def _uplink_for(self, route: Route) -> Uplink | UserUplink | ParentUplink:
         """The one that a route names, or on whose network its gateway is."""
         what = f"route {route.network}"
         names = ", ".join(u.config.name for u in self._uplinks)
@@ -227,8 +228,11 @@ class StaticRoutes:
             self._check_gateway(what, uplink, route.gateway)
         return uplink
 
-    def _check_gateway(self, what: str, uplink: Uplink | UserUplink, gateway: Address) -> None:
+    def _check_gateway(self, what: str, uplink: Uplink | UserUplink | ParentUplink, gateway: Address) -> None:
         name = uplink.config.name
+        if uplink.config.kind == "router":
+            raise RouterError(errno.EINVAL, f"{what}: behind uplink {name} is another router, which routes by itself; "
+                              "leave the gateway out")
         if uplink.config.kind in ("tun", "user"):
             raise RouterError(errno.EINVAL, f"{what}: behind uplink {name} ({uplink.config.kind}) is the kernel, which "
                               "routes by itself; leave the gateway out")

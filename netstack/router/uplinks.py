@@ -15,11 +15,12 @@ from netstack.router.pool import format_address, pack_address
 if TYPE_CHECKING:
     from netstack.router.devices.device import Device
     from netstack.router.forwarding import Forwarder
+    from netstack.router.parent import ParentConfig
     from netstack.router.user import UserConfig
 
 KINDS = ("tap", "tun", "packet", "xdp")
 EXAMPLE = (
-    "write tap:NAME, tun:NAME, packet:NAME, xdp:NAME[,queue=N] or user, "
+    "write tap:NAME, tun:NAME, packet:NAME, xdp:NAME[,queue=N], user or router:NAME,block=/26, "
     "or tap:NAME,address=192.0.2.2/24,gateway=192.0.2.1"
 )
 
@@ -62,10 +63,10 @@ class UplinkConfig:
     emulation: Emulation | None = None
 
     @classmethod
-    def parse(cls, text) -> UplinkConfig | UserConfig:
-        """Read ``user`` (see `netstack.router.user.UserConfig`), or ``KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]``
-        with both once for each version of IP, and the settings of a bad link: ``,delay=5ms`` and the others of
-        `netstack.link.emulation.Emulation`.
+    def parse(cls, text) -> UplinkConfig | UserConfig | ParentConfig:
+        """Read ``user`` (see `netstack.router.user.UserConfig`), ``router:NAME`` (`netstack.router.parent`)
+        or ``KIND:NAME[,address=ADDRESS/N][,gateway=ADDRESS]`` with both once for each version of IP, and the settings
+        of a bad link: ``,delay=5ms`` and the others of `netstack.link.emulation.Emulation`.
 
         Raises
         ------
@@ -78,6 +79,10 @@ class UplinkConfig:
             from netstack.router.user import UserConfig
 
             return UserConfig.parse(str(text))
+        if str(text).startswith("router:"):
+            from netstack.router.parent import ParentConfig
+
+            return ParentConfig.parse(str(text))
         head, *options = str(text).split(",")
         kind, colon, name = head.partition(":")
         if not colon or not name or kind not in KINDS:

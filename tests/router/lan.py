@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import time
 
+from netstack.errors import NoRouterError
+from netstack.router.client import ControlClient
 from netstack.router.forwarding import Forwarder
 from netstack.router.pool import pack_address
 from rings.channel import channel_pair
@@ -55,6 +57,15 @@ def wait_until(condition, timeout: float = 20.0):
             return value
         assert time.monotonic() < end, f"still not so after {timeout} s"
         time.sleep(0.0005)
+
+
+def answers(name: str) -> bool:
+    """Whether a router runs under this name: its socket is there before anybody listens."""
+    try:
+        ControlClient(name).close()
+    except NoRouterError:
+        return False
+    return True
 
 
 class Stack:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from netstack.router import attach
-from tests.router.lan import wait_until
+from tests.router.lan import answers, wait_until
 from tests.support import ROOT, run
 
 NETSTACK = [sys.executable, "-m", "netstack"]
@@ -23,7 +23,7 @@ def netstack(*argv, **options):
 def running(runtime):
     """A router named ``default`` in a process of its own; its log is read at the end."""
     process = subprocess.Popen([*NETSTACK, "router"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: process.poll() is not None or os.path.exists(f"{runtime}/default.sock"))
+    wait_until(lambda: process.poll() is not None or answers("default"))
     yield process
     process.kill()
     process.wait(20)

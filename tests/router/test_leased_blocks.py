@@ -8,6 +8,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -21,7 +22,7 @@ from netstack.router import Router, attach, protocol
 from netstack.router.block_messages import BLOCKS, MAX_BLOCKS, network_of
 from netstack.router.client import ControlClient
 from netstack.router.journal import digest_of
-from netstack.router.pool import pack_address
+from netstack.router.pool import HOLD_NS, pack_address
 from netstack.router.protocol import AttachRequest, Capability, Type
 from tests.faults.routers import Nursery
 from tests.router.lan import Lan, parsed, put, take, wait_until
@@ -210,6 +211,14 @@ def test_errors_say_what_to_do(router, options, error, why):
         assert [route.network for route in routes(router) if not route.lost] == [mine.block], "nothing is left of it"
 
 
+def test_nothing_is_taken_from_the_living_for_a_request_that_fails(router):
+    with router.attach(block="10.77.4.0/26") as mine:
+        with pytest.raises(PoolEmptyError):
+            router.attach(block=[mine.block, 17], token=mine.token)
+        assert [info.blocks for info in router.attachments()] == [(mine.block,)]
+        assert [route.attachment for route in routes(router)] == [mine.id]
+
+
 def test_a_pool_of_one_version_has_no_blocks_of_the_other(runtime):
     with Router("10.77.0.0/16") as router:
         with pytest.raises(RouterError, match="no block of IPv6: the router has 10.77.0.0/16"):
@@ -274,6 +283,28 @@ def test_a_block_that_nobody_came_back_for_is_anybodys(router, monkeypatch):
         mine.link.close()
 
 
+def test_a_hold_whose_end_a_lease_noticed_first(router, monkeypatch):
+    """Then its end is nothing to the one who has the address or the block by now."""
+    with router.attach() as other:
+        before = attach(router.name, ["10.77.3.9", "10.77.5.9"], block="10.77.4.0/26", hold=True)
+        die(before)
+        wait_until(lambda: len(router.attachments()) == 1)
+        attach_connection = router.attach_connection
+
+        def late(*message):                    # time passes behind the last look at it, before the message
+            for pool in router._pools:
+                pool.clock = lambda: time.monotonic_ns() + 2 * HOLD_NS
+            return attach_connection(*message)
+
+        monkeypatch.setattr(router, "attach_connection", late)
+        with router.attach("10.77.3.9", block=["10.77.4.0/26", "10.77.5.0/26"]) as mine:
+            router.tick(time.monotonic_ns())
+            for address in ("10.77.3.9", "10.77.4.5", "10.77.5.9"):
+                send(other, udp(other.address, address))
+                assert hears(mine).dst == address
+        before.link.close()
+
+
 def test_f2_blocks_outlive_a_router_that_was_killed(runtime, backend):
     with Nursery(pool=POOLS, backend=backend, ring_capacity=1 << 18) as nursery, \
             netstack.attach(nursery.name, block=[26, 64], drain=1) as a, netstack.attach(nursery.name, drain=1) as b:
@@ -333,11 +364,14 @@ def test_connections_from_a_block_end_with_it_at_the_uplink_user(runtime):
         wait_until(lambda: router.relayed()["streams"] == 0)
 
 
-def test_the_document_s_program(runtime, capsys):
-    [program] = programs_of("addresses.md", "python")
-    exec(program, {})
+def test_the_document_s_programs(runtime, capsys):
+    first, second = programs_of("addresses.md", "python")
+    exec(first, {})
     addresses, listed = capsys.readouterr().out.splitlines()
     assert "10.77.255.129/16" in addresses and "10.77.255.128/26 attachment" in listed and "::/64 attachment" in listed
+    exec(second, {})
+    pools, listed = capsys.readouterr().out.splitlines()
+    assert "10.77.254.0/24" in pools and "10.77.254.0/24 attachment" in listed and listed.count("attachment") == 2
 
 
 # ---- messages of a client that lies
@@ -390,7 +424,7 @@ def test_every_length_of_a_block_is_leased_or_refused(router, text):
 def test_blocks_stand_where_the_document_says():
     """docs/attach_protocol.md"""
     before = protocol.ATTACH.size, protocol.ATTACH_REPLY.size, protocol.LIST_REPLY.size
-    assert before == (168, 232, 280) and BLOCKS.size == 69
+    assert before == (168, 232, 312) and BLOCKS.size == 69
     assert protocol.ATTACH_REPLY.size + BLOCKS.size + MAX_BLOCKS <= protocol.BODY_BYTES
 
 
