@@ -547,7 +547,8 @@ cdef int visit_wire(forwarder_t *f, port_t *port) noexcept nogil:
         n += 1
         route(f, port, &p)
         free(held)
-    budget_owe(f, port, n * COST_PACKET)
+    if port.kind == PORT_STACK:
+        budget_owe(f, port, n * COST_PACKET)
     while m < BATCH:
         held = wire_arrived_out(port, &p, f.now_ns)
         if held == NULL:

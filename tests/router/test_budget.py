@@ -100,12 +100,12 @@ def test_i3_a_stack_that_costs_much_gets_as_much_work_as_one_that_does_not(attac
     assert 1 + without * each / OWN > COLLAPSE[attack], "when packets are counted and not work"
 
 
-def test_a_bystander_with_a_packet_now_and_then_waits_for_one_turn_of_the_attacker():
+def test_i3_a_bystander_with_a_packet_now_and_then_waits_for_one_turn_of_the_attacker():
     lan = Busy()
     raw = pieces(lan)
     lan.fill(lan.attacker, raw, 60)
     lan.round()
-    dearest = lan.attacker.counters["work"]
+    dearest = lan.attacker.counters["work"] / lan.attacker.counters["in_packets"]
     for _ in range(20):
         before = lan.spent()
         lan.bystander.send(packet(B, C, 100))

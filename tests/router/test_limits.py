@@ -1,5 +1,6 @@
 """What a stack may send at most: token buckets to the byte, on virtual time, and on a router that runs."""
 
+import io
 import json
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 import netstack
 from bench.forwarding import packet
+from netstack.cli import ps, top
 from netstack.errors import ConfigError, NoRouterError, RouterError
+from netstack.router import metrics, protocol
 from netstack.router.client import ControlClient, attach
 from netstack.router.limiting import limit, limit_of
 from netstack.router.limits import Limit
@@ -384,3 +387,45 @@ def test_the_command_shows_and_changes(runtime):
     finally:
         process.terminate()
         process.wait(30)
+
+
+# --- looking at it ---
+
+
+def drawn(table):
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_ps_and_top_show_who_is_held_back_and_nothing_more_while_nobody_is():
+    def at(seconds, **values):
+        return protocol.AttachmentInfo(1, 7, 0, 1, 1, seconds * SECOND, 0, 0, 0, 0, 0, 0, 1500, (pack_address(A),),
+                                       "prog", **values)
+
+    free, held = at(1), at(3, limit_bytes_s=125_000, limited=40, deferred=6)
+    assert protocol.AttachmentInfo.unpack(held.pack()) == held
+    looks = [top.Look(float(n), {1: (each, 0)}, {}) for n, each in enumerate((free, held))]
+    assert "limit" not in drawn(ps.table([ps.describe(free)], "")) + drawn(top.table(top.rates(looks[0], looks[0]), ""))
+    assert "1,000,000 bit/s" in drawn(ps.table([ps.describe(held)], ""))
+    row = top.rates(*looks)[0]
+    assert (row["limited_s"], row["deferred_s"]) == (20, 3)
+    assert "limited/s" in (text := drawn(top.table([row], ""))) and "deferred/s" in text
+
+
+def test_metrics_say_what_an_attachment_may_send_and_how_often_it_waited(runtime):
+    with netstack.Router(limit={"rate": "8kbit"}) as router, router.attach() as one, router.attach() as two:
+        router.limit(two.id, None)
+        for _ in range(3):
+            put(one.link.channel, packet(one.address, two.address, 40_000))
+        one.link.channel.flush()
+        wait_until(lambda: router.counters(one.id)["limited"])
+        lines = metrics.render(router).splitlines()
+        own = f'{{attachment="{one.id}"'
+        assert [x.split()[-1] for x in lines if x.startswith("netstack_attachment_limit_bytes_per_second{")] == ["1000"]
+        assert [x.split()[-1] for x in lines if x.startswith("netstack_attachment_limited_total" + own)] == ["1"]
+        work = router.counters(one.id)["work"]
+        assert [x.split()[-1] for x in lines if x.startswith("netstack_attachment_work_total" + own)] == [str(work)]
+        assert work >= 41_000
