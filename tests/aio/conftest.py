@@ -78,11 +78,6 @@ class Net:
             host.close()
         self.others.close()
 
-    @property
-    def has_descriptors(self):
-        """Whether each connection has some."""
-        return self.kind in ("kernel", "daemon", "hybrid")
-
 
 @pytest.fixture(params=["kernel", "channel", "loopback", "lossy", "daemon",
                         pytest.param("hybrid", marks=pytest.mark.root)])

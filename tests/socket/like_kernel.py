@@ -134,6 +134,11 @@ EVERYWHERE = [pytest.param(name, marks=[pytest.mark.root] if issubclass(network,
               for name, network in NETWORKS.items()]
 
 
+def without(*names):
+    """Marks a test that some of the networks have no part in."""
+    return pytest.mark.parametrize("net", [p for p in EVERYWHERE if p.values[0] not in names], indirect=True)
+
+
 @contextlib.contextmanager
 def running(request, name):
     """A network of that name; with a hybrid one the thread is in its namespace."""

@@ -69,6 +69,7 @@ def test_a_closed_host_is_not_named(hosts):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+@pytest.mark.parametrize("hosts", ["library"], indirect=True)
 def test_a_timeout_has_a_note(hosts):
     """A host with a link may reach anything behind it: it sends, and hears nothing."""
     b = hosts[1]

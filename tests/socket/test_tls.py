@@ -15,8 +15,10 @@ import pytest
 
 import netstack
 from tests.socket.conftest import LIMIT
+from tests.socket.like_kernel import without
 
 trustme = pytest.importorskip("trustme")
+KERNELS_CLIENT = "kernel", "kernel to hybrid"
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +109,10 @@ def test_the_socket_given_away_is_closed(net, pair, contexts):
     assert wrapped.getsockname() == server.getpeername()
 
 
+@without(*(KERNELS_CLIENT if sys.version_info < (3, 13) else ()))      # which leaves it to the collector
 def test_a_name_that_is_none_leaves_no_socket_open(net, pair, contexts):
     """Who gave his socket away cannot close it (CPython does it since 3.13)."""
     client, server = pair
-    if not isinstance(client, netstack.socket.socket) and sys.version_info < (3, 13):
-        pytest.skip("this CPython leaves it to the collector")
     with pytest.raises(UnicodeError) as failure:           # it holds on to what was under way
         net.wrap(contexts[0], client, server_hostname=".example")
     assert client.fileno() == -1 and server.recv(1) == b"" and failure.tb
@@ -243,10 +244,9 @@ def test_suppressed_it_is_the_end_of_the_stream(secure):
     assert server.recv(10) == b""
 
 
+@without(*KERNELS_CLIENT)                              # the kernel resets such a connection
 def test_tickets_that_nobody_read_are_no_reason_for_a_reset(secure):
     client, server = secure                            # TLS 1.3: the server has sent its tickets by now
-    if not isinstance(client, netstack.socket.socket):
-        pytest.skip("the kernel resets such a connection")
     client.close()
     assert server.recv(10) == b""                      # else a ConnectionResetError
 
@@ -259,10 +259,9 @@ def test_a_close_behind_the_peer_s_goodbye_returns(secure):
     client.close()
 
 
+@without(*KERNELS_CLIENT, "hybrid to kernel")          # whose OpenSSL words it in its own way
 def test_application_data_that_nobody_read_is_one(secure):
     client, server = secure
-    if not all(isinstance(s, netstack.socket.socket) for s in secure):
-        pytest.skip("the kernel's OpenSSL words it in its own way")
     server.sendall(bytes(100_000))
     client.close()
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
@@ -380,10 +379,9 @@ def test_post_handshake_authentication(net, pair, authority):
     assert not seen[0] and ("DNS", "me.test") in seen[1]["subjectAltName"]
 
 
+@without(*KERNELS_CLIENT)                              # a kernel's socket goes on waiting
 def test_closing_breaks_off_a_reader(secure):
     client, server = secure
-    if not isinstance(client, netstack.socket.socket):
-        pytest.skip("a kernel's socket goes on waiting")
     begun = threading.Event()
 
     def read():
