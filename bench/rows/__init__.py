@@ -20,4 +20,4 @@ def all_rows():
     """Every `bench.measure.Row`, those through the router and out of it last."""
     return [*copies.rows(), *rings.rows(), *tcp.rows(), *python_faces.rows(), *asyncio.rows(), *memory.rows(),
             *handshake.rows(), *lossy.rows(), *router.forwarding_rows(), *tables.rows(), *router.uplink_rows(),
-            *workers.rows(), *router.rows(), *asyncio.routed_rows(), *relayed.rows()]
+            *router.kill_rows(), *workers.rows(), *router.rows(), *asyncio.routed_rows(), *relayed.rows()]

@@ -9,6 +9,7 @@ from bench.rows.rings import line_round_trip
 
 FORWARD = "router, packets forwarded per second between two stacks, 64 B, one core"
 LATENCY = "added latency of the router, a packet of 64 B"
+KILLS = "throughput that others lose in the second in which a stack is killed (F1)"
 PREFIX = "through the router: "
 
 
@@ -55,6 +56,17 @@ def forwarding_rows():
             Row(LATENCY, "ns", Contestant("from ring to ring by the router's thread", latency),
                 (Contestant("a cache line there and back", cache_line),), less_is_better=True,
                 note="one packet at a time, nobody sleeps; there and back is what the two transfers cost at least")]
+
+
+def killed(settings: Settings):
+    seconds = 2 if settings.quick else max(10, 10 * settings.seconds)
+    return max(0.0, python_program("bench.kills", "run", seconds=seconds, timeout=300)["dip_percent"])
+
+
+def kill_rows():
+    return [Row(KILLS, "%", Contestant("two others at the router", killed), (), "< 5 %", "< 5 %", 5.0, 5.0,
+                by_value=True, less_is_better=True,
+                note="medians of seconds with and without; beside what the machine does meanwhile, which meets both")]
 
 
 def uplinked(uplink, direction):

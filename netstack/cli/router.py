@@ -167,10 +167,7 @@ def command(name, pools, uplinks, publish, routes, backend, distrust, mtu, ring_
         opener = Opener(devices) if devices else None
         become(ROUTER)
         kinds = {config.kind for config in configs}
-        if "xdp" in kinds:
-            log.warning("an xdp uplink needs its capabilities all the time: this router is not confined")
-        else:
-            confine(**what_it_needs(backend, metrics, relays="user" in kinds))
+        confine(**what_it_needs(backend, metrics, relays="user" in kinds))
         router = Router(
             pools or None,
             router_name(name),

@@ -146,9 +146,9 @@ def check_networks(kind: str, addresses: list[Interface], gateways: list[Address
             raise ConfigError(f"the gateway {gateway} is not in {network}")
 
 
-def open_descriptor(kind: str, name: str, mac: bytes, offload: bool, again: bool) -> tuple[int, int]:
-    """What needs the privilege of a TAP, TUN or packet uplink: its descriptor, where the router's Ethernet address is
-    `mac`; and its mtu.
+def open_descriptor(kind: str, name: str, mac: bytes, offload: bool, again: bool, queue: int = 0) -> tuple[Any, Any]:
+    """What needs the privilege of an uplink: its descriptor, where the router's Ethernet address is `mac`, and its mtu.
+    Of an xdp uplink: what `netstack.router.devices.xdp.open_queue` returns.
 
     Raises
     ------
@@ -159,6 +159,10 @@ def open_descriptor(kind: str, name: str, mac: bytes, offload: bool, again: bool
     """
     if again:
         socket.if_nametoindex(name)  # whoever deleted it makes it again: one of ours would be down
+    if kind == "xdp":
+        from netstack.router.devices.xdp import open_queue
+
+        return open_queue(name, queue)
     if kind == "packet":
         from netstack.router.devices.packet import open_packet
 
@@ -176,11 +180,11 @@ def open_device(config: UplinkConfig, mac: bytes, opening=open_descriptor, *, ag
     netstack.errors.LinkError
         Missing, not permitted, busy, or of another kind.
     """
+    fd, mtu = opening(config.kind, config.name, mac, config.offload, again, config.queue)
     if config.kind == "xdp":
         from netstack.router.devices.xdp import XdpDevice
 
-        return XdpDevice(config.name, config.queue)
-    fd, mtu = opening(config.kind, config.name, mac, config.offload, again)
+        return XdpDevice(config.name, fd, mtu)
     if config.kind == "packet":
         from netstack.router.devices.packet import PacketDevice
 

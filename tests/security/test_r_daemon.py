@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import hashlib
-import logging
 import mmap
 import os
 import pathlib
@@ -28,6 +27,7 @@ from tests.daemon.conftest import LIMIT, daemon, environment, host, pair  # noqa
 from tests.daemon.hostile import HEAD_INDEX, TAIL, WORDS
 from tests.daemon.test_hostile import bystanders, hostile, listener  # noqa: F401
 from tests.router.lan import wait_until
+from tests.security.test_r_router_life import stop_the_clock
 from tests.security.test_r_router_memory import beside, sealed, seals_of, workers  # noqa: F401
 from tests.support import ROOT, scale
 
@@ -327,14 +327,14 @@ def test_r12_daemon_a_stream_that_is_not_read_is_backpressure_to_its_peer(daemon
         accepted.close()
 
 
-def test_r13_daemon_poison_ends_those_clients_and_is_told_now_and_then(server, caplog):
-    caplog.set_level(logging.WARNING, "netstack.daemon")
+def test_r13_daemon_poison_ends_those_clients_and_is_told_now_and_then(server, caplog, monkeypatch):
+    stop_the_clock("netstack.daemon", monkeypatch, caplog)
     with netstack.attach(mode="daemon") as honest, honest.create_server(("127.0.0.1", 0), backlog=16) as listening:
         listening.settimeout(LIMIT)
         with honest.create_connection(listening.getsockname(), LIMIT) as one, listening.accept()[0] as other:
             wait_until(lambda: len(server.clients) == 1)
             sockets, before = len(server.sockets), len(os.listdir("/proc/self/fd"))
-            for n in range(4 * BURST):
+            for n in range(3 * BURST):
                 with hostile() as client:
                     number, memory, accepted = stream(client, listening)
                     memory.put(TAIL, 1 << 40)
@@ -343,10 +343,9 @@ def test_r13_daemon_poison_ends_those_clients_and_is_told_now_and_then(server, c
                     accepted.close()
                 one.sendall(b"%04d" % n)
                 assert exactly(other, 4) == b"%04d" % n
-            assert server.detached == 4 * BURST
+            assert server.detached == 3 * BURST
             wait_until(lambda: len(server.sockets) == sockets and len(os.listdir("/proc/self/fd")) <= before)
-    told = [r for r in caplog.records if "cut off" in r.getMessage()]
-    assert 1 <= len(told) < 3 * BURST
+    assert len([r for r in caplog.records if "cut off" in r.getMessage()]) == BURST
 
 
 def test_r16_daemon_nothing_that_it_shares_has_a_name(daemon, pair):  # noqa: F811

@@ -31,9 +31,8 @@ cdef struct xdp_state_t:
 
 cdef class XdpDevice(Device):
     cdef xdp_state_t state
-    cdef int program_fd
-    cdef int link_fd
-    cdef int map_fd
+    cdef int memory_fd           # of the frames
+    cdef int link_fd             # the program's attachment
     cdef readonly str mode
     cdef readonly bint zero_copy
 

@@ -6,6 +6,10 @@ kernel's stack sees it, so that the router takes over the interface's Ethernet a
 frames are not copied; else they are, and on any interface the generic hook works. Program and attachment end with the
 process: both are held by descriptors only.
 
+`open_queue` does what needs privileges and gives three descriptors: the socket, the memory of its frames, and the attachment
+of the program, which keeps program and map. `XdpDevice` maps the memory and needs nothing but them, so that another process
+may have opened them (``netstack/router/opener.py``).
+
 The kernel's checks of what we put into the rings are its own; what it puts there is checked against the frames that we gave.
 """
 
@@ -32,8 +36,6 @@ cdef extern from "<sys/mman.h>" nogil:
         PROT_READ
         PROT_WRITE
         MAP_SHARED
-        MAP_PRIVATE
-        MAP_ANONYMOUS
         MAP_POPULATE
     void *MAP_FAILED
 
@@ -120,7 +122,7 @@ cdef enum:
 cdef int64_t RETRY_NS = 1000000
 
 # <linux/bpf.h>, <linux/if_link.h>
-BPF_MAP_CREATE, BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD, BPF_OBJ_GET_INFO_BY_FD, BPF_LINK_CREATE = 0, 2, 5, 15, 28
+BPF_MAP_CREATE, BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD, BPF_LINK_CREATE = 0, 2, 5, 28
 BPF_MAP_TYPE_XSKMAP, BPF_PROG_TYPE_XDP, BPF_XDP = 17, 6, 37
 BPF_FUNC_redirect_map = 51
 XDP_PASS = 2
@@ -291,6 +293,117 @@ cdef void unmap_ring(xdp_ring_t *r) noexcept:
     r.memory = NULL
 
 
+def open_queue(name, int queue):
+    """What needs privileges: a socket bound to the queue, and the program that steers its frames there.
+
+    Returns
+    -------
+    descriptors : tuple of int
+        The socket, the memory of the frames, the attachment of the program.
+    facts : dict
+        ``mac`` (hexadecimal), ``mtu``, ``mode`` and ``zero_copy``.
+
+    Raises
+    ------
+    netstack.errors.LinkError
+        Missing, not permitted, busy, or no Ethernet.
+    ValueError
+        A name that no interface can have.
+    """
+    check_device_name(name)
+    try:
+        index = socket.if_nametoindex(name)
+        hardware = ask_interface(name, 0x8927)               # SIOCGIFHWADDR
+    except OSError as error:
+        raise LinkMissingError(errno_names.ENODEV, f"xdp {name}: there is no such interface; `ip link` lists those "
+                                                   f"that there are") from error
+    if struct.unpack_from("H", hardware)[0] != 1:            # ARPHRD_ETHER
+        raise LinkError(errno_names.EINVAL, f"xdp {name}: not an Ethernet")
+    facts = {"mac": hardware[2:8].hex(), "mtu": min(device_mtu(name, "xdp"), FRAME_MTU)}
+    opened = []
+    try:
+        opened.append(socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0).detach())
+        opened.append(os.memfd_create("netstack-xdp", os.MFD_CLOEXEC))
+        os.ftruncate(opened[1], MEMORY_BYTES)
+        register_frames(opened[0], opened[1])
+        map_fd = _bpf(BPF_MAP_CREATE, struct.pack("<5I", BPF_MAP_TYPE_XSKMAP, 4, 4, QUEUES, 0) + bytes(52))
+        try:
+            facts["mode"] = attach_program(map_fd, index, opened)
+            facts["zero_copy"] = bind_queue(opened[0], index, queue)
+            update_map(map_fd, queue, opened[0])
+        finally:
+            os.close(map_fd)                                 # the program has it
+    except OSError as error:
+        for fd in opened:
+            os.close(fd)
+        raise _explained(error, name, queue) from error
+    return tuple(opened), facts
+
+
+def register_frames(int fd, int memory_fd):
+    """The socket gets its frames, which stay pinned while it lives, and its rings."""
+    cdef xdp_umem_reg region
+    cdef int entries = EACH, status
+    cdef void *memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, memory_fd, 0)
+    if memory == MAP_FAILED:
+        raise OSError(errno, os.strerror(errno))
+    memset(&region, 0, sizeof(region))
+    region.addr = <uint64_t> memory
+    region.len = MEMORY_BYTES
+    region.chunk_size = FRAME_BYTES
+    status = c_setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &region, sizeof(region))
+    number = errno
+    munmap(memory, MEMORY_BYTES)
+    if status != 0:
+        raise OSError(number, os.strerror(number))
+    for option in (XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_RX_RING, XDP_TX_RING):
+        if c_setsockopt(fd, SOL_XDP, option, &entries, sizeof(int)) != 0:
+            raise OSError(errno, os.strerror(errno))
+
+
+def attach_program(map_fd, index, opened):
+    """Have the interface run the program; its attachment joins what is `opened`. Returns the mode."""
+    program, licence = steering_program(map_fd), b"Apache-2.0\0"
+    cdef const unsigned char *code = program
+    cdef const unsigned char *said = licence
+    program_fd = _bpf(BPF_PROG_LOAD, struct.pack(
+        "<IIQQIIQII", BPF_PROG_TYPE_XDP, len(program) // 8, <uint64_t> code, <uint64_t> said, 0, 0, 0, 0, 0) + bytes(80))
+    try:
+        for mode, flags in (("native", XDP_FLAGS_DRV_MODE), ("generic", XDP_FLAGS_SKB_MODE)):
+            try:
+                opened.append(_bpf(BPF_LINK_CREATE, struct.pack("<4I", program_fd, index, BPF_XDP, flags) + bytes(48)))
+            except OSError as error:
+                if mode == "native" and error.errno in (errno_names.EOPNOTSUPP, errno_names.EINVAL, errno_names.ERANGE):
+                    continue
+                raise
+            return mode
+    finally:
+        os.close(program_fd)                                 # the attachment has it
+
+
+def bind_queue(int fd, index, queue):
+    """Returns whether frames are not copied."""
+    cdef sockaddr_xdp where
+    cdef int options = 0
+    cdef socklen_t length = sizeof(int)
+    memset(&where, 0, sizeof(where))
+    where.sxdp_family = AF_XDP
+    where.sxdp_flags = XDP_USE_NEED_WAKEUP
+    where.sxdp_ifindex = index
+    where.sxdp_queue_id = queue
+    if c_bind(fd, <sockaddr *> &where, sizeof(where)) != 0:
+        raise OSError(errno, os.strerror(errno))
+    if c_getsockopt(fd, SOL_XDP, XDP_OPTIONS, &options, &length) != 0:
+        return False
+    return bool(options & XDP_OPTIONS_ZEROCOPY)
+
+
+def update_map(map_fd, queue, fd):
+    """Frames of the queue go to this socket."""
+    cdef uint32_t key = queue, value = fd
+    _bpf(BPF_MAP_UPDATE_ELEM, struct.pack("<IIQQQ", map_fd, 0, <uint64_t> &key, <uint64_t> &value, 0))
+
+
 cdef class XdpDevice(Device):
     """A queue of an interface, taken over.
 
@@ -298,8 +411,8 @@ cdef class XdpDevice(Device):
     ----------
     name : str
         The interface; Ethernet.
-    queue : int
-        Which of its queues: frames on others stay the kernel's. With one queue (``ethtool -L NAME combined 1``) that is all.
+    descriptors, facts
+        What `open_queue` gave for it. The descriptors are the device's from now on, also when that fails.
 
     Attributes
     ----------
@@ -313,9 +426,7 @@ cdef class XdpDevice(Device):
     Raises
     ------
     netstack.errors.LinkError
-        Missing, not permitted, busy, or no Ethernet.
-    ValueError
-        A name that no interface can have.
+        Its memory cannot be mapped.
 
     Notes
     -----
@@ -324,29 +435,22 @@ cdef class XdpDevice(Device):
     """
 
     def __cinit__(self, *args, **options):
-        self.program_fd = self.link_fd = self.map_fd = -1
+        self.memory_fd = self.link_fd = -1
 
-    def __init__(self, name, queue=0):
+    def __init__(self, name, descriptors, facts):
         cdef device_t *d = &self.device
-        check_device_name(name)
         self.name = name
+        d.fd, self.memory_fd, self.link_fd = descriptors
+        self.mac = bytes.fromhex(facts["mac"])
+        self.mode = facts["mode"]
+        self.zero_copy = facts["zero_copy"]
         try:
-            index = socket.if_nametoindex(name)
-            hardware = ask_interface(name, 0x8927)           # SIOCGIFHWADDR
-        except OSError as error:
-            raise LinkMissingError(errno_names.ENODEV, f"xdp {name}: there is no such interface; `ip link` lists those "
-                                                       f"that there are") from error
-        if struct.unpack_from("H", hardware)[0] != 1:        # ARPHRD_ETHER
-            raise LinkError(errno_names.EINVAL, f"xdp {name}: not an Ethernet")
-        self.mac = hardware[2:8]
-        try:
-            self.open_socket()
-            self.attach(index, queue)
+            self.map_all()
         except OSError as error:
             Device.close(self)
             self.release()
-            raise _explained(error, name, queue) from error
-        d.mtu = min(device_mtu(name, "xdp"), FRAME_MTU)
+            raise LinkError(error.errno, f"xdp {name}: {error.strerror}") from error
+        d.mtu = facts["mtu"]
         d.ethernet = True
         d.state = &self.state
         d.receive = xdp_receive
@@ -354,29 +458,16 @@ cdef class XdpDevice(Device):
         d.flush = xdp_flush
         d.trouble = xdp_trouble
 
-    def open_socket(self):
-        """The socket, its frames and its four rings."""
+    def map_all(self):
+        """The frames and the four rings; half of the frames are the kernel's to receive into."""
         cdef xdp_state_t *x = &self.state
-        cdef xdp_umem_reg region
         cdef xdp_mmap_offsets at
         cdef socklen_t length = sizeof(at)
-        cdef int i, fd, entries = EACH
-        cdef void *memory
-        fd = socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0).detach()
-        self.device.fd = fd
-        memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0)
+        cdef int i, fd = self.device.fd
+        cdef void *memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.memory_fd, 0)
         if memory == MAP_FAILED:
             raise OSError(errno, os.strerror(errno))
         x.frames = <uint8_t *> memory
-        memset(&region, 0, sizeof(region))
-        region.addr = <uint64_t> memory
-        region.len = MEMORY_BYTES
-        region.chunk_size = FRAME_BYTES
-        if c_setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &region, sizeof(region)) != 0:
-            raise OSError(errno, os.strerror(errno))
-        for option in (XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_RX_RING, XDP_TX_RING):
-            if c_setsockopt(fd, SOL_XDP, option, &entries, sizeof(int)) != 0:
-                raise OSError(errno, os.strerror(errno))
         if c_getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) != 0:
             raise OSError(errno, os.strerror(errno))
         if map_ring(fd, &x.fill, &at.fr, sizeof(uint64_t), XDP_UMEM_PGOFF_FILL_RING) != 0 or \
@@ -390,46 +481,13 @@ cdef class XdpDevice(Device):
         x.n_spare = EACH
         x.fill.own = EACH
         xdp_store(x.fill.producer, EACH)
-
-    def attach(self, index, queue):
-        """Bind the queue, and have its frames steered here."""
-        cdef sockaddr_xdp where
-        cdef int options = 0
-        cdef socklen_t length = sizeof(int)
-        self.map_fd = _bpf(BPF_MAP_CREATE, struct.pack("<5I", BPF_MAP_TYPE_XSKMAP, 4, 4, QUEUES, 0) + bytes(52))
-        program, licence = steering_program(self.map_fd), b"Apache-2.0\0"
-        cdef const unsigned char *code = program
-        cdef const unsigned char *said = licence
-        self.program_fd = _bpf(BPF_PROG_LOAD, struct.pack(
-            "<IIQQIIQII", BPF_PROG_TYPE_XDP, len(program) // 8, <uint64_t> code, <uint64_t> said, 0, 0, 0, 0, 0) + bytes(80))
-        for mode, flags in (("native", XDP_FLAGS_DRV_MODE), ("generic", XDP_FLAGS_SKB_MODE)):
-            try:
-                self.link_fd = _bpf(BPF_LINK_CREATE,
-                                    struct.pack("<4I", self.program_fd, index, BPF_XDP, flags) + bytes(48))
-            except OSError as error:
-                if mode == "native" and error.errno in (errno_names.EOPNOTSUPP, errno_names.EINVAL, errno_names.ERANGE):
-                    continue
-                raise
-            self.mode = mode
-            break
-        memset(&where, 0, sizeof(where))
-        where.sxdp_family = AF_XDP
-        where.sxdp_flags = XDP_USE_NEED_WAKEUP
-        where.sxdp_ifindex = index
-        where.sxdp_queue_id = queue
-        if c_bind(self.device.fd, <sockaddr *> &where, sizeof(where)) != 0:
-            raise OSError(errno, os.strerror(errno))
-        if c_getsockopt(self.device.fd, SOL_XDP, XDP_OPTIONS, &options, &length) == 0:
-            self.zero_copy = options & XDP_OPTIONS_ZEROCOPY
-        cdef uint32_t key = queue, value = self.device.fd
-        _bpf(BPF_MAP_UPDATE_ELEM, struct.pack("<IIQQQ", self.map_fd, 0, <uint64_t> &key, <uint64_t> &value, 0))
+        if xdp_load(x.fill.flags) & XDP_RING_NEED_WAKEUP:        # the driver has looked for frames already
+            c_recvfrom(fd, NULL, 0, MSG_DONTWAIT, NULL, NULL)
 
     def lost(self):
         """The interface is gone, or somebody has detached the program: neither shows at the socket."""
-        cdef uint32_t info[16]
-        memset(info, 0, sizeof(info))
-        _bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", self.link_fd, sizeof(info), <uint64_t> info))
-        return info[4] == 0                      # xdp.ifindex of struct bpf_link_info
+        with open(f"/proc/self/fdinfo/{self.link_fd}", "rb") as file:    # which needs no privilege, as bpf(2) does
+            return b"ifindex:\t0\n" in file.read()
 
     @property
     def must_be_asked(self):
@@ -443,10 +501,10 @@ cdef class XdpDevice(Device):
     cdef void release(self) noexcept:
         cdef xdp_state_t *x = &self.state
         cdef int fd
-        for fd in (self.link_fd, self.program_fd, self.map_fd):
+        for fd in (self.link_fd, self.memory_fd):
             if fd >= 0:
                 close_fd(fd)
-        self.link_fd = self.program_fd = self.map_fd = -1
+        self.link_fd = self.memory_fd = -1
         unmap_ring(&x.fill)
         unmap_ring(&x.done)
         unmap_ring(&x.received)

@@ -18,7 +18,7 @@ R19 = ("test_r19_router_and_daemon_are_not_to_be_looked_into",)
 
 OF_THE_ROUTER = [
     Mutant("R1", "all attachments have the memory of the first", ROUTER, "        fds, _ = there.export()\n",
-           '        fds = list(self.__dict__.setdefault("given", there.export()[0]))\n',
+           '        fds = self.__dict__.setdefault("given", [os.dup(fd) for fd in there.export()[0]])[:]\n',
            ("test_r1_router_each_attachment_has_memory_of_its_own",)),
     Mutant("R2", "descriptors are taken", CONTROL, "protocol.receive(connection.socket, 0)",
            "protocol.receive(connection.socket, 253)",
@@ -119,7 +119,7 @@ OF_THE_ROUTER = [
            ("test_r18_router_an_address_waits_for_its_owner_s_token",)),
     Mutant("R19", "it may be traced", "netstack/confinement.pyx", DUMPS, "    pass\n", (f"{R19[0]}[router]",)),
     Mutant("R20", "all attachments have the memory of the first", ROUTER, "        fds, _ = there.export()\n",
-           '        fds = list(self.__dict__.setdefault("given", there.export()[0]))\n',
+           '        fds = self.__dict__.setdefault("given", [os.dup(fd) for fd in there.export()[0]])[:]\n',
            ("test_r20_router_memory_that_others_had_comes_zeroed",)),
 ]
 
