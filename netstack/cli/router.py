@@ -17,6 +17,7 @@ from netstack.cli.confining import CAP_NET_BIND_SERVICE, NAMES, ROUTER, SHARED_M
 from netstack.cli.limits import limits
 from netstack.cli.published import published, with_published
 from netstack.errors import NetstackError
+from netstack.router.greedy import POLICIES
 
 log = logging.getLogger("netstack.router")
 
@@ -124,6 +125,13 @@ def wait_for_signal() -> int:
 @click.option("--codel", is_flag=True, help="Let no packet wait there for long (RFC 8289).")
 @limits("what each stack sends", prefix="limit-")
 @click.option(
+    "--greedy",
+    type=click.Choice(POLICIES),
+    default="count",
+    show_default=True,
+    help="TCPs that misbehave: count and log them; off: watch nobody.",
+)
+@click.option(
     "--addressing",
     type=click.Choice(["process", "interface"]),
     default="process",
@@ -141,7 +149,7 @@ def wait_for_signal() -> int:
 @confining_options
 @bad_link("between each stack and the router")
 def command(name, pools, uplinks, publish, routes, backend, distrust, mtu, ring_capacity, max_attachments, fair,
-            codel, limit, addressing, metrics, quiet, emulation, become, confine):
+            codel, limit, greedy, addressing, metrics, quiet, emulation, become, confine):
     """Run a router in the foreground: it gives each stack an address and forwards between them.
 
     Ends with SIGINT (Ctrl-C) or SIGTERM.
@@ -181,6 +189,7 @@ def command(name, pools, uplinks, publish, routes, backend, distrust, mtu, ring_
             fair=fair,
             codel=codel,
             limit=limit,
+            greedy=greedy,
             addressing=addressing,
             metrics=metrics,
             **({"opening": opener.open} if opener else {}),

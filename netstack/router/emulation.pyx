@@ -17,6 +17,7 @@ from netstack.link.impairment cimport (
     held_bytes, held_t, line_free, line_init, line_next_due, line_peek, line_pop, line_push, line_t,
 )
 from netstack.router.fair cimport fair_free, fair_new, fair_pop, fair_push, fair_t, waiting_bytes, waiting_t
+from netstack.router.policing cimport police_drops
 from netstack.router.port cimport DROP_EMULATED, packet_t, port_t, wire_t
 
 cdef enum:
@@ -92,7 +93,9 @@ cdef void transmit(port_t *port, int64_t now_ns) noexcept nogil:
         before = losses(line)
         line_push(line, waiting_bytes(w), w.head_length, waiting_bytes(w) + w.head_length, w.body_length,
                   when if when > w.since_ns else w.since_ns)
-        port.counters.drops_out[<int> DROP_EMULATED] += losses(line) - before
+        if losses(line) != before:
+            port.counters.drops_out[<int> DROP_EMULATED] += 1
+            police_drops(port.police, waiting_bytes(w), w.head_length + w.body_length, w.head_length + w.body_length)
         free(w)
 
 
@@ -116,7 +119,9 @@ cdef void wire_push_out(port_t *port, const packet_t *p, int64_t now_ns) noexcep
         if fair.packets or wire.out.busy_until_ns > now_ns:
             wait(port, p, now_ns)
             return
-    port.counters.drops_out[<int> DROP_EMULATED] += push(wire, &wire.out, p, now_ns)
+    if push(wire, &wire.out, p, now_ns):
+        port.counters.drops_out[<int> DROP_EMULATED] += 1
+        police_drops(port.police, p.header, p.header_length, p.head_length + p.body_length)
 
 
 cdef void wire_push_back(port_t *port, const packet_t *p, int64_t now_ns) noexcept nogil:

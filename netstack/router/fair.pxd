@@ -40,6 +40,7 @@ cdef struct fair_t:
     uint32_t flows
     uint32_t quantum             # bytes a round: the largest packet, so that each visit sends at least one
     bint codel
+    void *police                 # police_t: who wants to know of drops; NULL: nobody
     # --- what happened
     uint64_t crowded_out         # of whoever had most in the queue, when it was full
     uint64_t codel_dropped

@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from netstack.router.packet cimport packet_t, write_packet
+from netstack.router.policing cimport police_drops
 from netstack.wire.ecn cimport ip_mark_congestion
 
 cdef enum:
@@ -104,6 +105,11 @@ cdef waiting_t *take_first(fair_t *fair, flow_t *flow) noexcept nogil:
     return w
 
 
+cdef void lose(fair_t *fair, waiting_t *w) noexcept nogil:
+    police_drops(fair.police, waiting_bytes(w), w.head_length + w.body_length, w.head_length + w.body_length)
+    free(w)
+
+
 cdef flow_t *greediest(fair_t *fair, flow_t *flow) noexcept nogil:
     """Who has most in the queue. Whoever has more than its part pays for its own packet, without a search."""
     cdef flow_t *most = flow
@@ -126,8 +132,9 @@ cdef int fair_push(fair_t *fair, uint32_t source, const packet_t *p, int64_t now
     while fair.packets >= max_packets or fair.bytes + cost > max_bytes:
         victim = greediest(fair, flow)
         if victim == flow:               # itself, or nobody has two
+            police_drops(fair.police, p.header, p.header_length, p.head_length + p.body_length)
             return -1
-        free(take_first(fair, victim))   # its queue does not become empty: it stays in the round
+        lose(fair, take_first(fair, victim))     # its queue does not become empty: it stays in the round
         fair.crowded_out += 1
     w = <waiting_t *> malloc(cost)
     if flow == NULL and w != NULL:
@@ -173,7 +180,7 @@ cdef bint signal(fair_t *fair, waiting_t *w) noexcept nogil:
     if w.head_length >= IP_HEADER and ip_mark_congestion(waiting_bytes(w)):
         fair.codel_marked += 1
         return True
-    free(w)
+    lose(fair, w)
     fair.codel_dropped += 1
     return False
 

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from netstack.router.devices.device cimport Device
+from netstack.router.policing cimport police_t
 from netstack.router.port cimport port_t
 from netstack.router.route_table cimport RouteTable
 from netstack.router.state cimport forwarder_t
@@ -12,6 +13,7 @@ from netstack.router.table cimport entry_t
 
 cdef class Forwarder:
     cdef forwarder_t *f
+    cdef police_t *_police        # kept while nobody is watched, too
     cdef dict _keep              # port id -> what its C pointers need
     cdef dict _mirrored          # port id -> the ring of its mirror
     cdef RouteTable _routes

@@ -23,12 +23,14 @@ from netstack.router.claims cimport claims_free, claims_leave
 from netstack.router.devices.device cimport Device
 from netstack.router.emulation cimport wire_clear, wire_deadline, wire_free, wire_new, wire_waiting
 from netstack.router.fair cimport fair_t
+from netstack.router.greedy import MISDEEDS, POLICIES, policy_number
 from netstack.router.mirror cimport mirror_t
 from netstack.router.neighbors cimport neighbor_t
+from netstack.router.policing cimport police_findings, police_forget, police_free, police_new, police_t, POLICY_OFF
 from netstack.router.port import Drop
 from netstack.router.port cimport (
     DROP_COUNT, DROP_DETACHED, DROP_OLD_EPOCH, MAX_PORT_ADDRESSES, PORT_ACTIVE, port_clear_queue, port_counters_t, PORT_FAILED,
-    PORT_STACK, port_t, PORT_UPLINK, wire_t,
+    PORT_GREEDY, PORT_STACK, port_t, PORT_UPLINK, wire_t,
 )
 from netstack.router.rounds cimport close_descriptors, one_round, round_at, run
 from netstack.router.route_table cimport RouteTable
@@ -93,7 +95,7 @@ cdef extern from * nogil:
 cdef list COUNTER_NAMES = [
     "in_packets", "in_bytes", "forwarded", "consumed", "to_packets", "generated", "split", "out_packets", "out_bytes",
     "queued_total", "marked", "kicks", "wakes", "spurious", "header_errors", "limited", "deferred", "work",
-    "neighbor_conflicts",
+    "neighbor_conflicts", "policed", *(f"greedy_{name}" for name in MISDEEDS),
 ]
 cdef list DROP_NAMES = [Drop(i).name.lower()[5:] for i in range(<int> DROP_COUNT)]
 
@@ -107,7 +109,7 @@ cdef list counter_values(const port_counters_t *c, uint64_t queued):
     cdef list values = [
         c.in_packets, c.in_bytes, c.forwarded, c.consumed, c.to_packets, c.generated, c.split, c.out_packets, c.out_bytes,
         c.queued_total, c.marked, c.kicks, c.wakes, c.spurious, c.header_errors, c.limited, c.deferred, c.work,
-        c.neighbor_conflicts, queued,
+        c.neighbor_conflicts, c.policed, c.greedy[0], c.greedy[1], c.greedy[2], c.greedy[3], queued,
     ]
     cdef int i
     for i in range(<int> DROP_COUNT):
@@ -130,9 +132,19 @@ cdef uint64_t waiting(const port_t *port) noexcept nogil:
     return port.queue_packets + (wire_waiting(port) if port.wire != NULL else 0)
 
 
+cdef void watch_port(port_t *port, police_t *police) noexcept nogil:
+    port.police = police
+    if port.queue != NULL:
+        port.queue.police = police
+    if port.wire != NULL and port.wire.fair != NULL:
+        port.wire.fair.police = police
+
+
 cdef str failure_name(port_t *port):
     if port.kind == PORT_STACK and memory_lost(&port.watch):
         return "truncated"
+    if port.failure == PORT_GREEDY:
+        return "greedy"
     return "closed" if port.failure == RING_CLOSED else "poisoned"
 
 
@@ -159,10 +171,12 @@ cdef class Forwarder:
     budget : bool
         A turn of an attachment ends when its packets have cost what a batch of plain ones does (``budget.pxd``); without, only
         packets and bytes are counted.
+    greedy : str
+        What is done about TCPs that misbehave, see `netstack.router.greedy.POLICIES`.
     """
 
     def __cinit__(self, networks=(), router_address=(), *, uint32_t max_ports=1024, uint64_t queue_limit=1 << 20,
-                  int64_t spin_us=50, bint fair=True, bint codel=False, bint budget=True):
+                  int64_t spin_us=50, bint fair=True, bint codel=False, bint budget=True, str greedy="count"):
         cdef bytes secret = os.urandom(16)
         cdef forwarder_t *f
         cdef epoll_event event
@@ -186,6 +200,7 @@ cdef class Forwarder:
         f.fair = fair
         f.codel = codel
         budget_init(f, budget)
+        self.set_greedy(greedy)
         f.cpus = len(os.sched_getaffinity(0))
         f.next_generation = 1
         doorbell_spin_init(&f.spin, spin_us * 1000 if f.cpus > 1 else 0)
@@ -234,6 +249,7 @@ cdef class Forwarder:
         free(f.slots)
         free(f.scratch)
         free(f.active)
+        police_free(self._police)
         table_free(&f.table)
         routes_free(&f.routes)
         close_descriptors(f)
@@ -316,6 +332,7 @@ cdef class Forwarder:
         port.state = PORT_ACTIVE
         port.queue_limit = f.queue_limit
         port.one_queue = not f.fair
+        port.police = f.police
         port.bells[:] = [-1, -1, -1, -1]
         port.wake_fd = -1
         self._keep[port.id] = keep
@@ -654,6 +671,8 @@ cdef class Forwarder:
         if unknown:
             raise TypeError(f"no impairment {', '.join(sorted(unknown))}: there are delay, jitter, rate, loss, queue")
         fresh = wire_new(self.f.fair, self.f.codel, port.mtu)
+        if fresh.fair != NULL:
+            fresh.fair.police = port.police
         line_init(&fresh.out, 2 * seed)
         line_init(&fresh.back, 2 * seed + 1)
         fresh.out.media = fresh.back.media = MEDIA_IP
@@ -715,6 +734,43 @@ cdef class Forwarder:
                     first = self.f.active[i].limit.until_ns
             leave(self.f)
         return None if first == NEVER else first
+
+    # ---- TCPs that misbehave
+
+    @property
+    def greedy(self):
+        """What is done about TCPs that misbehave: one of `netstack.router.greedy.POLICIES`."""
+        return POLICIES[self._police.policy] if self._police != NULL else "off"
+
+    def set_greedy(self, str policy):
+        """Change that. Where nobody was watched, connections that are open already are judged by little."""
+        cdef int wanted = policy_number(policy)
+        cdef police_t *police = self._police
+        cdef uint32_t i
+        if police == NULL:
+            if wanted == POLICY_OFF:
+                return
+            police = self._police = police_new()
+        with nogil:
+            enter(self.f)
+            if police.policy == POLICY_OFF:
+                police_forget(police)
+            police.policy = wanted
+            self.f.police = police if wanted != POLICY_OFF else NULL
+            for i in range(self.f.n_active):
+                watch_port(self.f.active[i], self.f.police)
+            leave(self.f)
+
+    def findings(self):
+        """TCPs that misbehaved since the last call, `netstack.router.greedy.Finding` each; the last 64."""
+        if self._police == NULL:
+            return []
+        with nogil:
+            enter(self.f)
+        try:
+            return police_findings(self._police)
+        finally:
+            leave(self.f)
 
     # ---- addresses
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from netstack.errors import ConfigError, RouterError
+from netstack.router.greedy import MISDEEDS
 from netstack.router.pool import format_address
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ PLAIN = {
     "wakes": "Doorbells heard.",
     "spurious": "Doorbells heard with nothing behind them.",
     "header_errors": "Damaged records of rings.",
+    "policed": "Packets of TCPs that misbehave which were changed, put back or dropped for that.",
     "neighbor_conflicts": "Claims at an uplink to the address of a known neighbour with another hardware address.",
 }
 
@@ -114,6 +116,8 @@ def of_ports(kind: str, ports: list[tuple[Labels, dict[str, int]]]) -> Iterator[
     if kind == "attachment":
         for what, text in STACK.items():
             yield from family(f"{name}_{what}_total", "counter", text, ((labels, c[what]) for labels, c in known))
+    yield from family(f"{name}_greedy_total", "counter", f"TCP connections in which {whose} misbehaved.",
+                      ((labels, sum(c[f"greedy_{what}"] for what in MISDEEDS)) for labels, c in known))
     yield from family(f"{name}_queued_packets", "gauge", f"Packets that wait in the router for {whose}.",
                       ((labels, c["queued"]) for labels, c in known))
 
@@ -153,6 +157,8 @@ def render(router: Router) -> str:
                     "Packets dropped, by reason: in, as they came; out, on the way to who was to get them.",
                     (({"direction": key.split("_")[1], "reason": key.split("_", 2)[2]}, value)
                      for key, value in total.items() if key.startswith("drop_")))
+    lines += family("netstack_router_greedy_total", "counter", "TCP connections in which an end misbehaved, by how.",
+                    (({"misdeed": what}, total[f"greedy_{what}"]) for what in MISDEEDS))
     lines += of_ports("attachment", attachments)
     lines += limits_of(router, attachments)
     lines += family("netstack_uplink_up", "gauge", "1 while the uplink's device is there.",

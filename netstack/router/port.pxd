@@ -43,6 +43,7 @@ cpdef enum Drop:
     DROP_EMULATED            # lost on an emulated link, or its queue was full
     DROP_NO_PORT             # of a shared address, but nobody has that port (answered where an answer is due)
     DROP_PIECE               # of a shared address: part of a datagram whose first piece was not seen
+    DROP_POLICED             # of a TCP connection that misbehaves, or of a stack that is detached for that
     DROP_COUNT               # how many there are
 
 
@@ -56,6 +57,7 @@ cdef enum:
     MAX_PORT_ADDRESSES = 8
     PORT_STACK = 0
     PORT_UPLINK = 1
+    PORT_GREEDY = 100        # failure: its TCP misbehaved
 
 
 cdef struct port_counters_t:
@@ -78,8 +80,10 @@ cdef struct port_counters_t:
     uint64_t deferred        # rounds in which it had packets, and owed more than a turn's work
     uint64_t work            # what its packets cost the router, in units of budget.pxd
     uint64_t neighbor_conflicts  # claims to the address of a neighbour of an uplink with another hardware address
-    uint64_t drops_in[23]    # by Drop
-    uint64_t drops_out[23]
+    uint64_t greedy[4]       # connections in which the stack misbehaved, by Misdeed (`policing`)
+    uint64_t policed         # packets changed or put back for that
+    uint64_t drops_in[24]    # by Drop
+    uint64_t drops_out[24]
 
 
 cdef struct bucket_t:        # token bucket
@@ -102,6 +106,8 @@ cdef struct port_t:
     uint32_t mtu
     uint32_t epoch
     int failure              # why PORT_FAILED: a ring state
+    void *police             # police_t; NULL: nobody watches
+    bint unseen              # it got packets whose headers could not be read: what it acknowledges is not judged
     bint outside             # it speaks for all the world: from any address but those of stacks and pools
     # --- towards the stack, and from it
     ring_producer_t *tx

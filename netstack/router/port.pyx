@@ -13,6 +13,7 @@ from netstack.router.fair cimport (
     fair_free, fair_new, fair_pop, fair_push, waiting_bytes, waiting_cost, waiting_t,
 )
 from netstack.router.mirror cimport MIRROR_TO, mirror_packet
+from netstack.router.policing cimport police_delivers
 from netstack.wire.ecn cimport ip_mark_congestion
 from rings.doorbell cimport doorbell_kick
 from rings.spsc_ring cimport (
@@ -75,6 +76,7 @@ cdef int enqueue(port_t *port, packet_t *p) noexcept nogil:
         if port.queue == NULL:
             port.counters.drops_out[<int> DROP_NO_MEMORY] += 1
             return -1
+        port.queue.police = port.police
     if port.queue_bytes * 2 > port.queue_limit:
         port.counters.marked += ip_mark_congestion(p.header)
     before = port.queue.crowded_out
@@ -133,6 +135,7 @@ cdef int write_waiting(port_t *port, waiting_t *w) noexcept nogil:
     port.counters.out_packets += 1
     port.counters.out_bytes += w.head_length + w.body_length
     port.dirty = True
+    police_delivers(port.police, waiting_bytes(w), w.head_length + w.body_length, w.head_length + w.body_length)
     return RING_OK
 
 

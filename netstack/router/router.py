@@ -166,6 +166,8 @@ class Router:
     limit : mapping or Limit, optional
         What each stack may send at most, ``{"rate": "100mbit", "packets": 20000, "burst": "10ms"}``: see
         `limits.Limit`. What it has beyond that waits in its ring. `limit` changes it for one of them.
+    greedy : {"count", "off"}
+        TCPs that misbehave, see `docs/fairness.md`: they are counted and told, or nobody is watched.
     allowed_uids : iterable of int
         Further users whose stacks may attach, each at most a quarter of ``max_attachments``; needs
         ``backend="memfd"``.
@@ -208,6 +210,7 @@ class Router:
         fair: bool = True,
         codel: bool = False,
         limit: Mapping[str, Any] | Limit | None = None,
+        greedy: str = "count",
         allowed_uids=(),
         metrics: str | None = None,
         opening=open_descriptor,
@@ -275,6 +278,7 @@ class Router:
             spin_us=spin_us,
             fair=fair,
             codel=codel,
+            greedy=greedy,
         )
         self.captures = Captures(self._forwarder, self._lock)
         self.limits = Limits(self._forwarder, self._lock, limit)
@@ -459,10 +463,20 @@ class Router:
 
     def endings(self) -> dict[str, int]:
         """How many attachments ended so far, by reason: ``released``, ``gone`` (their control socket),
-        ``process ended``, ``closed``, ``poisoned`` or ``truncated`` (their rings), or in other words.
+        ``process ended``, ``closed``, ``poisoned`` or ``truncated`` (their rings), ``greedy``, or in other words.
         """
         with self._lock:
             return dict(self._endings)
+
+    @property
+    def greedy(self) -> str:
+        """What is done about TCPs that misbehave; may be changed."""
+        return self._forwarder.greedy
+
+    @greedy.setter
+    def greedy(self, policy: str) -> None:
+        with self._lock:
+            self._forwarder.set_greedy(policy)
 
     def check_conservation(self) -> list[str]:
         """Laws of conservation that do not hold, in words: packets in = packets out + drops. Empty."""
@@ -731,11 +745,15 @@ class Router:
         """Ports that the data path gave up: stacks to be cut off, uplinks to be opened anew."""
         out: list[tuple[Connection | None, str]] = []
         with self._lock:
+            for finding in self._forwarder.findings():
+                log.warning("TCP %s", finding)
             for port, why in self._forwarder.failed():
                 attached = self._attached.get(port)
                 if attached is not None:
                     if why in ("poisoned", "truncated"):
                         log.warning("process %d %s its ring: detached", attached.connection.pid, why)
+                    elif why == "greedy":
+                        log.warning("process %d has a TCP that misbehaves: detached", attached.connection.pid)
                     out.append((attached.connection, why))
                     continue
                 for uplink in self._uplinks:

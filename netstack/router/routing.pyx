@@ -25,10 +25,11 @@ from netstack.router.limit cimport limit_shut, limit_t, limit_take
 from netstack.router.mirror cimport MIRROR_FROM, mirror_packet
 from netstack.router.port cimport (
     bucket_take, DROP_CHECKSUM, DROP_DEAD_ADDRESS, DROP_DESTINATION, DROP_HELD, DROP_LENGTH, DROP_MALFORMED,
-    DROP_NO_PORT, DROP_NO_ROUTE, DROP_OLD_EPOCH, DROP_OPTIONS, DROP_PIECE, DROP_PROTOCOL, DROP_SPOOFED, DROP_TOO_BIG, DROP_TTL,
+    DROP_NO_PORT, DROP_NO_ROUTE, DROP_OLD_EPOCH, DROP_OPTIONS, DROP_PIECE, DROP_POLICED, DROP_PROTOCOL, DROP_SPOOFED, DROP_TOO_BIG, DROP_TTL,
     DROP_UNKNOWN_ADDRESS, packet_t, PORT_ACTIVE, port_drain, port_fail, PORT_FAILED, port_flush, port_hand,
-    port_ring, PORT_STACK, port_t, PORT_UPLINK,
+    PORT_GREEDY, port_ring, PORT_STACK, port_t, PORT_UPLINK,
 )
+from netstack.router.policing cimport CUT_OFF, may_be_tcp, PASS, police_delivered, police_judge
 from netstack.router.reading cimport ipv6_never_forwarded, read_header, readable, reading_t
 from netstack.router.replies cimport (
     Complaint, echo_to_reply, NO_HOST, NO_PORT, NO_ROUTE, reply_error, REPLY_BYTES, reply_rst, TIME_EXCEEDED, TOO_BIG,
@@ -158,6 +159,7 @@ cdef const address_t *gateway_of(forwarder_t *f, port_t *port, packet_t *p) noex
 
 cdef void deliver(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
     cdef uint64_t before
+    cdef bint watched = f.police != NULL and p.header_length >= 20
     if port.kind == PORT_UPLINK:
         before = uplink_of(port).calls
         p.via = gateway_of(f, port, p)
@@ -165,9 +167,12 @@ cdef void deliver(forwarder_t *f, port_t *port, packet_t *p) noexcept nogil:
         charge(f, (uplink_of(port).calls - before) * COST_CALL)
         port.dirty = True
     else:
-        port_hand(port, p)
+        if port_hand(port, p) != 0 or port.queue_packets:
+            watched = False                  # it waits, and is seen when it leaves the queue
         if port.queue_packets:
             charge(f, COST_WAIT)
+    if watched and may_be_tcp(p.header):
+        police_delivered(f.police, p.header, p.header_length, p.head_length + p.body_length)
     if port.dirty and not port.listed:
         port.listed = True
         port.next_dirty = f.dirty
@@ -438,10 +443,22 @@ cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if total > to.mtu and not may_cut(to, p):
         complain(f, src, p, TOO_BIG, to.mtu)
         return <int> DROP_TOO_BIG
+    if f.police != NULL and may_be_tcp(h) and not passes_police(f, src, to, p):
+        return <int> DROP_POLICED
     if not p.at_home:
         decrement_ttl(h)
     hand(f, to, p)
     return FORWARDED
+
+
+cdef bint passes_police(forwarder_t *f, port_t *src, port_t *to, packet_t *p) noexcept nogil:
+    cdef int verdict = police_judge(f.police, src, to, p, f.now_ns)
+    if f.police.news:
+        f.police.news = False
+        f.failures = True                    # control looks at what was found, too
+    if verdict == CUT_OFF:
+        port_fail(src, PORT_GREEDY)
+    return verdict == PASS
 
 
 cdef inline void decrement_ttl(uint8_t *h) noexcept nogil:
@@ -483,6 +500,8 @@ cdef int route_ipv6(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if total > to.mtu and not may_cut(to, p):
         complain(f, src, p, TOO_BIG, to.mtu)
         return <int> DROP_TOO_BIG
+    if f.police != NULL and may_be_tcp(h) and not passes_police(f, src, to, p):
+        return <int> DROP_POLICED
     if not p.at_home:
         h[7] -= 1
     hand(f, to, p)

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from netstack.address cimport address_t
 from netstack.router.claims cimport claims_t
+from netstack.router.policing cimport police_t
 from netstack.router.port cimport port_counters_t, port_t
 from netstack.router.routes cimport routes_t
 from netstack.router.table cimport entry_t, table_t
@@ -61,6 +62,7 @@ cdef struct forwarder_t:
     port_t *default_uplink       # where there is no route
     table_t table                # addresses
     routes_t routes              # prefixes
+    police_t *police             # of TCP connections; NULL: nobody is watched
     claims_t *claims         # of the addresses that stacks share; NULL: there are none
     uint8_t *scratch             # PACKET_BYTES: one packet, as far as it has to be private
     network_t networks[MAX_NETWORKS]

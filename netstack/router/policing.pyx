@@ -1,0 +1,211 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Watching TCP connections on their way through the router, and what is done about those that misbehave."""
+
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import os
+
+from netstack.address cimport address_format, address_t
+from netstack.router.greedy import Finding, MISDEEDS
+from netstack.router.judging cimport (
+    ACK, judge_ack, judge_data, judge_reset, judge_syn, NOBODY, note_delivered, note_dropped, RST, seen_t, shift_of, SYN,
+)
+from netstack.router.port cimport PORT_STACK
+from netstack.router.reading cimport FIRST, LATER, read_header, readable, reading_t
+from netstack.router.watched cimport (
+    half_t, WATCHED_BUCKETS, WATCHED_WAYS, watched_find, watched_make, watched_restart, watched_t,
+)
+from netstack.tcp.seq cimport seq_max
+from netstack.wire.byte_order cimport load_be16, load_be32
+
+cdef enum:                           # what `look` found
+    NOTHING = 0
+    SEGMENT = 1
+    PORTS_ONLY = 2                   # the rest of the header lies elsewhere
+    UNSEEN = 3                       # headers of IPv6 that are longer than what can be read
+
+
+cdef inline bint comes_after(const address_t *a, uint32_t a_port, const address_t *b, uint32_t b_port) noexcept nogil:
+    if a.hi != b.hi:
+        return a.hi > b.hi
+    if a.lo != b.lo:
+        return a.lo > b.lo
+    return a_port > b_port
+
+
+cdef int look(const uint8_t *h, uint32_t n, uint32_t total, seen_t *s) noexcept nogil:
+    cdef reading_t r
+    cdef uint32_t sport, dport
+    if not read_header(h, n, &r):
+        return UNSEEN
+    if r.protocol != 6 or r.part == LATER:
+        return NOTHING
+    if n < r.at + 4:
+        return UNSEEN
+    s.tcp = h + r.at
+    sport = load_be16(s.tcp)
+    dport = load_be16(s.tcp + 2)
+    s.side = comes_after(&r.src, sport, &r.dst, dport)
+    memcpy(&s.key[2 * s.side], &r.src, 16)
+    memcpy(&s.key[2 - 2 * s.side], &r.dst, 16)
+    s.key[4] = <uint64_t> dport << 16 | sport if s.side else <uint64_t> sport << 16 | dport      # of the smaller end first
+    if r.part == FIRST or n < r.at + 20:
+        return PORTS_ONLY
+    s.at = r.at
+    s.headers = r.at + ((s.tcp[12] >> 4) << 2)
+    if s.headers < r.at + 20 or s.headers > total:
+        return NOTHING
+    if s.headers > n:
+        return PORTS_ONLY
+    s.payload = total - s.headers
+    s.seq = load_be32(s.tcp + 4)
+    s.ack = load_be32(s.tcp + 8)
+    s.flags = s.tcp[13]
+    s.window = load_be16(s.tcp + 14)
+    return SEGMENT
+
+
+# ---- findings
+
+cdef inline bint of_receiver(int misdeed) noexcept nogil:
+    return misdeed == ACK_DIVISION or misdeed == OPTIMISTIC_ACK
+
+
+cdef inline bint innocent_never(int misdeed) noexcept nogil:
+    return misdeed == OPTIMISTIC_ACK or misdeed == WINDOW_OVERRUN
+
+
+cdef void accuse(police_t *police, watched_t *w, const seen_t *s, port_t *src, int misdeed, int64_t now_ns) noexcept nogil:
+    """Who sent this segment did it: counted once for a connection, and told."""
+    cdef half_t *culprit = &w.halves[s.side]
+    cdef half_t *data = &w.halves[1 - s.side if of_receiver(misdeed) else s.side]
+    cdef finding_t *finding = &police.findings[police.found % FINDINGS]
+    if culprit.found >> misdeed & 1:
+        return
+    culprit.found |= 1 << misdeed
+    w.punished |= 1 << (1 - s.side if of_receiver(misdeed) else s.side)
+    src.counters.greedy[misdeed] += 1
+    memcpy(finding.key, w.key, sizeof(finding.key))
+    finding.when_ns = now_ns
+    finding.port = src.id
+    finding.culprit = s.side
+    finding.misdeed = misdeed
+    finding.amount = data.strike_bytes[0] + data.strike_bytes[1] if misdeed == NO_BACK_OFF else \
+        data.divided if misdeed == ACK_DIVISION else \
+        s.ack - data.delivered if misdeed == OPTIMISTIC_ACK else s.seq + s.payload - data.edge
+    police.found += 1
+    police.news = True
+
+
+# ---- hooks
+
+cdef void offered(watched_t *w, const seen_t *s) noexcept nogil:
+    """The window that a segment offers to the other end."""
+    cdef half_t *other = &w.halves[1 - s.side]
+    if w.matched:
+        other.edge = seq_max(other.edge, s.ack + (s.window << shift_of(w, s.side)))
+
+
+cdef int judge(police_t *police, watched_t *w, seen_t *s, port_t *src, packet_t *p, int64_t now_ns) noexcept nogil:
+    cdef int misdeed, verdict = PASS
+    if s.flags & SYN:
+        judge_syn(w, s, src, p)
+        return PASS
+    if s.flags & RST:
+        judge_reset(w, s)
+        return PASS
+    if s.flags & ACK:
+        misdeed = judge_ack(w, s, src, p)
+        if misdeed != NOBODY:
+            accuse(police, w, s, src, misdeed, now_ns)
+    misdeed = judge_data(w, s, p, now_ns)
+    if misdeed != NOBODY:
+        accuse(police, w, s, src, misdeed, now_ns)
+    if s.flags & ACK:
+        offered(w, s)
+    return verdict
+
+
+cdef int police_judge(police_t *police, port_t *src, port_t *to, packet_t *p, int64_t now_ns) noexcept nogil:
+    cdef seen_t s
+    cdef watched_t *w
+    cdef int found = look(p.header, readable(p), p.head_length + p.body_length, &s)
+    if found == NOTHING:
+        return PASS
+    if found == UNSEEN:
+        to.unseen = True
+        return PASS
+    w = watched_find(&police.watch, s.key)
+    if found == PORTS_ONLY:
+        if w != NULL:
+            w.halves[s.side].doubt = True
+        return PASS
+    if w == NULL:
+        w = watched_make(&police.watch, s.key, src.id, now_ns)
+    w.last_ns = now_ns
+    if w.halves[s.side].port != src.id:
+        if w.halves[s.side].port:            # its address has moved: what it got elsewhere is not known
+            watched_restart(w)
+        w.halves[s.side].port = src.id
+    return judge(police, w, &s, src, p, now_ns)
+
+
+cdef void police_delivered(police_t *police, const uint8_t *packet, uint32_t n, uint32_t total) noexcept nogil:
+    cdef seen_t s
+    cdef watched_t *w
+    if look(packet, n, total, &s) == SEGMENT:
+        w = watched_find(&police.watch, s.key)
+        if w != NULL:
+            note_delivered(w, &s)
+
+
+cdef void police_dropped(police_t *police, const uint8_t *packet, uint32_t n, uint32_t total) noexcept nogil:
+    cdef seen_t s
+    cdef watched_t *w
+    if look(packet, n, total, &s) == SEGMENT:
+        w = watched_find(&police.watch, s.key)
+        if w != NULL:
+            note_dropped(w, &s)
+
+
+# ---- control
+
+cdef police_t *police_new() except NULL:
+    cdef police_t *police = <police_t *> calloc(1, sizeof(police_t))
+    cdef bytes secret = os.urandom(16)
+    if police != NULL:
+        police.watch.flows = <watched_t *> calloc(WATCHED_BUCKETS * WATCHED_WAYS, sizeof(watched_t))
+    if police == NULL or police.watch.flows == NULL:
+        free(police)
+        raise MemoryError
+    memcpy(police.watch.secret, <const char *> secret, 16)
+    return police
+
+
+cdef void police_free(police_t *police) noexcept nogil:
+    if police != NULL:
+        free(police.watch.flows)
+    free(police)
+
+
+cdef void police_forget(police_t *police) noexcept nogil:
+    """Nothing was seen for a while: what is known may be wrong."""
+    police.watch.last = NULL
+    memset(police.watch.flows, 0, WATCHED_BUCKETS * WATCHED_WAYS * sizeof(watched_t))
+
+
+cdef tuple end_of(const finding_t *f, int side):
+    return address_format(<const address_t *> &f.key[2 * side]), f.key[4] >> (0 if side else 16) & 0xffff
+
+
+cdef list police_findings(police_t *police):
+    cdef list out = []
+    cdef const finding_t *f
+    if police.found - police.told > FINDINGS:
+        police.told = police.found - FINDINGS
+    while police.told < police.found:
+        f = &police.findings[police.told % FINDINGS]
+        police.told += 1
+        out.append(Finding(MISDEEDS[f.misdeed], f.port, end_of(f, f.culprit), end_of(f, 1 - f.culprit), f.amount, f.when_ns))
+    return out

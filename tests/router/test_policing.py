@@ -1,0 +1,388 @@
+"""TCPs that misbehave: each misdeed found by what passes the router, and nothing else taken for one."""
+
+import pytest
+
+from bench import fairness
+from netstack.router.forwarding import Forwarder
+from netstack.router.greedy import MISDEEDS, POLICIES
+from netstack.testing.packets import build_tcp
+from tests.router.lan import Lan, take
+
+A, B, C, D = "10.77.0.2", "10.77.0.3", "10.77.0.4", "10.77.0.5"
+A6, D6 = "fd77::2", "fd77::5"
+MSS = 1400
+MS = 1_000_000
+
+
+class Timed(Lan):
+    now = 1_000 * MS
+
+    def at(self, ms):
+        self.now = Timed.now + round(ms * MS)
+        while self.forwarder.run_once(self.now):
+            pass
+        self.check()
+
+
+class Conversation:
+    """Two attachments whose segments are written by hand; A opens the connection, D has the other end."""
+
+    def __init__(self, *, open=True, shift=0, window=65535, isn=(1000, 5000), names=(A, D), policy="count", port=40000,
+                 lan=None):
+        self.names, self.port, self.shift = names, port, shift
+        if lan is None:
+            lan = Timed("10.77.0.0/16", "fd77::/64", router=("10.77.0.1", "fd77::1"), greedy=policy)
+            lan.parties = [lan.stack(name, mtu=1500, capacity=1 << 20) for name in names]
+        self.lan = lan
+        self.a, self.d = lan.parties
+        self.seq, self.ack = isn[0] + 1, isn[1] + 1          # next of A, next of D
+        self.window = window
+        if open:
+            self.from_a("S", isn[0], 0, mss=MSS, window_scale=shift)
+            self.from_d("SA", isn[1], isn[0] + 1, mss=MSS, window_scale=shift)
+            self.from_a("A", self.seq, self.ack)
+
+    def segment(self, ends, ports, flags, seq, ack, payload=b"", **options):
+        options.setdefault("window", self.window)
+        return build_tcp(*ends, *ports, flags, seq=seq, ack=ack, payload=payload, **options)
+
+    def from_a(self, flags, seq, ack, payload=b"", **options):
+        packet = self.segment(self.names, (self.port, 7), flags, seq, ack, payload, **options)
+        self.a.send(packet)
+        self.lan.at(0)
+        return packet
+
+    def from_d(self, flags, seq, ack, payload=b"", **options):
+        packet = self.segment(self.names[::-1], (7, self.port), flags, seq, ack, payload, **options)
+        self.d.send(packet)
+        self.lan.at(0)
+        return packet
+
+    def data(self, n=1, size=MSS):
+        for _ in range(n):
+            self.from_a("A", self.seq, self.ack, bytes(size))
+            self.seq += size
+
+    def acknowledge(self, number, **options):
+        return self.from_d("A", self.ack, number, **options)
+
+    def found(self):
+        """(misdeed, culprit) of each finding."""
+        return [(f.misdeed, f.culprit[0]) for f in self.lan.forwarder.findings()]
+
+    def heard(self):
+        """What reached A, raw."""
+        out = []
+        while (packet := take(self.a.channel)) is not None:
+            out.append(packet)
+        return out
+
+
+@pytest.fixture(params=[(A, D), (D, A), (A6, D6)], ids=["", "other half", "ipv6"])
+def names(request):
+    return request.param
+
+
+# --- D10: optimistic acknowledgements ---
+
+
+def test_d10_an_acknowledgement_of_what_was_not_handed_over_is_found_at_the_third(names):
+    c = Conversation(names=names)
+    c.data(2)
+    for n in range(1, 4):
+        assert c.found() == []
+        c.acknowledge(c.seq + n * MSS)
+    assert c.found() == [("optimistic_ack", names[1])]
+    assert c.d.counters["greedy_optimistic_ack"] == 1
+    for n in range(4, 9):
+        c.acknowledge(c.seq + n * MSS)
+    assert c.found() == [] and c.d.counters["greedy_optimistic_ack"] == 1, "once for a connection"
+    assert "greedy_optimistic_ack" not in c.a.counters
+
+
+def test_d10_what_waits_in_the_router_was_not_handed_over():
+    c = Conversation()
+    c.lan.forwarder.emulate(c.d.port, output={"rate": "1mbit", "queue": 100})
+    c.data(8)
+    for n in range(2, 8):
+        c.acknowledge(c.seq - n * MSS)
+        if n >= 5:
+            break
+    assert c.found() == [], "each says less than the one before: not one more that it could have got"
+    c = Conversation()
+    c.lan.forwarder.emulate(c.d.port, output={"rate": "1mbit", "queue": 100})
+    c.data(8)
+    for n in range(5, 2, -1):
+        c.acknowledge(c.seq - n * MSS)
+    assert c.found() == [("optimistic_ack", D)]
+
+
+def test_d10_what_the_router_dropped_cannot_be_acknowledged():
+    c = Conversation()
+    found = []
+    for _ in range(3):
+        c.lan.forwarder.emulate(c.d.port, output={"loss": 1.0})
+        c.data()
+        c.lan.forwarder.emulate(c.d.port, output={"loss": 0.0})
+        c.data()
+        assert found == []
+        c.acknowledge(c.seq)
+        found += c.found()
+    assert found == [("optimistic_ack", D)]
+
+
+def test_d10_what_was_dropped_and_sent_again_can_be():
+    c = Conversation()
+    for _ in range(6):
+        c.lan.forwarder.emulate(c.d.port, output={"loss": 1.0})
+        c.data()
+        c.lan.forwarder.emulate(c.d.port, output={"loss": 0.0})
+        c.data()
+        c.from_a("A", c.seq - 2 * MSS, c.ack, bytes(MSS))
+        c.acknowledge(c.seq)
+    assert c.found() == []
+
+
+@pytest.mark.parametrize("what", ["damaged", "no handshake", "reset", "older"])
+def test_d10_what_proves_nothing_is_not_held_against_anybody(what):
+    c = Conversation(open=what != "no handshake")
+    c.data(2)
+    for n in range(1, 9):
+        number = c.seq + (9 - n if what == "older" else n) * MSS
+        if what == "older" and n > 2:
+            number = c.seq + MSS
+        packet = bytearray(c.segment(c.names[::-1], (7, c.port), "R" if what == "reset" else "A", c.ack, number))
+        if what == "damaged":
+            packet[-1] ^= 1
+        c.d.send(packet)
+        c.lan.at(0)
+    assert c.found() == []
+
+
+def test_d10_nobody_can_make_another_look_guilty_by_opening_anew():
+    """The sender leaves holes, opens again below what the receiver has, and closes them, so that numbers jump."""
+    c = Conversation(isn=(1000, 5000))
+    c.data()
+    start = c.seq
+    for n in range(1, 12, 2):                                # every second segment is missing
+        c.from_a("A", start + n * MSS, c.ack, bytes(MSS))
+    c.from_a("S", start - 101, 0, mss=MSS, window_scale=0)
+    c.acknowledge(start)                                     # a challenge
+    c.from_a("A", start - 100, c.ack, bytes(100))
+    c.acknowledge(start)
+    for n in range(0, 12, 2):
+        c.from_a("A", start + n * MSS, c.ack, bytes(MSS))
+        c.acknowledge(start + (n + 2) * MSS)
+    assert c.found() == []
+
+
+# --- D11: division of acknowledgements ---
+
+
+def test_d11_more_acknowledgements_than_segments_are_found_at_the_sixteenth(names):
+    c = Conversation(names=names)
+    c.data()
+    first = c.seq - MSS
+    for n in range(1, 17):
+        c.acknowledge(first + n)
+    assert c.found() == []
+    c.acknowledge(first + 17)
+    assert c.found() == [("ack_division", names[1])]
+    assert c.d.counters["greedy_ack_division"] == 1
+
+
+def test_d11_an_acknowledgement_for_each_segment_is_not_too_often():
+    c = Conversation()
+    for _ in range(200):
+        c.data(size=1)
+        c.acknowledge(c.seq)
+    c.data(40)
+    for n in range(39, -1, -1):
+        c.acknowledge(c.seq - n * MSS)
+    assert c.found() == []
+
+
+def test_d11_acknowledgements_saved_up_long_ago_do_not_count():
+    c = Conversation()
+    for _ in range(200):                                     # one for two segments
+        c.data(2)
+        c.acknowledge(c.seq)
+    c.data()
+    for n in range(17, 0, -1):
+        c.acknowledge(c.seq - n)
+    assert ("ack_division", D) in c.found()
+
+
+# --- window overrun ---
+
+
+@pytest.mark.parametrize("shift", [0, 7])
+def test_data_beyond_the_window_is_found_at_the_eighth_segment(shift, names):
+    c = Conversation(names=names, shift=shift, window=40)
+    c.acknowledge(c.seq)                                     # of the handshake's end: 40 << shift from there
+    room = 40 << shift
+    c.data(room // MSS)
+    if room % MSS:
+        c.data(size=room % MSS)
+    assert c.seq - 1001 == room
+    c.from_a("A", c.seq, c.ack, b"p")                        # a probe
+    assert c.found() == []
+    for _ in range(8):
+        assert c.found() == []
+        c.data()
+    assert c.found() == [("window_overrun", names[0])]
+    assert c.a.counters["greedy_window_overrun"] == 1
+
+
+def test_a_window_that_shrinks_takes_nothing_back():
+    c = Conversation(window=40_000)
+    c.acknowledge(c.seq)
+    c.acknowledge(c.seq, window=0)
+    c.data(27)
+    for _ in range(20):
+        c.from_a("A", c.seq, c.ack, b"p")
+    assert c.found() == []
+
+
+@pytest.mark.parametrize("what", ["second scale", "two scales", "multipath"])
+def test_a_window_that_can_be_read_in_two_ways_is_not_judged(what):
+    c = Conversation(open=False, shift=0, window=10)
+    options = {"second scale": b"", "two scales": b"\x03\x03\x07", "multipath": b"\x1e\x04\x01\x02"}[what]
+    c.from_a("S", 1000, 0, mss=MSS, window_scale=7)
+    c.from_d("SA", 5000, 1001, mss=MSS, window_scale=0, options=options)
+    if what == "second scale":
+        c.from_d("SA", 5000, 1001, mss=MSS, window_scale=7)
+    c.acknowledge(c.seq)
+    c.data(40)
+    assert c.found() == []
+
+
+# --- back-off ---
+
+
+def lossy(episodes, *, rate, lost=2, size=40):
+    """`episodes` times so many segments of which every `lost`-th is dropped, repeated, and all are acknowledged."""
+    c = Conversation(window=65535, shift=14)
+    c.acknowledge(c.seq)
+    time = 0
+    for n in range(episodes):
+        many = rate(n) if callable(rate) else size
+        begin = c.seq
+        time += 20
+        for i in range(many):
+            drop = lost and i % lost == 0
+            c.lan.forwarder.emulate(c.d.port, output={"loss": 1.0 if drop else 0.0})
+            c.a.send(c.segment(c.names, (c.port, 7), "A", c.seq, c.ack, bytes(MSS)))
+            c.lan.at(time)
+            c.seq += MSS
+        c.lan.forwarder.emulate(c.d.port, output={"loss": 0.0})
+        time += 20
+        for i in range(0, many, lost or many):
+            c.a.send(c.segment(c.names, (c.port, 7), "A", begin + i * MSS, c.ack, bytes(MSS)))
+            c.lan.at(time)
+        c.d.send(c.segment(c.names[::-1], (7, c.port), "A", c.ack, c.seq))
+        c.lan.at(time)
+        c.heard()
+        while take(c.d.channel) is not None:
+            pass
+    return c
+
+
+def test_a_sender_that_goes_on_after_eight_losses_is_found():
+    assert lossy(7, rate=None).found() == []
+    c = lossy(8, rate=None)
+    assert c.found() == [("no_back_off", A)]
+    assert c.a.counters["greedy_no_back_off"] == 1
+
+
+def test_one_that_loses_less_is_not():
+    assert lossy(30, rate=None, lost=10).found() == []
+
+
+def test_one_that_sends_less_each_time_is_not():
+    assert lossy(8, rate=lambda n: int(400 * 0.7**n)).found() == []
+
+
+def test_whose_window_is_small_has_nothing_to_reduce():
+    assert lossy(30, rate=None, size=8).found() == []
+
+
+def test_the_fixed_window_of_the_bench_is_found():
+    parties = [fairness.Stream("10.77.0.2", 2), fairness.GreedyTcp("10.77.0.5", 5)]
+    shared = fairness.Bottleneck(parties)
+    shared.run(3)
+    found = shared.forwarder.findings()
+    assert {f.culprit[0] for f in found} == {"10.77.0.5"}, "it does not care for windows either"
+    when = {f.misdeed: f.when_ns - 10**9 for f in found}
+    assert when["no_back_off"] < 100 * 2 * fairness.DELAY_NS
+
+
+# --- the table ---
+
+
+def test_who_opens_many_connections_pushes_out_his_own():
+    c = Conversation()
+    c.data()
+    b = c.lan.stack(B, capacity=1 << 22)
+    for n in range(20_000):
+        b.send(build_tcp(B, D, 1024 + n % 60000, 9, "S", seq=n))
+        if n % 200 == 0:
+            c.lan.at(0)
+            c.d.received()
+    c.lan.at(0)
+    for n in range(1, 4):
+        c.acknowledge(c.seq + n * MSS)
+    assert c.found() == [("optimistic_ack", D)], "the flood is another's"
+
+
+def test_an_address_that_moved_begins_anew():
+    c = Conversation()
+    c.data(2)
+    other = c.lan.stack(C)
+    from netstack.router.pool import pack_address
+
+    c.lan.forwarder.bind(other.port, pack_address(D), 2)
+    for n in range(1, 6):
+        other.send(c.segment(c.names[::-1], (7, c.port), "A", c.ack, c.seq + n * MSS))
+        c.lan.at(0)
+    assert c.found() == []
+
+
+def test_pieces_and_long_headers_leave_nothing_to_judge():
+    c = Conversation()
+    packet = bytearray(c.segment(c.names, (c.port, 7), "A", c.seq, c.ack, bytes(64)))
+    packet[6] |= 0x20                                        # the first of several
+    packet[10:12] = b"\0\0"
+    from netstack.testing.packets import checksum
+
+    packet[10:12] = checksum(bytes(packet[:20])).to_bytes(2, "big")
+    c.a.send(packet)
+    c.lan.at(0)
+    for n in range(1, 6):
+        c.acknowledge(c.seq + n * MSS)
+    assert c.found() == []
+
+
+def test_nobody_is_watched_when_told_so():
+    c = Conversation(policy="off")
+    c.data(2)
+    for n in range(1, 6):
+        c.acknowledge(c.seq + n * MSS)
+    assert c.found() == [] and c.lan.forwarder.greedy == "off"
+    c.lan.forwarder.set_greedy("count")
+    for n in range(6, 12):
+        c.acknowledge(c.seq + n * MSS)
+    assert c.found() == [], "its beginning was not seen"
+    later = Conversation(lan=c.lan, port=40001)
+    later.data(2)
+    for n in range(1, 4):
+        later.acknowledge(later.seq + n * MSS)
+    assert later.found() == [("optimistic_ack", D)]
+
+
+def test_policies_have_names():
+    for policy in POLICIES:
+        assert Forwarder(greedy=policy).greedy == policy
+    with pytest.raises(ValueError, match="off, count"):
+        Forwarder(greedy="shame")
+    assert {f"greedy_{name}" for name in MISDEEDS} <= set(Forwarder().counters())
