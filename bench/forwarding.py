@@ -101,14 +101,16 @@ def run(seconds, size=64, routes=0):
     return statistics.median(rates)
 
 
-def count(n, with_limit=False):
-    """Forward so many packets, a multiple of a burst: for counting instructions."""
+def count(n, with_limit=False, tcp=None):
+    """Forward so many packets, a multiple of a burst: for counting instructions. `tcp`: segments; the policy."""
+    from netstack.testing.packets import build_tcp
     from netstack.testing.ring_traffic import RingTraffic
 
-    router, stacks, ports, keep = between_two()
+    router, stacks, ports, keep = between_two(greedy=tcp or "off")
     if with_limit:
         never_felt(router, ports[0])
-    traffic = RingTraffic(*stacks, packet(ONE, TWO, 64))
+    one = packet(ONE, TWO, 64) if tcp is None else build_tcp(ONE, TWO, 4000, 7, seq=1, ack=1, payload=bytes(24))
+    traffic = RingTraffic(*stacks, one)
     for _ in range(n // BURST):
         traffic.fill(BURST)
         while router.run_once():

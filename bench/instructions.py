@@ -62,9 +62,9 @@ def lookup():
     return per_operation(lambda n: [sys.executable, "-c", code, n], 1 << 17)
 
 
-def forwarding(with_limit):
+def forwarding(with_limit=False, tcp=None):
     """One packet of 64 B from ring to ring by way of the router, both stacks' work included."""
-    code = f"import sys; from bench import forwarding; forwarding.count(int(sys.argv[1]), {with_limit})"
+    code = f"import sys; from bench import forwarding; forwarding.count(int(sys.argv[1]), {with_limit}, {tcp!r})"
     return per_operation(lambda n: [sys.executable, "-c", code, n], 1 << 14)
 
 
@@ -77,6 +77,8 @@ ROWS = {
     "forwarding table, one lookup among 100,000 prefixes": lookup,
     "router, a packet of 64 B forwarded": lambda: forwarding(False),
     "router, a packet of 64 B forwarded, its sender limited": lambda: forwarding(True),
+    "router, a TCP segment of 64 B forwarded, nobody watched": lambda: forwarding(tcp="off"),
+    "router, a TCP segment of 64 B forwarded, its connection watched": lambda: forwarding(tcp="count"),
     "one TCP segment of 1448 B, both ends, through the receive buffer": lambda: segment(False),
     "one TCP segment of 1448 B, both ends, into a waiting buffer": lambda: segment(True),
 }

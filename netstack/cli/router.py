@@ -129,7 +129,8 @@ def wait_for_signal() -> int:
     type=click.Choice(POLICIES),
     default="count",
     show_default=True,
-    help="TCPs that misbehave: count and log them; off: watch nobody.",
+    help="TCPs that misbehave: count and log them, mark their packets (ECN), clamp their windows, give them a small "
+         "share of each queue (penalty), detach who did what no mistake explains; off: watch nobody.",
 )
 @click.option(
     "--addressing",

@@ -10,11 +10,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from netstack.router.packet cimport packet_t, write_packet
-from netstack.router.policing cimport police_drops
+from netstack.router.policing cimport PENALTY_SOURCE, police_drops
 from netstack.wire.ecn cimport ip_mark_congestion
 
 cdef enum:
     IP_HEADER = 20               # the least a head has for ECN to be looked at
+    PENALTY = 8                  # what is put back has an eighth of a source's share
 
 cdef int64_t TARGET_NS = 5000000             # RFC 8289 section 4.4
 cdef int64_t INTERVAL_NS = 100000000         # section 4.3
@@ -62,12 +63,22 @@ cdef void append(fair_t *fair, flow_t *flow) noexcept nogil:
     fair.last = flow
 
 
+cdef inline uint32_t turn_of(const fair_t *fair, const flow_t *flow) noexcept nogil:
+    """Bytes that it may send in a round."""
+    return fair.quantum if flow.source != PENALTY_SOURCE else fair.quantum // PENALTY
+
+
+cdef inline uint64_t weight(const flow_t *flow) noexcept nogil:
+    """What its packets count where there is no room."""
+    return flow.bytes if flow.source != PENALTY_SOURCE else flow.bytes * PENALTY
+
+
 cdef flow_t *flow_new(fair_t *fair, uint32_t source) noexcept nogil:
     cdef flow_t *flow = <flow_t *> calloc(1, sizeof(flow_t))
     if flow == NULL:
         return NULL
     flow.source = source
-    flow.deficit = fair.quantum
+    flow.deficit = turn_of(fair, flow)
     flow.chain = fair.buckets[source % FAIR_BUCKETS]
     fair.buckets[source % FAIR_BUCKETS] = flow
     fair.flows += 1
@@ -114,10 +125,10 @@ cdef flow_t *greediest(fair_t *fair, flow_t *flow) noexcept nogil:
     """Who has most in the queue. Whoever has more than its part pays for its own packet, without a search."""
     cdef flow_t *most = flow
     cdef flow_t *other = fair.first
-    if flow != NULL and flow.bytes * fair.flows > fair.bytes + fair.quantum:
+    if flow != NULL and weight(flow) * fair.flows > fair.bytes + fair.quantum:
         return flow
     while other != NULL:
-        if (most == NULL or other.bytes > most.bytes) and other.first != other.last:
+        if (most == NULL or weight(other) > weight(most)) and other.first != other.last:
             most = other
         other = other.next
     return most
@@ -217,7 +228,7 @@ cdef waiting_t *fair_pop(fair_t *fair, int64_t now_ns) noexcept nogil:
     while fair.first != NULL:
         flow = fair.first
         if flow.deficit <= 0:
-            flow.deficit += fair.quantum
+            flow.deficit += turn_of(fair, flow)
             append(fair, leave_round(fair))
             continue
         w = codel(fair, flow, now_ns) if fair.codel else take_first(fair, flow)

@@ -26,7 +26,9 @@ from netstack.router.fair cimport fair_t
 from netstack.router.greedy import MISDEEDS, POLICIES, policy_number
 from netstack.router.mirror cimport mirror_t
 from netstack.router.neighbors cimport neighbor_t
-from netstack.router.policing cimport police_findings, police_forget, police_free, police_new, police_t, POLICY_OFF
+from netstack.router.policing cimport (
+    police_findings, police_forget, police_free, police_new, police_t, POLICY_OFF, POLICY_PENALTY,
+)
 from netstack.router.port import Drop
 from netstack.router.port cimport (
     DROP_COUNT, DROP_DETACHED, DROP_OLD_EPOCH, MAX_PORT_ADDRESSES, PORT_ACTIVE, port_clear_queue, port_counters_t, PORT_FAILED,
@@ -747,6 +749,8 @@ cdef class Forwarder:
         cdef int wanted = policy_number(policy)
         cdef police_t *police = self._police
         cdef uint32_t i
+        if wanted == POLICY_PENALTY and not self.f.fair:
+            raise ConfigError("greedy 'penalty' is a queue of its own: not without fair")
         if police == NULL:
             if wanted == POLICY_OFF:
                 return

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from netstack.errors import ConfigError
 
 MISDEEDS = ("no_back_off", "ack_division", "optimistic_ack", "window_overrun")        # by `policing.Misdeed`
-POLICIES = ("off", "count")                                                           # by `policing.Policy`
+POLICIES = ("off", "count", "mark", "clamp", "penalty", "detach")                     # by `policing.Policy`
 
 _WHAT = {
     "no_back_off": "does not back off: {:,} bytes in eight losses in a row, a quarter and more of them dropped",

@@ -16,14 +16,20 @@ from netstack.router.reading cimport FIRST, LATER, read_header, readable, readin
 from netstack.router.watched cimport (
     half_t, WATCHED_BUCKETS, WATCHED_WAYS, watched_find, watched_make, watched_restart, watched_t,
 )
-from netstack.tcp.seq cimport seq_max
-from netstack.wire.byte_order cimport load_be16, load_be32
+from netstack.tcp.seq cimport seq_gt, seq_max
+from netstack.wire.byte_order cimport load_be16, load_be32, load_native16, store_be16, store_native16
+from netstack.wire.checksum cimport checksum_update16
+from netstack.wire.ecn cimport ip_codepoint, ip_mark_congestion
 
 cdef enum:                           # what `look` found
     NOTHING = 0
     SEGMENT = 1
     PORTS_ONLY = 2                   # the rest of the header lies elsewhere
     UNSEEN = 3                       # headers of IPv6 that are longer than what can be read
+
+cdef enum:
+    EARLY = 8                        # one in so many packets is dropped where none can be marked
+    CLAMP_SEGMENTS = 8               # of a window that was made small
 
 
 cdef inline bint comes_after(const address_t *a, uint32_t a_port, const address_t *b, uint32_t b_port) noexcept nogil:
@@ -72,17 +78,17 @@ cdef inline bint of_receiver(int misdeed) noexcept nogil:
     return misdeed == ACK_DIVISION or misdeed == OPTIMISTIC_ACK
 
 
-cdef inline bint innocent_never(int misdeed) noexcept nogil:
+cdef inline bint never_by_mistake(int misdeed) noexcept nogil:
     return misdeed == OPTIMISTIC_ACK or misdeed == WINDOW_OVERRUN
 
 
-cdef void accuse(police_t *police, watched_t *w, const seen_t *s, port_t *src, int misdeed, int64_t now_ns) noexcept nogil:
-    """Who sent this segment did it: counted once for a connection, and told."""
+cdef int accuse(police_t *police, watched_t *w, const seen_t *s, port_t *src, int misdeed, int64_t now_ns) noexcept nogil:
+    """Who sent this segment did it: counted once for a connection, and told. CUT_OFF: no more of him."""
     cdef half_t *culprit = &w.halves[s.side]
     cdef half_t *data = &w.halves[1 - s.side if of_receiver(misdeed) else s.side]
     cdef finding_t *finding = &police.findings[police.found % FINDINGS]
     if culprit.found >> misdeed & 1:
-        return
+        return PASS
     culprit.found |= 1 << misdeed
     w.punished |= 1 << (1 - s.side if of_receiver(misdeed) else s.side)
     src.counters.greedy[misdeed] += 1
@@ -96,6 +102,56 @@ cdef void accuse(police_t *police, watched_t *w, const seen_t *s, port_t *src, i
         s.ack - data.delivered if misdeed == OPTIMISTIC_ACK else s.seq + s.payload - data.edge
     police.found += 1
     police.news = True
+    return CUT_OFF if police.policy == POLICY_DETACH and never_by_mistake(misdeed) and src.kind == PORT_STACK and \
+        not src.outside else PASS
+
+
+# ---- what is done about it
+
+cdef bint clamp(watched_t *w, seen_t *s, packet_t *p) noexcept nogil:
+    """Make the window that a segment offers small, but never take back what was offered before: the right edge stays where it
+    is until what is acknowledged has come near to it. Checksum by RFC 1624."""
+    cdef half_t *other = &w.halves[1 - s.side]
+    cdef uint32_t shift = shift_of(w, s.side)
+    cdef uint32_t edge = s.ack + CLAMP_SEGMENTS * other.mss
+    cdef uint32_t field
+    cdef uint16_t before
+    cdef uint8_t *tcp = p.header + s.at
+    if not w.matched or w.signed or w.halves[s.side].doubt or s.headers > p.header_length:
+        return False
+    if seq_gt(other.edge, edge):
+        edge = other.edge
+    field = (edge - s.ack + (1 << shift) - 1) >> shift
+    if field >= s.window:
+        return False
+    before = load_native16(tcp + 14)
+    store_be16(tcp + 14, <uint16_t> field)
+    store_native16(tcp + 16, checksum_update16(load_native16(tcp + 16), before, load_native16(tcp + 14)))
+    s.window = field
+    return True
+
+
+cdef bint mark(half_t *half, packet_t *p) noexcept nogil:
+    """Tell the sender that there is congestion; False: by dropping this packet."""
+    ip_mark_congestion(p.header)
+    if ip_codepoint(p.header) == 0:
+        half.turn += 1
+        return half.turn % EARLY != 0
+    return True
+
+
+cdef int punish(int policy, watched_t *w, seen_t *s, port_t *src, packet_t *p) noexcept nogil:
+    """What the policy does to a segment of a connection in which somebody misbehaved."""
+    cdef bint data = w.punished >> s.side & 1 and s.payload
+    if policy == POLICY_CLAMP and w.punished >> (1 - s.side) & 1 and s.flags & ACK:
+        src.counters.policed += clamp(w, s, p)
+    elif policy == POLICY_MARK and data:
+        src.counters.policed += 1
+        return PASS if mark(&w.halves[s.side], p) else DISCARD
+    elif policy == POLICY_PENALTY and data:
+        src.counters.policed += 1
+        p.source = PENALTY_SOURCE
+    return PASS
 
 
 # ---- hooks
@@ -118,10 +174,12 @@ cdef int judge(police_t *police, watched_t *w, seen_t *s, port_t *src, packet_t 
     if s.flags & ACK:
         misdeed = judge_ack(w, s, src, p)
         if misdeed != NOBODY:
-            accuse(police, w, s, src, misdeed, now_ns)
+            verdict = accuse(police, w, s, src, misdeed, now_ns)
     misdeed = judge_data(w, s, p, now_ns)
-    if misdeed != NOBODY:
-        accuse(police, w, s, src, misdeed, now_ns)
+    if misdeed != NOBODY and verdict == PASS:
+        verdict = accuse(police, w, s, src, misdeed, now_ns)
+    if w.punished and verdict == PASS:
+        verdict = punish(police.policy, w, s, src, p)
     if s.flags & ACK:
         offered(w, s)
     return verdict

@@ -1,11 +1,15 @@
 """TCPs that misbehave: each misdeed found by what passes the router, and nothing else taken for one."""
 
 import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Raw
 
 from bench import fairness
 from netstack.router.forwarding import Forwarder
 from netstack.router.greedy import MISDEEDS, POLICIES
-from netstack.testing.packets import build_tcp
+from netstack.router.pool import pack_address
+from netstack.testing.packets import build_tcp, checksum
 from tests.router.lan import Lan, take
 
 A, B, C, D = "10.77.0.2", "10.77.0.3", "10.77.0.4", "10.77.0.5"
@@ -339,8 +343,6 @@ def test_an_address_that_moved_begins_anew():
     c = Conversation()
     c.data(2)
     other = c.lan.stack(C)
-    from netstack.router.pool import pack_address
-
     c.lan.forwarder.bind(other.port, pack_address(D), 2)
     for n in range(1, 6):
         other.send(c.segment(c.names[::-1], (7, c.port), "A", c.ack, c.seq + n * MSS))
@@ -353,8 +355,6 @@ def test_pieces_and_long_headers_leave_nothing_to_judge():
     packet = bytearray(c.segment(c.names, (c.port, 7), "A", c.seq, c.ack, bytes(64)))
     packet[6] |= 0x20                                        # the first of several
     packet[10:12] = b"\0\0"
-    from netstack.testing.packets import checksum
-
     packet[10:12] = checksum(bytes(packet[:20])).to_bytes(2, "big")
     c.a.send(packet)
     c.lan.at(0)
@@ -383,6 +383,141 @@ def test_nobody_is_watched_when_told_so():
 def test_policies_have_names():
     for policy in POLICIES:
         assert Forwarder(greedy=policy).greedy == policy
-    with pytest.raises(ValueError, match="off, count"):
+    with pytest.raises(ValueError, match="off, count, mark"):
         Forwarder(greedy="shame")
     assert {f"greedy_{name}" for name in MISDEEDS} <= set(Forwarder().counters())
+
+
+# --- what is done about it ---
+
+
+def divided(policy, **options):
+    """A conversation in which D divided its acknowledgements."""
+    c = Conversation(policy=policy, **options)
+    c.acknowledge(c.seq)
+    c.data(2)
+    for n in range(40, 0, -1):
+        c.acknowledge(c.seq - n)
+    assert c.found() == [("ack_division", c.names[1])]
+    c.acknowledge(c.seq)
+    last = read(c.heard()[-1])[TCP]
+    c.told = last.ack + (last.window << c.shift)
+    while take(c.d.channel) is not None:
+        pass
+    return c
+
+
+def read(raw):
+    return IPv6(raw) if raw[0] >> 4 == 6 else IP(raw)
+
+
+def is_right(raw):
+    """Does scapy make the same checksums of it?"""
+    packet = read(raw)
+    del packet[TCP].chksum
+    if IP in packet:
+        del packet[IP].chksum
+    return bytes(packet) == raw
+
+
+def test_counting_changes_nothing():
+    c = divided("count")
+    sent = c.acknowledge(c.seq)
+    c.data(20)
+    heard = c.heard()[0]
+    assert heard[20:] == sent[20:] and "policed" not in c.a.counters and "drops" not in c.a.drops()
+    assert len(c.d.received()) == 20
+
+
+@pytest.mark.parametrize("shift", [0, 3, 14])
+@pytest.mark.parametrize("window", [65535, 1000])
+def test_clamping_makes_windows_small_and_never_takes_one_back(shift, window, names):
+    c = divided("clamp", shift=shift, window=window, names=names)
+    edge = c.told
+    for _ in range(80):
+        if c.seq + MSS > edge:
+            break
+        c.data()
+        c.acknowledge(c.seq)
+        raw = c.heard()[-1]
+        assert is_right(raw)
+        told = read(raw)[TCP].ack + (read(raw)[TCP].window << shift)
+        least = max(edge, c.seq + 8 * MSS)
+        assert edge <= told <= max(edge, min(c.seq + (window << shift), least + (1 << shift) - 1))
+        edge = told
+        c.d.received()
+    if (8 * MSS + (1 << shift)) < window << shift < 80 * MSS:
+        assert edge - c.seq < 8 * MSS + (1 << shift) and c.d.counters["policed"] > 10
+    assert c.found() == []
+
+
+def test_a_signed_segment_is_not_touched():
+    c = Conversation(policy="clamp", open=False)
+    signature = b"\x13\x12" + bytes(16)
+    c.from_a("S", 1000, 0, mss=MSS, options=signature)
+    c.from_d("SA", 5000, 1001, mss=MSS, options=signature)
+    c.from_a("A", c.seq, c.ack, options=signature)
+    c.data(2)
+    for n in range(40, 0, -1):
+        c.acknowledge(c.seq - n)
+    assert c.found() == [("ack_division", D)]
+    for _ in range(60):
+        c.data()
+        c.acknowledge(c.seq)
+        assert read(c.heard()[-1])[TCP].window == 65535
+        c.d.received()
+
+
+def test_marking_marks_who_knows_ecn_and_drops_one_in_eight_of_the_others():
+    c = divided("mark")
+    for _ in range(16):
+        c.from_a("A", c.seq, c.ack, bytes(MSS), tos=2)
+        c.seq += MSS
+    got = c.d.received()
+    assert len(got) == 16 and all(p.tos & 3 == 3 and is_right(bytes(p)) for p in got)
+    assert "policed" not in c.a.drops() and c.a.counters["policed"] == 16
+    for _ in range(16):
+        c.data()
+    assert len(c.d.received()) == 14 and c.a.counters["drop_in_policed"] == 2
+    other = Conversation(lan=c.lan, port=40001)
+    other.data(16)
+    assert c.a.counters["drop_in_policed"] == 2, "its other connections are left alone"
+
+
+def test_a_penalty_is_an_eighth_of_a_share():
+    c = divided("penalty")
+    b = c.lan.stack(B, capacity=1 << 20)
+    c.lan.forwarder.emulate(c.d.port, output={"rate": "10mbit", "queue": 400})
+    c.data(44)
+    for _ in range(150):
+        b.send(IP(src=B, dst=D) / UDP(sport=1, dport=2) / Raw(bytes(MSS + 12)))
+    c.lan.at(0)
+    got = {A: 0, B: 0}
+    for ms in range(1, 100):
+        c.lan.at(ms)
+        for p in c.d.received():
+            got[p.src] += 1
+    assert got[A] + got[B] >= 80
+    assert 0.09 <= got[A] / got[B] <= 0.17, got
+
+
+def test_a_penalty_asks_for_fair_queues():
+    with pytest.raises(ValueError, match="fair"):
+        Forwarder(greedy="penalty", fair=False)
+
+
+def test_who_does_what_no_mistake_explains_is_detached():
+    c = Conversation(policy="detach")
+    c.data(2)
+    for n in range(1, 4):
+        c.acknowledge(c.seq + n * MSS)
+    assert c.found() == [("optimistic_ack", D)]
+    assert c.lan.forwarder.failed() == [(c.d.port, "greedy")]
+    assert c.d.counters["drop_in_policed"] == 1
+
+
+def test_what_a_mistake_may_explain_is_counted_then():
+    c = divided("detach")
+    assert c.lan.forwarder.failed() == []
+    c.lan.forwarder.findings()
+    assert c.lan.forwarder.failed() == []

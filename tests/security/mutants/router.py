@@ -3,6 +3,7 @@
 from tests.security.mutants import Mutant
 
 FAIR = "netstack/router/fair.pyx"
+JUDGING = "netstack/router/judging.pyx"
 LIMIT = "netstack/router/limit.pyx"
 ROUTER = "netstack/router/router.py"
 REPLIES = "netstack/router/replies.pyx"
@@ -25,6 +26,24 @@ BLOCKS = ("test_i1_a_stack_sends_from_its_block_and_no_other_does",)
 NO_ERROR = ("test_g3_no_error_about_an_error_and_what_may_be_one",)
 
 MUTANTS = [
+    Mutant("D10", "what is acknowledged too early is not looked at by the router", JUDGING,
+           "    if seq_gt(s.ack, other.delivered) or (", "    if (",
+           ("test_d10_what_waits_in_the_router_was_not_handed_over",)),
+    Mutant("D10", "what the router dropped may be acknowledged", JUDGING,
+           " or (other.has_hole and seq_gt(s.ack, other.hole))", "",
+           ("test_d10_what_the_router_dropped_cannot_be_acknowledged",)),
+    Mutant("D10", "what was sent again is still missing", JUDGING,
+           "    if half.has_hole and seq_lt(s.seq, half.hole_end) and seq_gt(behind, half.hole):\n",
+           "    if False:\n", ("test_d10_what_was_dropped_and_sent_again_can_be",)),
+    Mutant("D10", "segments with a bad checksum speak against their sender", JUDGING,
+           "(other.optimistic == 0 or seq_gt(s.ack, other.claimed)) and is_sound(p):",
+           "(other.optimistic == 0 or seq_gt(s.ack, other.claimed)):",
+           ("test_d10_what_proves_nothing_is_not_held_against_anybody",)),
+    Mutant("D11", "each acknowledgement is one more than there should be", JUDGING,
+           "    cdef bint there = other.credit or other.credit_next\n", "    cdef bint there = False\n",
+           ("test_d11_an_acknowledgement_for_each_segment_is_not_too_often",)),
+    Mutant("D11", "acknowledgements are not counted by the router", JUDGING, "            other.divided += 1\n", "",
+           ("test_d11_more_acknowledgements_than_segments_are_found_at_the_sixteenth",)),
     Mutant("G3", "the router complains about errors", REPLIES,
            "    return not is_icmp(&r, h) or (r.at < n and may_be_answered(h, h[r.at]))\n",
            "    return True\n", NO_ERROR),
