@@ -106,7 +106,7 @@ def test_i3_a_bystander_with_a_packet_now_and_then_waits_for_one_turn_of_the_att
     lan.fill(lan.attacker, raw, 60)
     lan.round()
     dearest = lan.attacker.counters["work"] / lan.attacker.counters["in_packets"]
-    for _ in range(20):
+    for _ in range(50):
         before = lan.spent()
         lan.bystander.send(packet(B, C, 100))
         lan.round()

@@ -88,7 +88,7 @@ MUTANTS = [
            "            charge(f, (port.counters.kicks - before) * COST_KICK)\n", "", AS_MUCH_WORK),
     Mutant("I3", "a turn goes on whatever it costs", ROUTING, "    while n < BATCH and left > f.charged:\n",
            "    while n < BATCH and left > 0:\n",
-           ("test_i3_a_bystander_with_a_packet_now_and_then_waits_for_one_turn_of_the_attacker",)),
+           DEBTS),
     Mutant("I3", "nobody owes anything", ROUTING, " and not (port.debt and budget_deferred(f, port)):", ":", DEBTS),
     Mutant("I3", "who owes waits though nobody else has anything", ROUNDS, "    if total == 0 and budget_forgive(f):\n",
            "    if False:\n", ("test_i3_nobody_waits_while_others_have_nothing",)),
