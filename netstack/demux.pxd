@@ -101,7 +101,10 @@ cdef void demux_bind(demux_t *d, sock_t *sock) noexcept nogil                # i
 cdef void demux_unbind(demux_t *d, sock_t *sock) noexcept nogil
 # The first of the chain in which sockets of that kind and port stand; bind_next leads on, also to others.
 cdef sock_t *demux_first(const demux_t *d, uint8_t kind, uint16_t port) noexcept nogil
-cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port) noexcept nogil
-# After *after* (NULL: the first): the datagram socket that matches best, or for broadcast every one in turn.
-cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const address_t *local, uint16_t lport,
+# The listener on exactly this address, else on any; one of its own version is closer than one of both. Last the one that takes
+# whatever others do not, if there is such a one. Where several are alike (SO_REUSEPORT) the *hash* of the flow decides.
+cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port, uint32_t hash) noexcept nogil
+# Best match: connected to this peer, then bound to this address, then any, its own version before both. Where several that
+# have SO_REUSEPORT are alike, the hash of the flow decides.
+cdef udp_endpoint_t *demux_datagram(const demux_t *d, const tcp_t *tcp, uint8_t kind, const address_t *local, uint16_t lport,
                                     const address_t *remote, uint16_t rport) noexcept nogil

@@ -305,10 +305,11 @@ cdef bint demux_port_taken(const demux_t *d, const sock_t *sock, const address_t
 
 
 cdef bint demux_port_in_use(const demux_t *d, const sock_t *sock, const address_t *local, uint16_t port) noexcept nogil:
-    """Do connections stand there already? With SO_REUSEADDR those in TIME-WAIT, and those that have it too, do not count.
+    """Do connections stand there already? With SO_REUSEADDR or SO_REUSEPORT those in TIME-WAIT, and those that have it too,
+    do not count.
     Walks the whole table: for bind() with a port of its own only."""
     cdef uint32_t i
-    cdef bint reuse = sock.flags & SF_REUSEADDR
+    cdef uint16_t reuse = sock.flags & (SF_REUSEADDR | SF_REUSEPORT)
     cdef const tcb_t *tcb
     cdef const tw_t *tw
     if d.slots == NULL:
@@ -323,7 +324,7 @@ cdef bint demux_port_in_use(const demux_t *d, const sock_t *sock, const address_
         else:
             tcb = <const tcb_t *> d.slots[i].p
             if tcb.lport == port and overlap(sock, local, &tcb.local, tcb.sock.flags) and \
-                    not (reuse and tcb.sock.flags & SF_REUSEADDR):
+                    not reuse & tcb.sock.flags:
                 return True
     return False
 
@@ -356,44 +357,57 @@ cdef sock_t *demux_first(const demux_t *d, uint8_t kind, uint16_t port) noexcept
     return d.bound[bucket(kind, port)]
 
 
-cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port) noexcept nogil:
-    """The listener on exactly this address, else on any; one of its own version is closer than one of both. Last the one that
-    takes whatever others do not, if there is such a one."""
+cdef inline bint turn(uint32_t hash, uint32_t i) noexcept nogil:
+    """Of sockets that fit a flow equally (SO_REUSEPORT), is it the i-th's rather than an earlier one's? One in i flows is."""
+    hash = (hash ^ i * 0x9e3779b9U) * 0x85ebca6bU
+    hash = (hash ^ hash >> 13) * 0xc2b2ae35U
+    return (<uint64_t> (hash ^ hash >> 16) * i) >> 32 == 0
+
+
+cdef inline int closeness(const sock_t *sock, const address_t *there, const address_t *local) noexcept nogil:
+    """How well a socket that stands *there* fits packets to *local*: exactly 2, any address of its own version 1, of both
+    versions 0; -1: not at all."""
+    if not address_is_any(there):
+        return 2 if address_equal(there, local) else -1
+    if not any_covers(there, sock.flags, local):
+        return -1
+    return address_is_v4(there) == address_is_v4(local)
+
+
+cdef tcb_t *demux_listener(const demux_t *d, const address_t *local, uint16_t port, uint32_t hash) noexcept nogil:
     cdef sock_t *sock = d.bound[bucket(SOCK_TCP, port)]
     cdef tcb_t *tcb
-    cdef tcb_t *wildcard = NULL
+    cdef tcb_t *best = NULL
+    cdef int score, best_score = -1
+    cdef uint32_t alike = 0
     while sock != NULL:
         if sock.kind == SOCK_TCP:
             tcb = <tcb_t *> sock
             if tcb.state == LISTEN and tcb.lport == port:
-                if address_equal(&tcb.local, local):
-                    return tcb
-                if address_is_any(&tcb.local) and any_covers(&tcb.local, sock.flags, local) and (
-                        wildcard == NULL or address_is_v4(&tcb.local) == address_is_v4(local)):
-                    wildcard = tcb
+                score = closeness(sock, &tcb.local, local)
+                if score > best_score:
+                    best_score = score
+                    best = tcb
+                    alike = 1
+                elif score == best_score and score >= 0:
+                    alike += 1
+                    if turn(hash, alike):
+                        best = tcb
         sock = sock.bind_next
-    return wildcard if wildcard != NULL else d.any_listener
+    return best if best != NULL else d.any_listener
 
 
-cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const address_t *local, uint16_t lport,
+cdef udp_endpoint_t *demux_datagram(const demux_t *d, const tcp_t *tcp, uint8_t kind, const address_t *local, uint16_t lport,
                                     const address_t *remote, uint16_t rport) noexcept nogil:
-    """Best match: connected to this peer, then bound to this address, then any, its own version before both."""
     cdef sock_t *sock = d.bound[bucket(kind, lport)]
     cdef udp_endpoint_t *ep
     cdef udp_endpoint_t *best = NULL
     cdef int score, best_score = -1
+    cdef uint32_t alike = 0
     while sock != NULL:
         if sock.kind == kind:
             ep = <udp_endpoint_t *> sock
-            score = 0
-            if ep.lport != lport:
-                score = -1
-            elif not address_is_any(&ep.local):
-                score = 2 if address_equal(&ep.local, local) else -1
-            elif not any_covers(&ep.local, sock.flags, local):
-                score = -1
-            elif address_is_v4(&ep.local) == address_is_v4(local):
-                score = 1
+            score = closeness(sock, &ep.local, local) if ep.lport == lport else -1
             if score >= 0 and ep.connected:
                 if address_equal(&ep.remote, remote) and (ep.rport == rport or kind == SOCK_PING):
                     score += 4
@@ -402,5 +416,10 @@ cdef udp_endpoint_t *demux_datagram(const demux_t *d, uint8_t kind, const addres
             if score > best_score:
                 best_score = score
                 best = ep
+                alike = 1
+            elif score == best_score and score >= 0 and sock.flags & SF_REUSEPORT and best.sock.flags & SF_REUSEPORT:
+                alike += 1
+                if turn(demux_hash(tcp, local, remote, lport, rport), alike):
+                    best = ep
         sock = sock.bind_next
     return best

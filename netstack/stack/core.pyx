@@ -36,7 +36,9 @@ from netstack.ip.route cimport route_add, route_free, route_init, route_lookup, 
 from netstack.ip.shared cimport ip_init, reset_may_send
 from netstack.ip.source cimport source_address
 from netstack.link.link cimport LINK_CHECKSUM_TRUSTED, LINK_NOWHERE, MEDIA_ETHERNET, frame_t
-from netstack.sock cimport SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_V6, SF_V6ONLY, SOCK_TCP
+from netstack.sock cimport (
+    SF_KEEPALIVE, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEADDR, SF_REUSEPORT, SF_V6, SF_V6ONLY, SOCK_TCP,
+)
 from netstack.stack.datagrams cimport icmp_arrives, on_unreachable, udp_input, wake_datagram_waiters
 from netstack.stack.raw cimport raw_input
 from netstack.stack.sockets cimport stack_is_group
@@ -259,8 +261,8 @@ cdef void on_request_gone(void *context, request_t *r) noexcept nogil:
     demux_request_remove(&(<stack_t *> context).demux, r)
 
 
-cdef tcb_t *on_listener_of(void *context, const address_t *local, uint16_t port) noexcept nogil:
-    return demux_listener(&(<stack_t *> context).demux, local, port)
+cdef tcb_t *on_listener_of(void *context, const tcb_t *child) noexcept nogil:
+    return demux_listener(&(<stack_t *> context).demux, &child.local, child.lport, child.hash)
 
 
 cdef uint32_t on_link_mss(void *context, const address_t *dst, uint8_t interface) noexcept nogil:
@@ -284,7 +286,8 @@ cdef tcb_t *on_spawn(void *context, const request_t *r) noexcept nogil:
     child.lport = r.lport
     child.rport = r.rport
     child.hash = demux_hash(&stack.tcp, &child.local, &child.remote, child.lport, child.rport)
-    child.sock.flags = (listener.sock.flags & (SF_KEEPALIVE | SF_REUSEADDR | SF_V6 | SF_V6ONLY)) | SF_ORPHAN
+    child.sock.flags = (listener.sock.flags & (SF_KEEPALIVE | SF_REUSEADDR | SF_REUSEPORT | SF_V6 | SF_V6ONLY)) | \
+        SF_ORPHAN
     child.flags = listener.flags & INHERITED_FLAGS
     child.snd_wanted = listener.snd_wanted
     child.rcv_wanted = listener.rcv_wanted
@@ -525,7 +528,7 @@ cdef DropReason tcp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
     if p != NULL:
         reason = request_arrives(&stack.tcp, as_request(p), &seg, &child)
     else:
-        tcb = demux_listener(&stack.demux, &seg.dst, seg.dport)
+        tcb = demux_listener(&stack.demux, &seg.dst, seg.dport, hash)
         if tcb == NULL:
             seg.broadcast = not (seg.flags & RST or packet.interface.loopback or
                                  reset_may_send(&stack.ip, &seg.src, stack.tcp.now_ns))    # over the limit: no answer
@@ -558,7 +561,7 @@ cdef DropReason time_wait_input(stack_t *stack, tw_t *tw, segment_t *seg) noexce
     if seg.flags & SYN and not seg.flags & ACK:
         later = <int32_t> (seg.tsval - tw.ts_recent) if tw.has_ts and seg.has_ts else 0
         if later > 0 or (later == 0 and seq_gt(seg.seq, tw.rcv_nxt)):
-            listener = demux_listener(&stack.demux, &seg.dst, seg.dport)
+            listener = demux_listener(&stack.demux, &seg.dst, seg.dport, tw.hash)
             if listener != NULL:
                 return reincarnate(stack, listener, tw, seg)
     if not seg.flags & (ACK | SYN):

@@ -77,7 +77,7 @@ cdef DropReason udp_input(stack_t *stack, packet_in_t *packet) noexcept nogil:
                 if ep.lport == h.dport and hears_group(ep, packet, h.sport):
                     reason = deliver(stack, ep, &packet.src, &h, payload, partial, &how)
         return reason
-    ep = demux_datagram(&stack.demux, kind, &packet.dst, h.dport, &packet.src, h.sport)
+    ep = demux_datagram(&stack.demux, &stack.tcp, kind, &packet.dst, h.dport, &packet.src, h.sport)
     if ep == NULL:
         if partial >= 0 and checksum_fold(<uint64_t> partial + checksum_partial(payload, h.coverage - 8)) != 0xffff:
             return DROP_UDP_CHECKSUM                   # no answer to what may not have been meant for us
@@ -126,7 +126,7 @@ cdef DropReason icmp_arrives(stack_t *stack, packet_in_t *packet) noexcept nogil
     if reason != DROP_NONE:
         return reason
     if m.type == 0 and not m.is_error:
-        ep = demux_datagram(&stack.demux, SOCK_PING, &packet.dst, m.identifier, &packet.src, 0)
+        ep = demux_datagram(&stack.demux, &stack.tcp, SOCK_PING, &packet.dst, m.identifier, &packet.src, 0)
         if ep == NULL:
             return DROP_UDP_NO_PORT
         arrival_of(packet, &how)
@@ -246,7 +246,7 @@ cdef void neighbor_failed(stack_t *stack, const icmp_message_t *m) noexcept nogi
         else:
             (<tcb_t *> p).soft_error = EHOSTUNREACH
     elif m.embedded_protocol == PROTOCOL_UDP or m.embedded_protocol == PROTOCOL_UDPLITE:
-        ep = demux_datagram(&stack.demux, SOCK_UDP if m.embedded_protocol == PROTOCOL_UDP else SOCK_UDPLITE,
+        ep = demux_datagram(&stack.demux, &stack.tcp, SOCK_UDP if m.embedded_protocol == PROTOCOL_UDP else SOCK_UDPLITE,
                             &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
         if ep != NULL and ep.connected:
             ep.sock.error = EHOSTUNREACH

@@ -115,10 +115,10 @@ cdef bint endpoint_icmp_error(stack_t *stack, const icmp_message_t *m) noexcept 
     cdef sock_t *sock
     cdef bint found = False
     if m.embedded_protocol == PROTOCOL_UDP or m.embedded_protocol == PROTOCOL_UDPLITE:
-        ep = demux_datagram(&stack.demux, SOCK_UDP if m.embedded_protocol == PROTOCOL_UDP else SOCK_UDPLITE,
+        ep = demux_datagram(&stack.demux, &stack.tcp, SOCK_UDP if m.embedded_protocol == PROTOCOL_UDP else SOCK_UDPLITE,
                             &m.embedded_src, m.embedded_sport, &m.embedded_dst, m.embedded_dport)
     elif m.embedded_protocol == PROTOCOL_ICMP or m.embedded_protocol == PROTOCOL_ICMPV6:
-        ep = demux_datagram(&stack.demux, SOCK_PING, &m.embedded_src, m.embedded_sport, &m.embedded_dst, 0)
+        ep = demux_datagram(&stack.demux, &stack.tcp, SOCK_PING, &m.embedded_src, m.embedded_sport, &m.embedded_dst, 0)
     if ep != NULL:
         tell(stack, ep, m)
         found = True

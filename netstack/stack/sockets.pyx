@@ -18,8 +18,8 @@ from netstack.demux cimport (
 )
 from netstack.ip.interface cimport CLAIM_FULL, CLAIM_OK, interface_is_broadcast
 from netstack.sock cimport (
-    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_CHOSEN, SF_ORPHAN, SF_QUEUED_EVENT, SF_V6, SF_V6ONLY, SOCK_PING, SOCK_RAW,
-    SOCK_TCP, SOCK_UDPLITE, kind_is_udp,
+    EVENT_ERR, EVENT_IN, EVENT_OUT, SF_BROADCAST, SF_CHOSEN, SF_ORPHAN, SF_QUEUED_EVENT, SF_REUSEPORT, SF_V6, SF_V6ONLY, SOCK_PING,
+    SOCK_RAW, SOCK_TCP, SOCK_UDPLITE, kind_is_udp,
 )
 from netstack.stack.core cimport (
     stack_flow_label, stack_hop_limit, stack_is_local, stack_link_mss, stack_new_tcb, stack_register, stack_route, stack_send_planned, stack_settle,
@@ -62,6 +62,7 @@ cdef enum:
     MSG_MORE = 0x8000
     MSG_FASTOPEN = 0x20000000
     PORT_TRIES = 64
+    LOOKED_THROUGH = 16384       # places of the table of connections
 
 
 # --- making and naming ------------------------------------------------------------------------------------------------
@@ -160,7 +161,8 @@ cdef uint16_t local_port(const sock_t *sock) noexcept nogil:
 
 
 cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) noexcept nogil:
-    """A port nobody is bound to, at random over the whole range (RFC 6056 section 3.3.1); 0: all taken."""
+    """A port nobody is bound to, at random over the whole range (RFC 6056 section 3.3.1); 0: all taken. Nor one at which
+    connections stand or rest, so that who closes the socket can bind another one there; as long as looking is cheap."""
     cdef uint32_t first = stack.tcp.config.port_first, n = stack.tcp.config.port_last - first + 1
     cdef uint32_t offset = random_below(&stack.tcp, n), i
     cdef uint16_t port
@@ -171,6 +173,9 @@ cdef uint16_t free_port(stack_t *stack, sock_t *sock, const address_t *local) no
             return 0
         port = <uint16_t> r if r else <uint16_t> (first + (offset + i) % n)
         if demux_port_taken(&stack.demux, sock, local, port, False):
+            continue
+        if sock.kind == SOCK_TCP and stack.demux.mask < LOOKED_THROUGH and \
+                demux_port_in_use(&stack.demux, sock, local, port):
             continue
         r = demux_claim(&stack.demux, sock, port)
         if r == 0:
@@ -499,13 +504,14 @@ cdef void sock_defer(sock_t *sock, bint on) noexcept nogil:
 
 
 cdef bint listener_there(stack_t *stack, tcb_t *tcb) noexcept nogil:
-    """SO_REUSEADDR lets two sockets bind a port, but only one listen there."""
+    """SO_REUSEADDR lets two sockets bind a port, but only one listen there; SO_REUSEPORT lets both."""
     cdef uint32_t i
     cdef tcb_t *other
     for i in range(stack.sock_count):
         other = <tcb_t *> stack.socks[i]
         if other.sock.kind == SOCK_TCP and other != tcb and other.state == LISTEN and other.lport == tcb.lport and \
-                demux_overlap(&tcb.sock, &tcb.local, &other.sock):
+                demux_overlap(&tcb.sock, &tcb.local, &other.sock) and \
+                not (other.sock.flags & SF_REUSEPORT and tcb.sock.flags & SF_REUSEPORT):
             return True
     return False
 

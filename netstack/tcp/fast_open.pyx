@@ -218,7 +218,7 @@ cdef void fast_open_over(tcb_t *child, bint reset) noexcept nogil:
     if not child.modes & TM_FAST_OPEN:
         return
     child.modes &= ~TM_FAST_OPEN
-    listener = tcp.listener_of(tcp.stack, &child.local, child.lport)
+    listener = tcp.listener_of(tcp.stack, child)
     if listener == NULL or listener.sock.id != child.fast_open_parent:
         return                                         # it is closed, and another may stand there
     l = listener.listener

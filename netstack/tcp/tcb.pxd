@@ -755,7 +755,7 @@ cdef struct tcp_t:
     tcb_t *(*spawn)(void *stack, const request_t *request) noexcept nogil    # a child with its names; NULL: no memory
     bint (*request_keep)(void *stack, request_t *request) noexcept nogil      # found by its names from here on; False: no memory
     void (*request_gone)(void *stack, request_t *request) noexcept nogil
-    tcb_t *(*listener_of)(void *stack, const address_t *local, uint16_t port) noexcept nogil   # or NULL
+    tcb_t *(*listener_of)(void *stack, const tcb_t *child) noexcept nogil      # to whom its SYN would go now, or NULL
     uint32_t (*link_mss)(void *stack, const address_t *dst, uint8_t interface) noexcept nogil   # the largest segment towards dst
 
 
