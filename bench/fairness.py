@@ -73,6 +73,7 @@ class GreedyTcp:
         self.sent: dict[int, int] = {}       # sequence number: when
         self.ack = 0
         self.established = self.asked = False
+        self.shift = self.offered = 0
 
     def segment(self, flags: str, seq: int, payload: bytes = b"", **options) -> bytes:
         return build_tcp(self.address, SERVER, 4000, PORT, flags, seq=seq, ack=self.ack, payload=payload, **options)
@@ -89,8 +90,11 @@ class GreedyTcp:
                 self.established = True
                 self.una = self.nxt = packet.ack
                 self.ack = packet.seq + 1
+                self.shift = packet.window_scale or 0
                 out.append(self.segment("A", self.nxt))
             self.una = max(self.una, packet.ack)
+            shift = 0 if "S" in packet.flags else self.shift
+            self.offered = max(self.offered, packet.ack + (packet.window << shift))
             for start, end in packet.sack:
                 for seq in range(start, end, size):
                     if seq in self.sent:
@@ -99,7 +103,7 @@ class GreedyTcp:
             return out
         for seq in [s for s in self.sent if s < self.una]:
             del self.sent[seq]
-        while self.nxt < self.una + self.window:
+        while self.nxt < self.una + self.window and self.may_send(self.nxt + size):
             self.sent[self.nxt] = -self.PATIENCE_NS
             self.nxt += size
         for seq, when in self.sent.items():
@@ -108,8 +112,19 @@ class GreedyTcp:
                 out.append(self.segment("A", seq, bytes(size)))
         return out
 
+    def may_send(self, behind: int) -> bool:
+        """A sequence number, whatever window the receiver offers."""
+        return True
+
     def deadline(self) -> int | None:
         return min(self.sent.values(), default=0) + self.PATIENCE_NS if self.established else None
+
+
+class FixedWindow(GreedyTcp):
+    """One that keeps to what its receiver offers, and to nothing else."""
+
+    def may_send(self, behind: int) -> bool:
+        return behind <= self.offered
 
 
 class Blast:
@@ -238,8 +253,19 @@ GREEDY = {
     "honest": lambda address, seed: Stream(address, seed),
     "no back-off": GreedyTcp,
     "UDP blast": Blast,
+    "fixed window": FixedWindow,
     "64 connections": lambda address, seed: Stream(address, seed, connections=64),
 }
+
+
+# Queues, what is done about TCPs that misbehave, and the router's options.
+ROWS: list[tuple[str, str, dict]] = [
+    ("one", "count", {"fair": False}),
+    ("one", "clamp", {"fair": False}),
+    ("fair", "count", {}),
+    ("fair", "penalty", {}),
+    ("fair, CoDel", "count", {"codel": True}),
+]
 
 
 def measure(kind: str, seconds: float = SECONDS, **options) -> dict[str, float]:
@@ -263,12 +289,15 @@ def measure(kind: str, seconds: float = SECONDS, **options) -> dict[str, float]:
         return got / (fair * (MTU - 52) / MTU)                   # headers of IP and TCP, timestamps
 
     parts = [part(party) for party in (*honest, greedy)]
+    found = shared.forwarder.findings()
     return {
         "greedy": parts[3],
         "least honest": min(parts[:3]),
         "least data": min(map(of_data, honest)),
         "used": sum(parts) / 4,
         "jain": jain(parts),
+        "found": len({f.misdeed for f in found if f.culprit[0] == greedy.address}),
+        "found of honest": sum(f.culprit[0] != greedy.address for f in found),
     }
 
 
@@ -277,13 +306,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of virtual time (default: %(default)s)")
     seconds = parser.parse_args().seconds
     print(f"four stacks share {RATE // 10**6} Mbit/s for {seconds:g} s of virtual time; 1 is a quarter of the link")
-    heads = f"{'greedy':>8}{'least honest':>14}{'its data':>10}{'used':>7}{'Jain':>8}"
-    print(f"{'the fourth stack':<18}{'queues':<14}{heads}")
+    heads = f"{'greedy':>8}{'least honest':>14}{'its data':>10}{'used':>7}{'Jain':>8}{'misdeeds found':>16}"
+    print(f"{'the fourth stack':<18}{'queues':<14}{'policy':<9}{heads}")
     for kind in GREEDY:
-        for queues, options in (("one", {"fair": False}), ("fair", {}), ("fair, CoDel", {"codel": True})):
-            r = measure(kind, seconds, **options)
-            print(f"{kind:<18}{queues:<14}{r['greedy']:>8.3f}{r['least honest']:>14.3f}{r['least data']:>10.3f}"
-                  f"{r['used']:>7.3f}{r['jain']:>8.4f}", flush=True)
+        for queues, policy, options in ROWS:
+            r = measure(kind, seconds, greedy=policy, **options)
+            print(f"{kind:<18}{queues:<14}{policy:<9}{r['greedy']:>8.3f}{r['least honest']:>14.3f}"
+                  f"{r['least data']:>10.3f}{r['used']:>7.3f}{r['jain']:>8.4f}{r['found']:>10.0f} of 4", flush=True)
 
 
 if __name__ == "__main__":

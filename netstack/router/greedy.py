@@ -10,7 +10,7 @@ MISDEEDS = ("no_back_off", "ack_division", "optimistic_ack", "window_overrun")  
 POLICIES = ("off", "count", "mark", "clamp", "penalty", "detach")                     # by `policing.Policy`
 
 _WHAT = {
-    "no_back_off": "does not back off: {:,} bytes in eight losses in a row, a quarter and more of them dropped",
+    "no_back_off": "does not back off: {:,} bytes in 32 round trips with losses, a quarter and more of them dropped",
     "ack_division": "acknowledged {:,} times more than it got segments",
     "optimistic_ack": "acknowledged data that it has not got, {:,} bytes ahead at last",
     "window_overrun": "sends beyond the window it is offered, by {:,} bytes at last",

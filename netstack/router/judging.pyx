@@ -6,10 +6,11 @@ use; one byte beyond it is a probe (RFC 9293 section 3.8.6.1).
 Optimistic acknowledgement (Savage et al. 1999): the router knows the last byte that it handed on, and a range that it dropped.
 Acknowledgement division (the same): each acknowledgement that says something new answers a segment, so there are no more of them
 than segments were handed on.
-No back-off: an episode ends when the sender repeats what was dropped, so it knows, whatever the distance to it; what is lost
-after that is of the next one. An honest sender multiplies its window by 0.7 at most in each (RFC 9438, RFC 5681: 0.5). So
-eight in a row in which a quarter was dropped, at the end still at half the rate of the beginning, are nobody's who backs off. (BBR
-bears a loss of up to a fifth for ever; what loses less is left to fair queues.)
+No back-off: a round ends when the sender repeats what was dropped, so it knows, whatever the distance to it. An honest sender
+gives up a part of its window then (RFC 5681: half, RFC 9438: 0.3) and sends no more than arrives (RFC 6937), so what is dropped of
+it in 32 rounds is little, or it has become slow. Who lost a quarter of all that it sent in them, was not slower than half in the
+later ones, and sends 16 segments a round and more, does not back off. (BBR bears a loss of up to a fifth for ever; what loses
+less is left to fair queues.)
 
 The first three are judged only where both SYNs passed, the second acknowledging the first: a record that was made later, or by
 one end alone, knows too little. An end that contradicts itself (`doubt`) is believed nothing that speaks against the other.
@@ -37,8 +38,8 @@ cdef enum:
     OVERRUNS = 8                     # segments
     OPTIMISTIC = 3                   # acknowledgements, each beyond the one before
     DIVISIONS = 16                   # acknowledgements too many
-    EPISODES = 8
-    SMALL_SEGMENTS = 16              # in an episode: whose window is small has nothing to reduce
+    ROUNDS = 32
+    SMALL_SEGMENTS = 16              # in a round: whose window is small has nothing to reduce
     HEAVY = 4                        # a part of this size was dropped
 
 
@@ -100,7 +101,7 @@ cdef void open_half(half_t *half, half_t *peer, const seen_t *s, uint32_t mss, u
     half.own_mss = <uint16_t> mss
     half.shift = <uint8_t> shift
     half.syn_window = s.window
-    half.top = half.episode = s.seq + length_of(s)
+    half.top = s.seq + length_of(s)
     half.delivered = half.acked = half.credit_mark = s.seq
     peer.mss = mss if mss >= DEFAULT_MSS else DEFAULT_MSS
 
@@ -158,31 +159,25 @@ cdef void judge_reset(watched_t *w, const seen_t *s) noexcept nogil:
 
 # ---- what the sender does
 
-cdef bint close_episode(half_t *half, int64_t now_ns) noexcept nogil:
-    """The sender knows of the loss. True: it has known often enough."""
-    cdef uint64_t sent = half.sent_bytes, lost = half.lost_bytes
-    cdef int64_t took_ns = now_ns - half.episode_ns
-    cdef int part = half.strikes >= EPISODES // 2
-    half.missing = False
-    half.episode = half.top
-    half.episode_ns = now_ns
-    half.sent_bytes = half.lost_bytes = 0
-    if lost * HEAVY < sent or sent < SMALL_SEGMENTS * half.mss:
-        half.strikes = 0
+cdef bint close_round(half_t *half, int64_t now_ns) noexcept nogil:
+    """The sender knows of a loss. True: it has known often enough."""
+    cdef int part = half.strikes >= ROUNDS // 2
+    cdef uint64_t lost = half.lost_bytes, sent
+    if half.strikes == 0:
         half.strike_bytes[:] = [0, 0]
         half.strike_ns[:] = [0, 0]
-        return False
+    half.missing = False
     half.strikes += 1
-    half.strike_bytes[part] += sent
-    half.strike_ns[part] += took_ns
-    if half.strikes < EPISODES:
+    half.strike_bytes[part] += half.sent_bytes
+    half.strike_ns[part] += now_ns - half.episode_ns
+    half.sent_bytes = 0
+    half.episode_ns = now_ns
+    if half.strikes < ROUNDS:
         return False
-    if 2.0 * half.strike_bytes[1] * half.strike_ns[0] >= <double> half.strike_bytes[0] * half.strike_ns[1]:
-        return True
-    half.strikes = EPISODES // 2
-    half.strike_bytes[:] = [half.strike_bytes[1], 0]
-    half.strike_ns[:] = [half.strike_ns[1], 0]
-    return False
+    half.strikes = half.lost_bytes = 0
+    sent = half.strike_bytes[0] + half.strike_bytes[1]
+    return lost * HEAVY >= sent and sent >= <uint64_t> ROUNDS * SMALL_SEGMENTS * half.mss and \
+        2.0 * half.strike_bytes[1] * half.strike_ns[0] >= <double> half.strike_bytes[0] * half.strike_ns[1]
 
 
 cdef int judge_data(watched_t *w, const seen_t *s, const packet_t *p, int64_t now_ns) noexcept nogil:
@@ -192,7 +187,7 @@ cdef int judge_data(watched_t *w, const seen_t *s, const packet_t *p, int64_t no
     cdef int guilty = NOBODY
     if not half.started:
         half.started = True
-        half.top = half.episode = half.acked = half.delivered = s.seq
+        half.top = half.acked = half.delivered = s.seq
     if half.episode_ns == 0:
         half.episode_ns = now_ns
     if s.flags & FIN:
@@ -207,7 +202,7 @@ cdef int judge_data(watched_t *w, const seen_t *s, const packet_t *p, int64_t no
         if half.overruns == OVERRUNS:
             guilty = WINDOW_OVERRUN
     half.sent_bytes += s.payload
-    if half.missing and seq_le(s.seq, half.lost) and seq_gt(behind, half.lost) and close_episode(half, now_ns):
+    if half.missing and seq_le(s.seq, half.lost) and seq_gt(behind, half.lost) and close_round(half, now_ns):
         guilty = NO_BACK_OFF
     half.top = seq_max(half.top, s.seq + length_of(s))
     return guilty
@@ -256,7 +251,7 @@ cdef void note_dropped(watched_t *w, const seen_t *s) noexcept nogil:
     if s.payload == 0:
         return
     half.lost_bytes += s.payload
-    if not half.missing and seq_ge(s.seq, half.episode):
+    if not half.missing:
         half.missing = True
         half.lost = s.seq
     if not half.has_hole and seq_ge(s.seq, half.delivered):

@@ -42,15 +42,14 @@ cdef struct half_t:                  # what one end sends, and what the other sa
     uint32_t claimed                 # acknowledged without having got it: up to here
     uint32_t optimistic              # how often
     uint32_t overruns                # segments beyond the window
-    # --- an episode: from when the sender knew of a loss until it knows of the next one, of later data
-    bint missing                     # a loss of this episode was not sent again yet
+    # --- a round: from when the sender knew of a loss until it knows of the next one
+    bint missing                     # something was dropped that was not sent again yet
     uint32_t lost                    # its first byte
-    uint32_t episode                 # what is sent from here on is of this episode
     int64_t episode_ns               # when it began
-    uint64_t sent_bytes              # payload
-    uint64_t lost_bytes
-    uint32_t strikes                 # episodes in a row with heavy losses
-    uint64_t strike_bytes[2]         # sent in the first and in the last of them
+    uint64_t sent_bytes              # payload, in this round
+    uint64_t lost_bytes              # in all that are counted
+    uint32_t strikes                 # rounds that are counted
+    uint64_t strike_bytes[2]         # sent in the first and in the second half of them
     int64_t strike_ns[2]
     uint32_t turn                    # of packets that are dropped early
 
