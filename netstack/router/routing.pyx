@@ -297,7 +297,8 @@ cdef void pull(forwarder_t *f, packet_t *p) noexcept nogil:
         return
     memcpy(f.scratch, p.header, p.header_length)
     memcpy(f.scratch + p.header_length, p.head + p.header_length, p.head_length - p.header_length)
-    memcpy(f.scratch + p.head_length, p.body, p.body_length)
+    if p.body_length:                        # else there may be no body at all
+        memcpy(f.scratch + p.head_length, p.body, p.body_length)
     charge(f, p.head_length + p.body_length)
     p.stays = False
     p.header = f.scratch
