@@ -10,6 +10,7 @@ import argparse
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -98,6 +99,10 @@ class Soak:
     def serve(self, s) -> None:
         with s:
             try:
+                # A killed peer sends no more, and says so to who sends only; this end may be waiting for it.
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 3)):
+                    s.setsockopt(socket.IPPROTO_TCP, option, value)
                 while data := s.recv(65536):
                     s.sendall(data)
                     self.bytes += len(data)
@@ -159,7 +164,7 @@ class Soak:
         with open("/proc/self/statm") as file:
             memory = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10
         return (f"{self.bytes >> 20} MiB compared, {self.connections} connections, {self.kills} kills, {memory} KiB, "
-                f"{len(os.listdir('/proc/self/fd'))} descriptors")
+                f"{len(os.listdir('/proc/self/fd'))} descriptors, {threading.active_count()} threads")
 
 
 def main() -> int:
