@@ -203,11 +203,11 @@ def drained(stack) -> list[bytes]:
 class Bottleneck:
     """A router's data path, who sends, and the server behind the slow link; nothing happens but in `run`."""
 
-    def __init__(self, senders, **options):
+    def __init__(self, senders, greedy="count", **options):
         from rings.channel import channel_pair
 
         pool = [ipaddress.ip_network("10.77.0.0/16")]
-        self.forwarder = Forwarder(pool, pack_address("10.77.0.1"), spin_us=0, **options)
+        self.forwarder = Forwarder(pool, pack_address("10.77.0.1"), spin_us=0, greedy=greedy, **options)
         self.server = Server()
         self.parties = []
         self.keep = []

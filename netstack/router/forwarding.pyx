@@ -178,7 +178,7 @@ cdef class Forwarder:
     """
 
     def __cinit__(self, networks=(), router_address=(), *, uint32_t max_ports=1024, uint64_t queue_limit=1 << 20,
-                  int64_t spin_us=50, bint fair=True, bint codel=False, bint budget=True, str greedy="count"):
+                  int64_t spin_us=50, bint fair=True, bint codel=False, bint budget=True, str greedy="off"):
         cdef bytes secret = os.urandom(16)
         cdef forwarder_t *f
         cdef epoll_event event

@@ -166,9 +166,9 @@ class Router:
     limit : mapping or Limit, optional
         What each stack may send at most, ``{"rate": "100mbit", "packets": 20000, "burst": "10ms"}``: see
         `limits.Limit`. What it has beyond that waits in its ring. `limit` changes it for one of them.
-    greedy : {"count", "off", "mark", "clamp", "penalty", "detach"}
-        What is done about TCPs that misbehave, see `docs/fairness.md`: they are counted and told, or nobody is watched;
-        or their packets are marked, their windows made small, they wait in a queue with a small share, are detached.
+    greedy : {"off", "count", "mark", "clamp", "penalty", "detach"}
+        What is done about TCPs that misbehave, see `docs/fairness.md`: nobody is watched; they are counted and told; or
+        their packets are marked, their windows made small, they wait in a queue with a small share, are detached.
     allowed_uids : iterable of int
         Further users whose stacks may attach, each at most a quarter of ``max_attachments``; needs
         ``backend="memfd"``.
@@ -211,7 +211,7 @@ class Router:
         fair: bool = True,
         codel: bool = False,
         limit: Mapping[str, Any] | Limit | None = None,
-        greedy: str = "count",
+        greedy: str = "off",
         allowed_uids=(),
         metrics: str | None = None,
         opening=open_descriptor,

@@ -132,7 +132,8 @@ class Net:
         self.forwarder = Forwarder(
             [ipaddress.ip_network(n) for n in ("10.77.0.0/16", "fd77::/64")],
             [pack_address(a) for a in ("10.77.0.1", "fd77::1")],
-            spin_us=0, fair=codel or rng.random() < 0.5, codel=codel, queue_limit=rng.choice((20_000, 1 << 20)))
+            spin_us=0, fair=codel or rng.random() < 0.5, codel=codel, queue_limit=rng.choice((20_000, 1 << 20)),
+            greedy="count")
         chaos = rng.choice((0, 0, 0.02, 0.1, 0.3))
         addresses = [f"fd77::{n}" if six else f"10.77.0.{n}" for n in range(2, 6)]
         self.parties = [Party(self, a, random.Random(f"{seed} {a}"), mtu=rng.choice((mtu, 1500)), chaos=chaos)
