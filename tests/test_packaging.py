@@ -29,6 +29,8 @@ def sdist(tmp_path_factory):
     copy = tmp_path_factory.mktemp("tree") / "copy"
     ignored = shutil.ignore_patterns(".*", "*.so", "build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, copy, ignore=ignored)
+    if (ROOT / "build/cython").is_dir():                 # what has been translated need not be once more
+        shutil.copytree(ROOT / "build/cython", copy / "build/cython")
     out = tmp_path_factory.mktemp("sdist")
     build = "import setuptools.build_meta as b, sys; b.build_sdist(sys.argv[1])"
     run([sys.executable, "-c", build, out], cwd=copy)
