@@ -311,7 +311,7 @@ def test_packets_go_on_while_routes_come_and_go():
     finally:
         stop.set()
         sender.join(60)
-        lan_quiet = wait_until(lambda: traffic.drain() or traffic.received == traffic.sent)
+        lan_quiet = wait_until(lambda: traffic.drain() == 0 and traffic.received == traffic.sent, 60)
         lan.forwarder.stop()
     assert lan_quiet and traffic.received == traffic.sent > 0
     lan.check()

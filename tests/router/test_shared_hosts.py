@@ -95,9 +95,18 @@ def test_a_port_of_another_process_is_in_use(pair):
             assert caught.value.errno == errno.EADDRINUSE
     with b.socket() as s, b.socket(type=socket.SOCK_DGRAM) as u:     # they are free again
         wait_until(lambda: s.connect_ex((SHARED, 80)) == errno.ECONNREFUSED)
-        u.bind((SHARED, 53))
+        wait_until(lambda: had(u, 53))                               # the router is told after close has returned
     with b.socket() as s:
-        s.bind((SHARED, 80))
+        wait_until(lambda: had(s, 80))
+
+
+def had(s, port) -> bool:
+    try:
+        s.bind((SHARED, port))
+    except OSError as e:
+        assert e.errno == errno.EADDRINUSE
+        return False
+    return True
 
 
 def test_a_connection_to_a_port_of_nobody_is_refused(pair):
