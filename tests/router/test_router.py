@@ -93,6 +93,7 @@ def test_several_addresses(router):
             assert receive(b).src == address
 
 
+@pytest.mark.serial                      # others have shared memory of their own meanwhile
 def test_closing_gives_everything_back(router):
     router.attach().close()
     settled(router)
@@ -368,6 +369,7 @@ def busy_packet(address: str, size: int) -> str:
     return bytes(IP(src=address, dst="10.77.200.200") / UDP() / Raw(bytes(size))).hex()
 
 
+@pytest.mark.serial                      # as above
 @pytest.mark.timeout(600)
 def test_processes_killed_at_random_times_leave_nothing(router, scale):
     """200 kill -9 of attached, sending processes; a bystander's packets all arrive meanwhile."""
