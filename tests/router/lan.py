@@ -129,3 +129,17 @@ class Lan:
 
     def check(self):
         assert self.forwarder.check_conservation() == []
+
+
+class Timed(Lan):
+    """A data path whose clock is the test's."""
+
+    MS = 1_000_000
+    now = 1_000 * MS
+
+    def at(self, ms: float) -> None:
+        """Rounds at so many milliseconds after the beginning, until nobody has anything."""
+        self.now = Timed.now + round(ms * self.MS)
+        while self.forwarder.run_once(self.now):
+            pass
+        self.check()

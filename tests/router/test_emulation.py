@@ -12,24 +12,11 @@ import netstack
 from netstack.errors import ConfigError
 from netstack.link.emulation import Emulation
 from netstack.router.uplinks import UplinkConfig
-from tests.router.lan import Lan
+from tests.router.lan import Timed
 from tests.support import ROOT, run
 
 A, B = "10.77.0.2", "10.77.0.3"
 MS = 1_000_000
-
-
-class Timed(Lan):
-    """A data path whose clock is the test's."""
-
-    now = 1_000 * MS
-
-    def at(self, ms):
-        """Rounds at so many milliseconds after the beginning, until nobody has anything."""
-        self.now = Timed.now + round(ms * MS)
-        while self.forwarder.run_once(self.now):
-            pass
-        self.check()
 
 
 @pytest.fixture

@@ -9,22 +9,11 @@ from scapy.packet import Raw
 
 import netstack
 from bench import fairness
-from tests.router.lan import Lan
+from tests.router.lan import Timed
 from tests.support import ROOT
 
 A, B, C, D = "10.77.0.2", "10.77.0.3", "10.77.0.4", "10.77.0.5"
 MS = 1_000_000
-
-
-class Timed(Lan):
-    now = 1_000 * MS
-
-    def at(self, ms):
-        """Rounds at so many milliseconds after the beginning, until nobody has anything."""
-        self.now = Timed.now + round(ms * MS)
-        while self.forwarder.run_once(self.now):
-            pass
-        self.check()
 
 
 def shared(rate="10mbit", queue=1000, senders=(A, B), **options):

@@ -10,22 +10,12 @@ from netstack.router.forwarding import Forwarder
 from netstack.router.greedy import MISDEEDS, POLICIES
 from netstack.router.pool import pack_address
 from netstack.testing.packets import build_tcp, checksum
-from tests.router.lan import Lan, take
+from tests.router.lan import Timed, take
 
 A, B, C, D = "10.77.0.2", "10.77.0.3", "10.77.0.4", "10.77.0.5"
 A6, D6 = "fd77::2", "fd77::5"
 MSS = 1400
 MS = 1_000_000
-
-
-class Timed(Lan):
-    now = 1_000 * MS
-
-    def at(self, ms):
-        self.now = Timed.now + round(ms * MS)
-        while self.forwarder.run_once(self.now):
-            pass
-        self.check()
 
 
 class Conversation:

@@ -351,6 +351,14 @@ def shares(*stacks):
     return [{p[TCP].sport for p in stack.received()} for stack in stacks]
 
 
+def speaks(lan, stack, flags):
+    """The stack sends a segment on each of the 300 flows."""
+    for i in range(0, 300, 50):
+        stack.send(*[tcp(80, 10_000 + n, flags, src=SHARED, dst=OTHER) for n in range(i, i + 50)])
+        lan.run()
+        lan.other.received()
+
+
 def test_flows_to_a_shared_port_are_spread_and_each_keeps_its_stack(lan):
     group = [lan.sharer() for _ in range(4)]
     for stack in group:
@@ -384,10 +392,7 @@ def test_who_joins_takes_no_connection_from_anybody(lan):
     lan.other.send(*flows(300))
     lan.run()
     a.received()
-    for i in range(0, 300, 50):
-        a.send(*[tcp(80, 10_000 + n, "A", src=SHARED, dst=OTHER) for n in range(i, i + 50)])
-        lan.run()
-        lan.other.received()
+    speaks(lan, a, "A")
     b.claim(80, flags=REUSEPORT)
     lan.other.send(*flows(300, flags="A"))
     lan.run()
@@ -402,10 +407,7 @@ def test_who_joins_amid_handshakes_takes_none_of_them(lan, answer):
     """The peer of a connection may answer a SYN,ACK after somebody joined, before its stack sent more."""
     a, b = lan.sharer(), lan.sharer()
     a.claim(80, flags=REUSEPORT)
-    for i in range(0, 300, 50):
-        a.send(*[tcp(80, 10_000 + n, answer, src=SHARED, dst=OTHER) for n in range(i, i + 50)])
-        lan.run()
-        lan.other.received()
+    speaks(lan, a, answer)
     b.claim(80, flags=REUSEPORT)
     lan.other.send(*flows(300, flags="A"))
     lan.run()
