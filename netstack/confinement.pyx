@@ -24,6 +24,11 @@ cdef extern from "<sys/prctl.h>" nogil:
         PR_CAP_AMBIENT
         PR_CAP_AMBIENT_CLEAR_ALL
 
+cdef extern from "<dlfcn.h>" nogil:
+    enum:
+        RTLD_NOW
+    void *dlopen(const char *, int)
+
 cdef extern from "<sys/syscall.h>" nogil:
     long syscall(long, ...)
     enum:
@@ -180,6 +185,7 @@ def restrict_files(read=(), write=()):
         judged |= FILE_TRUNCATE
     if version >= 5:
         judged |= DEVICE_IOCTL
+    dlopen("libgcc_s.so.1", RTLD_NOW)    # glibc opens it when the first thread ends, and aborts where it can't
     ruleset = <int> syscall(SYS_landlock_create_ruleset, &judged, sizeof(judged), <uint32_t> 0)
     if ruleset < 0:
         _fail("landlock_create_ruleset")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import itertools
 import os
 import pathlib
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = ["-I", str(ROOT / "netstack/include"), "-I", str(ROOT / "rings/include")]
@@ -42,6 +43,17 @@ def run(argv, timeout: float = 120, check: bool = True, **options) -> subprocess
     if check:
         assert done.returncode == 0, f"{argv}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def descriptors() -> dict[int, str]:
+    """What this process has open, and what each is, when what earlier tests let go has been collected: that it goes
+    amid a test must not count."""
+    gc.collect()
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):                   # the listing's own
+            found[int(number)] = os.readlink(f"/proc/self/fd/{number}").split(":")[0]
+    return found
 
 
 # ---- network namespaces ------------------------------------------------------

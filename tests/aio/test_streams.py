@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import socket
 import ssl
@@ -11,6 +10,7 @@ import sys
 import pytest
 
 from tests.aio.conftest import LIMIT
+from tests.support import descriptors
 
 
 async def echo(reader, writer):
@@ -47,13 +47,12 @@ def test_no_descriptor_is_made_for_a_connection(net):
     async def main():
         server = await net.start_server(echo, net.address, 0)
         streams = [await net.open_connection(net.address, port_of(server))]     # the loop meets the hosts
-        gc.collect()
-        before = set(os.listdir("/proc/self/fd"))
+        before = descriptors().keys()
         streams += [await net.open_connection(net.address, port_of(server)) for _ in range(20)]
         for reader, writer in streams:
             writer.write(b"x")
             assert await reader.read(1) == b"x"
-        assert set(os.listdir("/proc/self/fd")) <= before
+        assert descriptors().keys() <= before
         for _, writer in streams:
             writer.close()
             await writer.wait_closed()

@@ -12,7 +12,7 @@ from netstack.router import Router
 from tests.router.conftest import backend, runtime  # noqa: F401
 from tests.router.lan import wait_until
 from tests.router.test_hostile import Bystanders
-from tests.support import ROOT, compile_c, scale
+from tests.support import ROOT, compile_c, descriptors, scale
 
 MUTATIONS = 100_000_000
 
@@ -37,7 +37,7 @@ def test_f5_a_hundred_million_random_words_in_a_ring(runtime, backend, scribbler
     with Router(backend=backend, ring_capacity=1 << 18) as router:
         with Bystanders(router) as others:
             wait_until(lambda: others.count > 100)
-            before, descriptors = resident(), len(os.listdir("/proc/self/fd"))
+            before, opened = resident(), len(descriptors())
             done = subprocess.run([sys.executable, "-m", "tests.faults.hostile_stack", scribbler, str(count), "5",
                                    str(fatal)], cwd=ROOT, env={**os.environ, **router.environment()},
                                   capture_output=True, text=True, timeout=1000)
@@ -47,7 +47,7 @@ def test_f5_a_hundred_million_random_words_in_a_ring(runtime, backend, scribbler
             wait_until(lambda: len(router.attachments()) == 2)
             seen = others.count
             wait_until(lambda: others.count > seen + 100)
-            assert len(os.listdir("/proc/self/fd")) == descriptors
+            assert len(descriptors()) == opened
             assert resident() < before + (32 << 20)
         ended = router.endings()
         record_property("attachments", attachments)

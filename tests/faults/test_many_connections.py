@@ -12,7 +12,7 @@ import random
 import pytest
 
 from netstack.stack import Stack
-from tests.support import SANITIZED, scale
+from tests.support import SANITIZED, descriptors, scale
 
 LOCAL = "127.0.0.1"
 S = 10**9
@@ -29,10 +29,6 @@ def resident(trim=True):
         ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def descriptors():
-    return sorted(os.listdir("/proc/self/fd"))
 
 
 class Rig:

@@ -2,16 +2,12 @@
 are some again; what needs none goes on."""
 
 import errno
-import gc
 import os
 import resource
 
 import netstack
 from netstack.errors import NetstackError
-
-
-def descriptors():
-    return {int(fd) for fd in os.listdir("/proc/self/fd")}
+from tests.support import descriptors
 
 
 class Allowed:
@@ -39,7 +35,6 @@ class Allowed:
 def steps(run, most=60):
     """Run with no descriptor to spare, with one, with two, until it gets through. Returns how many it needed."""
     run()                                        # what is opened once for all
-    gc.collect()
     before = descriptors()
     for more in range(most):
         try:
@@ -50,10 +45,8 @@ def steps(run, most=60):
         except NetstackError as error:
             assert "descriptor" in str(error), error
         else:
-            gc.collect()
             assert descriptors() == before
             return more
-        gc.collect()
         assert descriptors() == before, more
     raise AssertionError(f"{most} descriptors were not enough")
 

@@ -13,7 +13,7 @@ import pytest
 import netstack
 from tests.faults.bystanders import Bystanders, echo_server
 from tests.router.lan import wait_until
-from tests.support import ROOT, scale
+from tests.support import ROOT, descriptors, scale
 
 LIMIT = 60
 
@@ -61,10 +61,6 @@ for line in sys.stdin:
 STAGES = ("attaches", "connects", "loads", "closes", "idles")
 
 
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
 def segments():
     """Pieces of memory that this process shares."""
     with open("/proc/self/maps") as file:
@@ -102,11 +98,11 @@ def test_f1_a_stack_killed_at_any_moment_hurts_nobody(runtime, backend):
         try:
             for stage in STAGES:                 # whatever is made on first use
                 kill_one(stage, 0.1)
-            fds, shared, memory = descriptors(), segments(), memory_kib()
+            fds, shared, memory = len(descriptors()), segments(), memory_kib()
             for i in range(kills):
                 kill_one(STAGES[i % len(STAGES)], rng.uniform(0, rng.choice((0.004, 0.02, 0.05))))
             # Connections of the dead end by resets, or when they time out: they hold no descriptors.
-            wait_until(lambda: descriptors() <= fds, LIMIT)
+            wait_until(lambda: len(descriptors()) <= fds, LIMIT)
             assert segments() == shared
             assert memory_kib() - memory < 16 << 10
             assert not router.check_conservation()

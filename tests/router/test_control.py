@@ -20,6 +20,7 @@ from netstack.router.control import HANDSHAKE_NS
 from netstack.router.paths import socket_path
 from netstack.router.protocol import AttachRequest, Type
 from tests.router.lan import wait_until
+from tests.support import descriptors
 
 
 def serves(router) -> bool:
@@ -115,7 +116,7 @@ def test_attached_client_that_breaks_the_protocol_loses_its_attachment(router, m
 
 @pytest.mark.parametrize("count", [1, 2, 8, 200])
 def test_descriptors_sent_to_the_router_are_closed_and_end_the_connection(router, count):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     sock = hello(router)
     read, write = os.pipe()
     sock.sendmsg(
@@ -127,7 +128,7 @@ def test_descriptors_sent_to_the_router_are_closed_and_end_the_connection(router
     assert select.select([read], [], [], 20)[0] and os.read(read, 1) == b"", "no copy of it is left"
     os.close(read)
     sock.close()
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    wait_until(lambda: len(descriptors()) == before)
 
 
 def test_silent_client_is_cut_off(router):

@@ -16,7 +16,7 @@ from netstack.errors import AddressTakenError, ConfigError, NoRouterError, PoolE
 from netstack.router import ControlClient, Router, attach
 from tests.faults.test_no_descriptors import Allowed
 from tests.router.lan import parsed, put, take, wait_until
-from tests.support import ROOT
+from tests.support import ROOT, descriptors
 
 
 def send(attachment, packet):
@@ -26,17 +26,6 @@ def send(attachment, packet):
 
 def receive(attachment):
     return parsed(wait_until(lambda: take(attachment.link.channel)))
-
-
-def descriptors() -> list[str]:
-    """What this process has open."""
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.append(f"{number} {os.readlink(f'/proc/self/fd/{number}').split(':')[0]}")
-        except FileNotFoundError:
-            pass  # the listing's own
-    return sorted(found)
 
 
 def settled(router, connections: int = 0):

@@ -19,7 +19,7 @@ from netstack.errors import ConfigError, LinkError
 from netstack.router import Router
 from tests.router.lan import wait_until
 from tests.router.outside import MACHINE, data_of, digest_of, echo, free_port, send_all, tcp_server
-from tests.support import ROOT
+from tests.support import ROOT, descriptors
 
 MIB = 1 << 20
 ABORT = struct.pack("ii", 1, 0)
@@ -337,7 +337,7 @@ def test_whatever_becomes_of_connections_nothing_is_left(make, scale):
     with tcp_server(serve) as port:
         call(port, 1)
         idle(router)
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(descriptors())
         for _ in range(scale(200, 10)):
             threads = [threading.Thread(target=call, args=(port, dice.randrange(1 << 30))) for _ in range(16)]
             for thread in threads:
@@ -345,7 +345,7 @@ def test_whatever_becomes_of_connections_nothing_is_left(make, scale):
             for thread in threads:
                 thread.join()
         idle(router)
-        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        wait_until(lambda: len(descriptors()) <= before)
     counts = router.relayed()
     assert counts["streams_opened"] >= scale(200, 10) * 16 // 2 and counts["streams_reset"] > 0
     assert router.check_conservation() == []
@@ -599,12 +599,12 @@ def test_what_fails_in_the_middle_leaves_nothing(runtime, monkeypatch):
         raise OSError(errno.EAGAIN, "no thread")
 
     Router(uplinks=["user"]).close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no thread"):
         patch.setattr(UserUplink, "_begin", fails)
         Router(uplinks=["user,publish=127.0.0.1:0:10.77.0.2:80"])
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(descriptors()) <= before
     assert not [thread for thread in threading.enumerate() if thread.name == "netstack-relay"]
 
 

@@ -165,6 +165,25 @@ CALLS = {
 }
 
 
+@pytest.mark.skipif(confinement.landlock_version() < 1, reason="this kernel has no Landlock")
+def test_r_a_thread_may_end_without_the_c_librarys_files():
+    """As threads of Python do that want the interpreter while it ends: what pthread_exit() needs was loaded before
+    (glibc aborts otherwise)."""
+    done = run("""
+        import ctypes, os, threading
+        from netstack import confinement
+        lib = ctypes.CDLL(None)
+        confinement.restrict_files(read=["/proc"])
+        ended = threading.Thread(target=lambda: lib.pthread_exit(None), daemon=True)
+        ended.start()
+        while len(os.listdir("/proc/self/task")) > 1:
+            pass
+        print("ended", flush=True)
+        os._exit(0)
+    """)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
+
+
 @pytest.mark.parametrize("what", CALLS)
 def test_r_calls_that_a_router_does_not_need(what):
     code, ended = CALLS[what]

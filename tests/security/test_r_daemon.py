@@ -29,7 +29,7 @@ from tests.daemon.test_hostile import bystanders, hostile, listener  # noqa: F40
 from tests.router.lan import wait_until
 from tests.security.test_r_router_life import stop_the_clock
 from tests.security.test_r_router_memory import beside, sealed, seals_of, workers  # noqa: F401
-from tests.support import ROOT, scale
+from tests.support import ROOT, descriptors, scale
 
 RING = 256 << 10
 
@@ -333,7 +333,7 @@ def test_r13_daemon_poison_ends_those_clients_and_is_told_now_and_then(server, c
         listening.settimeout(LIMIT)
         with honest.create_connection(listening.getsockname(), LIMIT) as one, listening.accept()[0] as other:
             wait_until(lambda: len(server.clients) == 1)
-            sockets, before = len(server.sockets), len(os.listdir("/proc/self/fd"))
+            sockets, before = len(server.sockets), len(descriptors())
             for n in range(3 * BURST):
                 with hostile() as client:
                     number, memory, accepted = stream(client, listening)
@@ -344,7 +344,7 @@ def test_r13_daemon_poison_ends_those_clients_and_is_told_now_and_then(server, c
                 one.sendall(b"%04d" % n)
                 assert exactly(other, 4) == b"%04d" % n
             assert server.detached == 3 * BURST
-            wait_until(lambda: len(server.sockets) == sockets and len(os.listdir("/proc/self/fd")) <= before)
+            wait_until(lambda: len(server.sockets) == sockets and len(descriptors()) <= before)
     assert len([r for r in caplog.records if "cut off" in r.getMessage()]) == BURST
 
 

@@ -25,7 +25,7 @@ from tests.router.lan import Lan, put, take, wait_until
 from tests.router.test_control import connect, ended, hello
 from tests.router.test_hostile import Bystanders
 from tests.security.test_r_router_memory import CAPACITY, HEAD, TAIL, Attached
-from tests.support import ROOT
+from tests.support import ROOT, descriptors
 
 A, B, C = "10.77.0.2", "10.77.0.3", "10.77.0.4"
 BATCH = 64                       # packets of one port before the next has its turn
@@ -36,10 +36,6 @@ POISON = 1 << 60
 
 def udp(src, dst, payload=b""):
     return IP(src=src, dst=dst) / UDP(sport=1, dport=2) / Raw(payload)
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
 
 
 def goes_on(others, packets=20):
@@ -156,7 +152,7 @@ def test_r13_router_poison_ends_that_attachment_is_counted_and_told_now_and_then
         with Attached(router):
             pass
         wait_until(lambda: len(router.attachments()) == 2)
-        before = descriptors()
+        before = len(descriptors())
         for _ in range(3 * BURST):
             hostile = router.attach()
             channel = hostile.link.channel
@@ -165,7 +161,7 @@ def test_r13_router_poison_ends_that_attachment_is_counted_and_told_now_and_then
             wait_until(lambda: bell.kick() or len(router.attachments()) == 2, 60)  # noqa: B023
             hostile.close()
             bell = channel = None                # a doorbell is open while somebody has it
-        wait_until(lambda: descriptors() <= before and len(router.attachments()) == 2)
+        wait_until(lambda: len(descriptors()) <= before and len(router.attachments()) == 2)
         goes_on(others)
     assert 1 <= len([r for r in caplog.records if "its ring" in r.getMessage()]) <= BURST
     assert router.endings()["poisoned"] >= 1
@@ -207,14 +203,14 @@ def test_r14_router_all_of_a_killed_stack_comes_back(router, orphan):  # noqa: F
         with Attached(router):
             pass
         wait_until(lambda: len(router.attachments()) == 1)
-        before = descriptors()
+        before = len(descriptors())
         with subprocess.Popen([sys.executable, "-c", CHILD, *orphan], cwd=ROOT, stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, text=True,
                               env={**os.environ, **router.environment()}) as victim:
             address = victim.stdout.readline().strip()
             before += 2                         # of the pipes
             victim.send_signal(signal.SIGKILL)
-            wait_until(lambda: len(router.attachments()) == 1 and descriptors() <= before)
+            wait_until(lambda: len(router.attachments()) == 1 and len(descriptors()) <= before)
             put(peer.link.channel, udp(peer.address, address))
             peer.link.channel.flush()
             reply = IP(wait_until(lambda: take(peer.link.channel)))
