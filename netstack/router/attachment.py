@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import os
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -91,6 +92,7 @@ class Attachment:
         self._patience_s = 0.0
         self._lost_at = 0.0                  # monotonic; 0: the router is there
         self._complaint = ""                 # why the last attempt to come back failed
+        self._ending = ""
         self.returns = 0
         self.link = ChannelLink(channel, mtu=reply.mtu, watch_peer=False)  # the keeper does, by the control socket
         self.mtu = reply.mtu
@@ -152,6 +154,16 @@ class Attachment:
         """The router ended or was killed, or this was closed."""
         return self._control is None
 
+    @property
+    def ending(self) -> str:
+        """Why the router ended this attachment, and no other: ``poisoned`` or ``truncated`` (its rings), or ``greedy:``
+        and what a TCP of it did. Empty: it did not, or did not say so.
+        """
+        with self._lock:
+            if not self._ending and self._control is not None:
+                self._ending = protocol.last_words(self._control.socket, socket.MSG_PEEK)
+            return self._ending
+
     def serve(self, driver: Driver, patience_s: float) -> None:
         """A driver has the link: should the router be killed, its connections wait so long for the next one."""
         self._driver = driver
@@ -194,8 +206,12 @@ class Attachment:
             if self.ports is not None:
                 self.ports.close()
             if control is not None:
+                self._ending = protocol.last_words(control.socket)
                 control.close()
-            if self.link.peer_closed or self._driver is None or self._patience_s <= 0:
+            if self._ending:
+                log.warning("router %s ended the attachment of %s: %s", self.name, ", ".join(self.addresses),
+                            self._ending)
+            if self._ending or self.link.peer_closed or self._driver is None or self._patience_s <= 0:
                 self._end()
                 return False
             self._lost_at = time.monotonic()

@@ -101,11 +101,14 @@ class ControlClient:
             if not data:
                 raise RouterError(errno.ECONNRESET, f"router {self.name!r} closed the connection")
             answered, sequence, status, reply = protocol.unpack(data)
+            if answered == Type.END:
+                self._wait_for_end()
+                raise RouterError(errno.ECONNRESET,
+                                  f"router {self.name!r} ended this attachment: {protocol.text_of(reply)}")
             if answered != kind or sequence != self._sequence:
                 raise RouterError(errno.EPROTO, f"router {self.name!r} answered something else")
             if status:
-                text = reply.rstrip(b"\0").decode("utf-8", "replace")
-                raise _ERRORS.get(status, RouterError)(status, text)
+                raise _ERRORS.get(status, RouterError)(status, protocol.text_of(reply))
         except protocol.ProtocolError as error:
             protocol.close_fds(fds)
             raise RouterError(errno.EPROTO, f"router {self.name!r}: {error}") from None
@@ -113,6 +116,14 @@ class ControlClient:
             protocol.close_fds(fds)
             raise
         return reply, fds
+
+    def _wait_for_end(self) -> None:
+        """The router closes when it has taken everything back."""
+        try:
+            while self.socket.recv(1):
+                pass
+        except OSError:
+            pass
 
     def attachments(self) -> list[AttachmentInfo]:
         """Who is attached."""

@@ -189,9 +189,10 @@ class ControlServer:
             except BlockingIOError:
                 pass
         elif fd == self._failures_fd:
-            for connection, why in self._router.failures():
-                if connection is not None:
-                    self._drop(connection, why)
+            for connection, why, words in self._router.failures():
+                if words:
+                    self._say_why(connection, words)
+                self._drop(connection, why)
         elif fd in self._pidfds:
             self._drop(self._pidfds[fd], "process ended")
         elif fd in self._connections:
@@ -333,6 +334,11 @@ class ControlServer:
         except BlockingIOError:
             return False
         return True
+
+    def _say_why(self, connection: Connection, words: str) -> None:
+        """The last message; who does not read, or is gone, goes without."""
+        with contextlib.suppress(OSError):
+            self._send(connection, protocol.pack(Type.END, 0, words.encode("utf-8", "replace")), [])
 
     def _answer(self, connection: Connection, data: bytes) -> tuple[bytes, list[int]]:
         kind, sequence, _status, body = protocol.unpack(data)

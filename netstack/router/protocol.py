@@ -26,6 +26,7 @@ from __future__ import annotations
 import array
 import enum
 import os
+import select
 import socket
 import struct
 from dataclasses import astuple, dataclass, field, fields
@@ -94,6 +95,7 @@ ROUTE_KINDS = ("static", "link", "pool", "stack", "default")
 # nanoseconds of burst. reply: bytes and packets a second (0: no limit), bytes and packets at once
 LIMIT = struct.Struct("<QB7xQQQ")
 LIMIT_REPLY = struct.Struct("<QQQQ")
+# END: unasked, from the router, the last message of a connection whose attachment it ended by itself: why, in UTF-8
 
 
 class Type(enum.IntEnum):
@@ -115,6 +117,7 @@ class Type(enum.IntEnum):
     SHARE = 16
     FLOWS = 17
     LIMIT = 18
+    END = 20
 
 
 class Capability(enum.IntFlag):
@@ -460,6 +463,30 @@ def receive(sock: socket.socket, max_fds: int = 0, flags: int = 0) -> tuple[byte
         close_fds(fds)
         raise ProtocolError("descriptors were cut off: this process may have no more (RLIMIT_NOFILE)")
     return data, list(fds)
+
+
+def text_of(body: bytes) -> str:
+    """A body that is text."""
+    return body.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def last_words(sock: socket.socket, flags: int = 0) -> str:
+    """Why the router ended the attachment, from what waits in a connection; empty: it said nothing, or nothing yet.
+
+    Reads up to there, never waiting; with MSG_PEEK it looks at the next message only, and leaves it.
+    """
+    there = select.poll()                  # a socket with a timeout waits in spite of MSG_DONTWAIT
+    there.register(sock, select.POLLIN)
+    while there.poll(0):
+        try:
+            kind, _, _, body = unpack(sock.recv(MESSAGE_BYTES, flags | socket.MSG_DONTWAIT))
+        except (OSError, ProtocolError):
+            return ""
+        if kind == Type.END:
+            return text_of(body)
+        if flags & socket.MSG_PEEK:
+            break
+    return ""
 
 
 def close_fds(fds) -> None:

@@ -72,6 +72,7 @@ class _Attached:
         self.port = 0
         self.since_ns = time.monotonic_ns()
         self.command = command_of(connection.pid)
+        self.misdeed = ""  # what a TCP of it did last, in words
 
     @property
     def addresses(self) -> tuple[bytes, ...]:
@@ -742,20 +743,27 @@ class Router:
             v.to_bytes(8, "little") for v in values[first : first + protocol.MAX_COUNTERS]
         )
 
-    def failures(self) -> list[tuple[Connection | None, str]]:
-        """Ports that the data path gave up: stacks to be cut off, uplinks to be opened anew."""
-        out: list[tuple[Connection | None, str]] = []
+    def failures(self) -> list[tuple[Connection, str, str]]:
+        """Ports that the data path gave up: stacks to cut off, why, and what they are told; uplinks to open anew."""
+        out: list[tuple[Connection, str, str]] = []
         with self._lock:
+            failed = self._forwarder.failed()            # first: each was found before
             for finding in self._forwarder.findings():
                 log.warning("TCP %s", finding)
-            for port, why in self._forwarder.failed():
+                if (attached := self._attached.get(finding.attachment)) is not None:
+                    attached.misdeed = str(finding)
+            for port, why in failed:
                 attached = self._attached.get(port)
                 if attached is not None:
+                    words = ""                           # it closed its ring itself
                     if why in ("poisoned", "truncated"):
+                        words = why
                         log.warning("process %d %s its ring: detached", attached.connection.pid, why)
                     elif why == "greedy":
-                        log.warning("process %d has a TCP that misbehaves: detached", attached.connection.pid)
-                    out.append((attached.connection, why))
+                        words = f"greedy: {attached.misdeed}"
+                        log.warning("process %d has a TCP that misbehaves: detached; %s", attached.connection.pid,
+                                    attached.misdeed)
+                    out.append((attached.connection, why, words))
                     continue
                 for uplink in self._uplinks:
                     if uplink.port == port:
