@@ -17,6 +17,7 @@ COMMANDS = {
     "daemon": "Run a stack for other programs in the foreground.",
     "demo": "Transfer a file between two programs with a stack each.",
     "doctor": "Show what this machine offers, and what to do about what is missing.",
+    "greedy": "Show and change what a router does about TCPs that misbehave.",
     "limit": "Show and change what a stack may send through a router.",
     "lookup": "Ask name servers from a stack of its own.",
     "neigh": "Show the neighbours of running stacks.",

@@ -6,7 +6,9 @@ import json
 
 import click
 
+from netstack.cli.greedy import found_text
 from netstack.errors import NetstackError
+from netstack.router.greedy import MISDEEDS
 
 STATES = {1: "active", 2: "failed", 3: "held"}
 
@@ -36,6 +38,7 @@ def describe(info) -> dict:
         "limit_packets_s": info.limit_packets_s or None,
         "limited": info.limited,
         "deferred": info.deferred,
+        "greedy": dict(zip(MISDEEDS, info.greedy, strict=True)),
     }
 
 
@@ -53,6 +56,7 @@ def describe_uplink(info) -> dict:
         "drops_from": info.drops_in,
         "drops_to": info.drops_out,
         "queued": info.queued,
+        "greedy": dict(zip(MISDEEDS, info.greedy, strict=True)),
     }
 
 
@@ -84,15 +88,16 @@ def table(rows: list[dict], title: str):
     left = ("addresses", "command")
     limits = [limit_text(row) for row in rows]
     with_limits = any(limits)
-    for column in ("pid", "addresses", "packets from", "to", "drops from", "to", *["limit"] * with_limits, "up",
-                   "command"):
+    found = [found_text(row["greedy"]) for row in rows]
+    for column in ("pid", "addresses", "packets from", "to", "drops from", "to", *["limit"] * with_limits,
+                   *["greedy"] * any(found), "up", "command"):
         out.add_column(
             column,
             justify="left" if column in left else "right",
             no_wrap=column != "command",
             overflow="ellipsis",
         )
-    for row, limit in zip(rows, limits, strict=True):
+    for row, limit, misdeeds in zip(rows, limits, found, strict=True):
         out.add_row(
             str(row["pid"]),
             "\n".join((*row["addresses"], *row["blocks"])),
@@ -101,6 +106,7 @@ def table(rows: list[dict], title: str):
             f"{row['drops_from']:,}",
             f"{row['drops_to']:,}",
             *[limit] * with_limits,
+            *[misdeeds] * any(found),
             uptime(row["uptime_s"]),
             Text(row["command"]),              # others' words are no markup
         )
@@ -113,11 +119,13 @@ def uplink_table(rows: list[dict]):
     from rich.table import Table
 
     out = Table(box=box.SIMPLE_HEAD)
-    for column in ("uplink", "state", "packets from", "to", "drops from", "to", "waiting", "mtu"):
+    found = [found_text(row["greedy"]) for row in rows]
+    for column in ("uplink", "state", "packets from", "to", "drops from", "to", "waiting", "mtu",
+                   *["greedy"] * any(found)):
         out.add_column(column, justify="left" if column in ("uplink", "state") else "right", no_wrap=True)
-    for row in rows:
+    for row, misdeeds in zip(rows, found, strict=True):
         numbers = (row[key] for key in ("packets_from", "packets_to", "drops_from", "drops_to", "queued", "mtu"))
-        out.add_row(row["uplink"], row["state"], *(f"{n:,}" for n in numbers))
+        out.add_row(row["uplink"], row["state"], *(f"{n:,}" for n in numbers), *[misdeeds] * any(found))
     return out
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from netstack.cli.greedy import found_text
 from netstack.cli.ps import describe, describe_uplink, uptime
 from netstack.errors import NetstackError
 
@@ -149,8 +150,9 @@ def table(rows: list[Row], title: str, caption: str | None = None):
     out = Table(title=Text(title), title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     left = ("address", "command")
     held_back = [name for name in HELD_BACK if any(row[f"{name}_s"] for row in rows)]
+    found = any(any(row["greedy"].values()) for row in rows)
     for column in ("pid", "address", "from pkt/s", "bit/s", "to pkt/s", "bit/s", "drops/s from", "to",
-                   *(f"{name}/s" for name in held_back), "waiting", "up", "command"):
+                   *(f"{name}/s" for name in held_back), "waiting", *["greedy"] * found, "up", "command"):
         out.add_column(column, justify="left" if column in left else "right", no_wrap=True, overflow="ellipsis")
     for row in rows:
         places = [*row["addresses"], *row["blocks"]]
@@ -159,8 +161,8 @@ def table(rows: list[Row], title: str, caption: str | None = None):
                     short(row["packets_from_s"]), short(8 * row["bytes_from_s"]),
                     short(row["packets_to_s"]), short(8 * row["bytes_to_s"]),
                     short(row["drops_from_s"]), short(row["drops_to_s"]),
-                    *(short(row[f"{name}_s"]) for name in held_back), f"{row['queued']:,}", uptime(row["uptime_s"]),
-                    Text(row["command"]))
+                    *(short(row[f"{name}_s"]) for name in held_back), f"{row['queued']:,}",
+                    *[found_text(row["greedy"])] * found, uptime(row["uptime_s"]), Text(row["command"]))
     return out
 
 
@@ -170,12 +172,15 @@ def uplink_table(rows: list[Row]):
     from rich.table import Table
 
     out = Table(box=box.SIMPLE_HEAD)
-    for column in ("uplink", "state", "from pkt/s", "bit/s", "to pkt/s", "bit/s", "drops/s", "waiting"):
+    found = any(any(row["greedy"].values()) for row in rows)
+    for column in ("uplink", "state", "from pkt/s", "bit/s", "to pkt/s", "bit/s", "drops/s", "waiting",
+                   *["greedy"] * found):
         out.add_column(column, justify="left" if column in ("uplink", "state") else "right", no_wrap=True)
     for row in rows:
         out.add_row(row["uplink"], row["state"], short(row["packets_from_s"]), short(8 * row["bytes_from_s"]),
                     short(row["packets_to_s"]), short(8 * row["bytes_to_s"]),
-                    short(row["drops_from_s"] + row["drops_to_s"]), f"{row['queued']:,}")
+                    short(row["drops_from_s"] + row["drops_to_s"]), f"{row['queued']:,}",
+                    *[found_text(row["greedy"])] * found)
     return out
 
 

@@ -215,6 +215,20 @@ class ControlClient:
         settings = (wanted.rate or 0, wanted.packets or 0, wanted.burst) if wanted else (0, 0, 0)
         return protocol.LIMIT_REPLY.unpack_from(self.request(Type.LIMIT, protocol.LIMIT.pack(ident, 1, *settings))[0])
 
+    def greedy(self) -> tuple[str, dict[str, int]]:
+        """What the router does about TCPs that misbehave, and how many connections it found, by misdeed."""
+        return self._greedy(protocol.GREEDY.pack(0, b""))
+
+    def set_greedy(self, policy: str) -> tuple[str, dict[str, int]]:
+        """Change what it does (`netstack.router.greedy.POLICIES`), as the router's owner. Returns as `greedy`."""
+        return self._greedy(protocol.GREEDY.pack(1, policy.encode()))
+
+    def _greedy(self, body: bytes) -> tuple[str, dict[str, int]]:
+        from netstack.router.greedy import MISDEEDS
+
+        policy, *found = protocol.GREEDY_REPLY.unpack_from(self.request(Type.GREEDY, body)[0])
+        return protocol.text_of(policy), dict(zip(MISDEEDS, found, strict=True))
+
     def ping(self) -> None:
         """Ask for a sign of life."""
         self.request(Type.PING)

@@ -66,7 +66,7 @@ class ControlServer:
         number, flows)``, ``inherit(connection, kind, yields, number, token)`` and ``lease(connection, kind)`` for
         ports of shared addresses; ``captures.start(connection, id, capacity, snap_length)`` and
         ``captures.end(connection)``; ``change_route(connection, body)`` and ``routes_after(body)``;
-        ``limits.asked(connection, body)``.
+        ``limits.asked(connection, body)`` and ``conduct.asked(connection, body)``.
     max_connections : int
         More are refused at once; of one of ``allowed_uids``, more than a quarter of them.
     allowed_uids : set of int
@@ -395,6 +395,8 @@ class ControlServer:
                 reply = self._router.routes_after(body)
             elif kind == Type.LIMIT:
                 reply = self._router.limits.asked(connection, body)
+            elif kind == Type.GREEDY:
+                reply = self._router.conduct.asked(connection, body)
             elif kind == Type.PING:
                 reply = body
             else:

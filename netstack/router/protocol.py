@@ -56,6 +56,8 @@ ATTACH_REPLY = struct.Struct(f"<QQQQIIHHH2x{MAX_ADDRESSES}B16s16s{16 * MAX_ADDRE
 # LIST: the id after which to go on; reply: one attachment (id 0: no more); behind it its blocks
 LIST = struct.Struct("<Q")
 LIST_REPLY = struct.Struct(f"<QIIIIQQQQQQQHH4x{16 * MAX_ADDRESSES}s64sQQQQ")
+# behind these, and behind UPLINKS_REPLY, connections in which a TCP of it misbehaved, by `greedy.MISDEEDS`
+FOUND = struct.Struct("<4Q")
 # COUNTERS: id (0: the router's sum, RELAYED: what the uplink ``user`` did), the first value wanted; reply: id, how many
 # there are, and as many values from that one on as fit, in the order of `forwarding.counter_names`, `Router.relayed`
 COUNTERS = struct.Struct("<QQ")
@@ -95,6 +97,10 @@ ROUTE_KINDS = ("static", "link", "pool", "stack", "default")
 # nanoseconds of burst. reply: bytes and packets a second (0: no limit), bytes and packets at once
 LIMIT = struct.Struct("<QB7xQQQ")
 LIMIT_REPLY = struct.Struct("<QQQQ")
+# GREEDY: whether to change it (the router's owner only), the policy from now on (`greedy.POLICIES`). reply: the policy,
+# and how many connections there were so far with each of `greedy.MISDEEDS`
+GREEDY = struct.Struct("<B7x16s")
+GREEDY_REPLY = struct.Struct("<16s4Q")
 # END: unasked, from the router, the last message of a connection whose attachment it ended by itself: why, in UTF-8
 
 
@@ -117,6 +123,7 @@ class Type(enum.IntEnum):
     SHARE = 16
     FLOWS = 17
     LIMIT = 18
+    GREEDY = 19
     END = 20
 
 
@@ -319,6 +326,8 @@ class AttachmentInfo:
         How often its next packet had to wait for that.
     deferred : int
         Rounds of the router in which it had packets and no turn, because they had cost more than its part.
+    greedy : tuple of int
+        Connections in which a TCP of it misbehaved, by `greedy.MISDEEDS`.
     """
 
     id: int
@@ -341,6 +350,7 @@ class AttachmentInfo:
     limit_packets_s: int = 0
     limited: int = 0
     deferred: int = 0
+    greedy: tuple[int, ...] = (0, 0, 0, 0)
 
     def pack(self) -> bytes:
         head = LIST_REPLY.pack(
@@ -365,7 +375,7 @@ class AttachmentInfo:
             self.limited,
             self.deferred,
         )
-        return head + pack_blocks(self.blocks)
+        return head + pack_blocks(self.blocks) + FOUND.pack(*self.greedy)
 
     @classmethod
     def unpack(cls, body: bytes) -> AttachmentInfo:
@@ -380,10 +390,11 @@ class AttachmentInfo:
             limit_packets_s=packets_s,
             limited=limited,
             deferred=deferred,
+            greedy=FOUND.unpack_from(body, LIST_REPLY.size + BLOCKS.size),
         )
 
 
-_INFO_NUMBERS = [f.name for f in fields(AttachmentInfo)][:-7]      # in the order of LIST_REPLY
+_INFO_NUMBERS = [f.name for f in fields(AttachmentInfo)][:-8]      # in the order of LIST_REPLY
 
 
 @dataclass(frozen=True)
@@ -406,6 +417,8 @@ class UplinkInfo:
         Of the device, bytes; 0 while it is lost.
     kind, name : str
         As the uplink was written.
+    greedy : tuple of int
+        Connections in which a TCP behind it misbehaved, by `greedy.MISDEEDS`.
     """
 
     number: int
@@ -420,15 +433,16 @@ class UplinkInfo:
     mtu: int = 0
     kind: str = ""
     name: str = ""
+    greedy: tuple[int, ...] = (0, 0, 0, 0)
 
     def pack(self) -> bytes:
-        *numbers, kind, name = astuple(self)
-        return UPLINKS_REPLY.pack(*numbers, kind.encode(), name.encode())
+        *numbers, kind, name, greedy = astuple(self)
+        return UPLINKS_REPLY.pack(*numbers, kind.encode(), name.encode()) + FOUND.pack(*greedy)
 
     @classmethod
     def unpack(cls, body: bytes) -> UplinkInfo:
         *numbers, kind, name = UPLINKS_REPLY.unpack_from(body)
-        return cls(*numbers, *(text.rstrip(b"\0").decode("utf-8", "replace") for text in (kind, name)))
+        return cls(*numbers, text_of(kind), text_of(name), FOUND.unpack_from(body, UPLINKS_REPLY.size))
 
 
 # ---- messages on the socket

@@ -28,6 +28,7 @@ from netstack.log_limit import limited
 from netstack.router import protocol
 from netstack.router.block_messages import Network
 from netstack.router.captures import Captures
+from netstack.router.conduct import Conduct, findings
 from netstack.router.control import FAR_AWAY, OTHERS_SHARE, Connection, ControlServer
 from netstack.router.forwarding import Forwarder
 from netstack.router.limiting import limit_of
@@ -108,6 +109,7 @@ class _Attached:
             limit_packets_s=limit[1],
             limited=c["limited"],
             deferred=c["deferred"],
+            greedy=findings(c),
         )
 
 
@@ -284,6 +286,7 @@ class Router:
         )
         self.captures = Captures(self._forwarder, self._lock)
         self.limits = Limits(self._forwarder, self._lock, limit)
+        self.conduct = Conduct(self._forwarder, self._lock)
         self._shared = SharedAddresses(self._forwarder, self._pools.shared) if self._pools.shared else None
         self._blocks = RoutedBlocks(self._pools, self._forwarder)
         self._uplinks = [self._make_uplink(c, default=c is configs[0], opening=opening) for c in configs]
@@ -473,12 +476,11 @@ class Router:
     @property
     def greedy(self) -> str:
         """What is done about TCPs that misbehave; may be changed."""
-        return self._forwarder.greedy
+        return self.conduct.policy
 
     @greedy.setter
     def greedy(self, policy: str) -> None:
-        with self._lock:
-            self._forwarder.set_greedy(policy)
+        self.conduct.policy = policy
 
     def check_conservation(self) -> list[str]:
         """Laws of conservation that do not hold, in words: packets in = packets out + drops. Empty."""
@@ -731,6 +733,7 @@ class Router:
                 mtu=self._forwarder.mtu(uplink.port),
                 kind=kind,
                 name=name,
+                greedy=findings(c),
             ).pack()
 
     def counters_of(self, ident: int, first: int = 0) -> bytes:

@@ -20,8 +20,8 @@ def address_of(host):
 class Offender:
     """A TCP of one connection to a server, written by hand."""
 
-    def __init__(self, router, server):
-        self.attachment = router.attach()
+    def __init__(self, attachment, server):
+        self.attachment = attachment
         self.server = server
         self.seq = self.ack = 1000
         self.send("S", window_scale=0, mss=1400)
@@ -80,7 +80,7 @@ def test_the_offender_is_told_why_its_peer_gets_a_reset_and_others_go_on(runtime
             netstack.attach(router.name, drain=0) as server, netstack.attach(router.name, drain=0) as friend, \
             server.create_server((address_of(server), PORT)) as listener:
         with friend.create_connection((address_of(server), PORT)) as honest, listener.accept()[0] as its_end:
-            offender = Offender(router, address_of(server))
+            offender = Offender(router.attach(), address_of(server))
             ident = offender.attachment.id
             with listener.accept()[0] as cheated:
                 cheated.sendall(bytes(1000))
