@@ -21,19 +21,20 @@ MS = 1_000_000
 class Conversation:
     """Two attachments whose segments are written by hand; A opens the connection, D has the other end."""
 
-    def __init__(self, *, open=True, shift=0, window=65535, isn=(1000, 5000), names=(A, D), policy="count", port=40000,
-                 lan=None):
+    isn = 1000, 5000                                         # of A and D
+
+    def __init__(self, *, open=True, shift=0, window=65535, names=(A, D), policy="count", port=40000, lan=None):
         self.names, self.port, self.shift = names, port, shift
         if lan is None:
             lan = Timed("10.77.0.0/16", "fd77::/64", router=("10.77.0.1", "fd77::1"), greedy=policy)
             lan.parties = [lan.stack(name, mtu=1500, capacity=1 << 20) for name in names]
         self.lan = lan
         self.a, self.d = lan.parties
-        self.seq, self.ack = isn[0] + 1, isn[1] + 1          # next of A, next of D
+        self.seq, self.ack = self.isn[0] + 1, self.isn[1] + 1          # next of A, next of D
         self.window = window
         if open:
-            self.from_a("S", isn[0], 0, mss=MSS, window_scale=shift)
-            self.from_d("SA", isn[1], isn[0] + 1, mss=MSS, window_scale=shift)
+            self.from_a("S", self.isn[0], 0, mss=MSS, window_scale=shift)
+            self.from_d("SA", self.isn[1], self.seq, mss=MSS, window_scale=shift)
             self.from_a("A", self.seq, self.ack)
 
     def segment(self, ends, ports, flags, seq, ack, payload=b"", **options):
@@ -155,7 +156,7 @@ def test_d10_what_proves_nothing_is_not_held_against_anybody(what):
 
 def test_d10_nobody_can_make_another_look_guilty_by_opening_anew():
     """The sender leaves holes, opens again below what the receiver has, and closes them, so that numbers jump."""
-    c = Conversation(isn=(1000, 5000))
+    c = Conversation()
     c.data()
     start = c.seq
     for n in range(1, 12, 2):                                # every second segment is missing
@@ -218,7 +219,7 @@ def test_data_beyond_the_window_is_found_at_the_eighth_segment(shift, names):
     c.data(room // MSS)
     if room % MSS:
         c.data(size=room % MSS)
-    assert c.seq - 1001 == room
+    assert c.seq - c.isn[0] - 1 == room
     c.from_a("A", c.seq, c.ack, b"p")                        # a probe
     assert c.found() == []
     for _ in range(8):
@@ -242,10 +243,10 @@ def test_a_window_that_shrinks_takes_nothing_back():
 def test_a_window_that_can_be_read_in_two_ways_is_not_judged(what):
     c = Conversation(open=False, shift=0, window=10)
     options = {"second scale": b"", "two scales": b"\x03\x03\x07", "multipath": b"\x1e\x04\x01\x02"}[what]
-    c.from_a("S", 1000, 0, mss=MSS, window_scale=7)
-    c.from_d("SA", 5000, 1001, mss=MSS, window_scale=0, options=options)
+    c.from_a("S", c.isn[0], 0, mss=MSS, window_scale=7)
+    c.from_d("SA", c.isn[1], c.seq, mss=MSS, window_scale=0, options=options)
     if what == "second scale":
-        c.from_d("SA", 5000, 1001, mss=MSS, window_scale=7)
+        c.from_d("SA", c.isn[1], c.seq, mss=MSS, window_scale=7)
     c.acknowledge(c.seq)
     c.data(40)
     assert c.found() == []
@@ -390,8 +391,7 @@ def divided(policy, **options):
         c.acknowledge(c.seq - n)
     assert c.found() == [("ack_division", c.names[1])]
     c.acknowledge(c.seq)
-    last = read(c.heard()[-1])[TCP]
-    c.told = last.ack + (last.window << c.shift)
+    c.told = edge_of(c.heard()[-1], c)
     while take(c.d.channel) is not None:
         pass
     return c
@@ -399,6 +399,12 @@ def divided(policy, **options):
 
 def read(raw):
     return IPv6(raw) if raw[0] >> 4 == 6 else IP(raw)
+
+
+def edge_of(raw, c):
+    """The right edge of the window that a segment of D offers, as a number like those of `c`, which do not wrap."""
+    tcp = read(raw)[TCP]
+    return c.seq - ((c.seq - tcp.ack) & 0xffffffff) + (tcp.window << c.shift)
 
 
 def is_right(raw):
@@ -431,7 +437,7 @@ def test_clamping_makes_windows_small_and_never_takes_one_back(shift, window, na
         c.acknowledge(c.seq)
         raw = c.heard()[-1]
         assert is_right(raw)
-        told = read(raw)[TCP].ack + (read(raw)[TCP].window << shift)
+        told = edge_of(raw, c)
         least = max(edge, c.seq + 8 * MSS)
         assert edge <= told <= max(edge, min(c.seq + (window << shift), least + (1 << shift) - 1))
         edge = told
@@ -444,8 +450,8 @@ def test_clamping_makes_windows_small_and_never_takes_one_back(shift, window, na
 def test_a_signed_segment_is_not_touched():
     c = Conversation(policy="clamp", open=False)
     signature = b"\x13\x12" + bytes(16)
-    c.from_a("S", 1000, 0, mss=MSS, options=signature)
-    c.from_d("SA", 5000, 1001, mss=MSS, options=signature)
+    c.from_a("S", c.isn[0], 0, mss=MSS, options=signature)
+    c.from_d("SA", c.isn[1], c.seq, mss=MSS, options=signature)
     c.from_a("A", c.seq, c.ack, options=signature)
     c.data(2)
     for n in range(40, 0, -1):
