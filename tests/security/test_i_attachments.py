@@ -73,9 +73,12 @@ def test_i4_a_stalled_consumer_with_a_few_free_slots(free_slots):
     lan = Lan(queue_limit=50_000)
     sender, stalled, other = lan.stack(A), lan.stack(B), lan.stack(C)
     large = udp(A, B, bytes(8000))
+    sent = 0
     while not stalled.counters.get("drop_out_queue_full"):
         sender.send(large)
         lan.run()
+        sent += 1
+        assert sent < 1000, "what waits has no bound"
     for _ in range(free_slots):
         take(stalled.channel)
     for _ in range(50):

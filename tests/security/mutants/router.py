@@ -5,6 +5,7 @@ from tests.security.mutants import Mutant
 FAIR = "netstack/router/fair.pyx"
 JUDGING = "netstack/router/judging.pyx"
 LIMIT = "netstack/router/limit.pyx"
+PORT = "netstack/router/port.pyx"
 ROUTER = "netstack/router/router.py"
 REPLIES = "netstack/router/replies.pyx"
 ROUNDS = "netstack/router/rounds.pyx"
@@ -104,17 +105,23 @@ MUTANTS = [
            "cdef flow_t *flow = fair.first\n", ("test_i2_a_greedy_stack_gets_its_part_and_no_more",)),
     Mutant("I2", "a full queue drops whoever comes", FAIR, "        victim = greediest(fair, flow)\n",
            "        victim = flow\n", ("test_i2_a_greedy_stack_gets_its_part_and_no_more",)),
-    Mutant("I2", "what waits for a slow reader is one queue", "netstack/router/port.pyx",
+    Mutant("I2", "what waits for a slow reader is one queue", PORT,
            "0 if port.one_queue else p.source", "0",
            ("test_i2_a_flood_towards_a_slow_reader_leaves_room_for_others",)),
     Mutant("I2", "what a turn sends costs nothing", FAIR,
            "            flow.deficit -= w.head_length + w.body_length\n", "            pass\n",
            ("test_i2_a_greedy_stack_gets_its_part_and_no_more",)),
+    Mutant("I4", "what waits has no bound", PORT, "port.queue_limit - ready if port.queue_limit > ready else 0)",
+           "<uint64_t> 1 << 40)"),
+    Mutant("I4", "the packet that is next does not count", PORT,
+           "    ready = port.queue_bytes - port.queue.bytes\n", "    ready = 0\n"),
     Mutant("I5", "any record is a packet", ROUTING, "        if r.kind != RING_FRAME:\n", "        if False:\n",
            ("test_i5_records_of_other_kinds_are_dropped",)),
     Mutant("I5", "what belongs to a link leaves it", ROUTING,
            "    if ipv6_never_forwarded(h + 24):\n", "    if False:\n",
            ("test_i5_a_stack_speaks_for_no_router_and_no_neighbour",)),
+    Mutant("I6", "all attachments have the memory of the first", ROUTER, "        fds, _ = there.export()\n",
+           '        fds = self.__dict__.setdefault("given", [os.dup(fd) for fd in there.export()[0]])[:]\n'),
     Mutant("F18", "a lost uplink stays lost", ROUTER,
            "            elif uplink.port is None:\n", "            elif False:\n",
            ("test_f18_an_uplink_comes_back_with_its_device_and_hurts_nobody",)),
