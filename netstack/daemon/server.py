@@ -19,7 +19,7 @@ from typing import Any
 from netstack.daemon import commands, protocol
 from netstack.daemon.engine import BAD_BOARD, FINISHED, POISONED, Board, Engine, Pipe
 from netstack.daemon.memory import Memory
-from netstack.daemon.paths import Listener, daemon_name
+from netstack.daemon.paths import daemon_name, listen
 from netstack.daemon.protocol import Message, ProtocolError, Type
 from netstack.handle import Handle
 from netstack.log_limit import limited
@@ -118,7 +118,7 @@ class Server:
         self._accept_at = 0.0
         self._stopping = False
         self._orphans: set[int] = set()
-        self._listener = Listener(self.name)
+        self._listener = listen(self.name)
         spin = spin_us if len(os.sched_getaffinity(0)) > 1 else 0
         self.engine = Engine(host.driver, max_sockets, spin)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

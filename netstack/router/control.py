@@ -1,27 +1,29 @@
 """The control socket of a router: who may talk, in which order, and what ends it (security R15).
 
-One thread serves all connections; each message is answered at once and no peer is waited for. What is asked
-for is done by the router (`netstack.router.router`), which this module knows by a few methods only.
+One thread serves all connections; each message is answered at once and no peer is waited for. What is asked for is done
+by the router's `Service`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import socket
 import threading
 import time
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from netstack.errors import RouterError
 from netstack.log_limit import limited
 from netstack.router import protocol
 from netstack.router.peers import credentials, process_descriptor
 from netstack.router.protocol import ProtocolError, Type
+
+if TYPE_CHECKING:
+    from netstack.router.listener import Listener
+    from netstack.router.service import Service
 
 log = limited("netstack.router")
 
@@ -53,29 +55,23 @@ class Connection:
 
 
 class ControlServer:
-    """Listens on a Unix socket and serves its clients from a thread.
+    """Serves the clients of a listener from a thread.
 
     Parameters
     ----------
-    path : str
-        The socket. A lock file beside it says that a router is alive; a second one refuses.
-    router : object
-        Has ``hello(connection)``, ``attach_connection(connection, request)``, ``detach(connection, why)``,
-        ``farewell()``, ``list_after(id)``, ``counters_of(id, first)``, ``tick(now_ns) -> next_ns``, ``failures()``;
-        ``claim``, ``unclaim``, ``share`` and ``stay(connection, kind, flags, number)``, ``know(connection, kind,
-        number, flows)``, ``inherit(connection, kind, yields, number, token)`` and ``lease(connection, kind)`` for
-        ports of shared addresses; ``captures.start(connection, id, capacity, snap_length)`` and
-        ``captures.end(connection)``; ``change_route(connection, body)`` and ``routes_after(body)``;
-        ``limits.asked(connection, body)`` and ``conduct.asked(connection, body)``.
+    listener : Listener
+        Closed by `stop`.
+    service : Service
+        Does what is asked for.
     max_connections : int
         More are refused at once; of one of ``allowed_uids``, more than a quarter of them.
     allowed_uids : set of int
         Users that may talk; the router's own and root always may.
     """
 
-    def __init__(self, path: str, router, *, max_connections: int = 2048, allowed_uids=frozenset()):
-        self.path = path
-        self._router = router
+    def __init__(self, listener: Listener, service: Service, *, max_connections: int = 2048, allowed_uids=frozenset()):
+        self._listener = listener
+        self._service = service
         self._max = max_connections
         self._allowed = {os.geteuid(), 0} | set(allowed_uids)
         self._connections: dict[int, Connection] = {}
@@ -85,50 +81,15 @@ class ControlServer:
         self._stopping = False
         self._accept_at_ns = 0  # 0: accepting
         self._failures_fd = -1
-        self._lock_fd = self._take_lock()
         self._thread: threading.Thread | None = None
         with contextlib.ExitStack() as undo:
-            undo.callback(os.close, self._lock_fd)
-            self._listener = undo.enter_context(self._listen())
-            undo.callback(os.unlink, self.path)
             self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             undo.callback(os.close, self._wake_read)
             undo.callback(os.close, self._wake_write)
             self._epoll = undo.enter_context(select.epoll())
-            self._epoll.register(self._listener, select.EPOLLIN)
+            self._epoll.register(self._listener.socket, select.EPOLLIN)
             self._epoll.register(self._wake_read, select.EPOLLIN)
             undo.pop_all()
-
-    def _take_lock(self) -> int:
-        fd = os.open(self.path[:-5] + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            name = os.path.basename(self.path)[:-5]
-            raise RouterError(
-                errno.EADDRINUSE,
-                f"a router named {name!r} is running already; give this one another "
-                f"name (--name) or use that one",
-            ) from None
-        return fd
-
-    def _listen(self) -> socket.socket:
-        try:
-            os.unlink(self.path)  # of a router that died: the lock is ours
-        except FileNotFoundError:
-            pass
-        listener = socket.socket(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
-        try:
-            listener.bind(self.path)
-            os.chmod(self.path, 0o600)
-            listener.listen(256)
-        except OSError as error:
-            listener.close()
-            raise RouterError(error.errno, f"control socket {self.path}: {error.strerror}") from None
-        return listener
 
     # ---- life
 
@@ -156,22 +117,16 @@ class ControlServer:
             self._thread.join()
         for connection in list(self._connections.values()):
             self._drop(connection, "router closes")
-        try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            pass
         self._epoll.close()
-        self._listener.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        self._router.farewell()
-        # the lock file stays: removing it would let two routers hold two locks
-        os.close(self._lock_fd)
+        self._service.farewell()
+        self._listener.close()
 
     def _serve(self) -> None:
         while not self._stopping:
             now = time.monotonic_ns()
-            until = min(self._router.tick(now), self._expire_handshakes(now), self._resume_accepting(now))
+            until = min(self._service.tick(now), self._expire_handshakes(now), self._resume_accepting(now))
             timeout = -1 if until >= FAR_AWAY else max(0, until - now) / 1e9
             for fd, events in self._epoll.poll(timeout):
                 try:
@@ -181,7 +136,7 @@ class ControlServer:
                     self._give_up(fd)
 
     def _event(self, fd: int, events: int) -> None:
-        if fd == self._listener.fileno():
+        if fd == self._listener.socket.fileno():
             self._accept()
         elif fd == self._wake_read:
             try:
@@ -189,7 +144,7 @@ class ControlServer:
             except BlockingIOError:
                 pass
         elif fd == self._failures_fd:
-            for connection, why, words in self._router.failures():
+            for connection, why, words in self._service.failures():
                 if words:
                     self._say_why(connection, words)
                 self._drop(connection, why)
@@ -203,13 +158,13 @@ class ControlServer:
     def _accept(self) -> None:
         for _ in range(ACCEPT_BATCH):
             try:
-                sock, _ = self._listener.accept()
+                sock, _ = self._listener.socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.warning("control socket: %s; new stacks wait", error.strerror)
-                    self._epoll.unregister(self._listener)
+                    self._epoll.unregister(self._listener.socket)
                     self._accept_at_ns = time.monotonic_ns() + ACCEPT_PAUSE_NS
                     return
                 continue
@@ -237,7 +192,7 @@ class ControlServer:
         if now < self._accept_at_ns:
             return self._accept_at_ns
         self._accept_at_ns = 0
-        self._epoll.register(self._listener, select.EPOLLIN)
+        self._epoll.register(self._listener.socket, select.EPOLLIN)
         return FAR_AWAY
 
     def _expire_handshakes(self, now: int) -> int:
@@ -255,7 +210,7 @@ class ControlServer:
         if self._connections.get(fd) is not connection:
             return
         try:
-            self._router.detach(connection, why)
+            self._service.attachments.detach(connection, why)
         finally:
             self._forget(connection)
 
@@ -349,54 +304,54 @@ class ControlServer:
             if kind == Type.HELLO:
                 connection.deadline_ns = FAR_AWAY
                 self._silent.discard(connection)
-                reply = self._router.hello(connection)
+                reply = self._service.attachments.hello(connection)
             elif kind == Type.ATTACH:
-                reply, fds = self._router.attach_connection(connection, protocol.AttachRequest.unpack(body))
+                reply, fds = self._service.attachments.attach(connection, protocol.AttachRequest.unpack(body))
                 self._watch_process(connection)
             elif kind == Type.RELEASE:
-                self._router.detach(connection, "released")
+                self._service.attachments.detach(connection, "released")
                 reply = b""
             elif kind == Type.LIST:
-                reply = self._router.list_after(protocol.LIST.unpack_from(body)[0])
+                reply = self._service.attachments.list_after(protocol.LIST.unpack_from(body)[0])
             elif kind == Type.UPLINKS:
-                reply = self._router.uplink_after(protocol.UPLINKS.unpack_from(body)[0])
+                reply = self._service.uplinks.after(protocol.UPLINKS.unpack_from(body)[0])
             elif kind == Type.COUNTERS:
-                reply = self._router.counters_of(*protocol.COUNTERS.unpack_from(body))
+                reply = self._service.counters_of(*protocol.COUNTERS.unpack_from(body))
             elif kind == Type.CLAIM:
-                self._router.claim(connection, *protocol.CLAIM.unpack_from(body))
+                self._service.sharers.claim(connection, *protocol.CLAIM.unpack_from(body))
                 reply = b""
             elif kind == Type.UNCLAIM:
-                self._router.unclaim(connection, *protocol.CLAIM.unpack_from(body))
+                self._service.sharers.unclaim(connection, *protocol.CLAIM.unpack_from(body))
                 return b"", []
             elif kind == Type.INHERIT:
-                self._router.inherit(connection, *protocol.INHERIT.unpack_from(body))
+                self._service.sharers.inherit(connection, *protocol.INHERIT.unpack_from(body))
                 reply = b""
             elif kind == Type.SHARE:
-                self._router.share(connection, *protocol.CLAIM.unpack_from(body))
+                self._service.sharers.share(connection, *protocol.CLAIM.unpack_from(body))
                 reply = b""
             elif kind == Type.FLOWS:
-                self._router.know(connection, *protocol.unpack_flows(body))
+                self._service.sharers.know(connection, *protocol.unpack_flows(body))
                 return b"", []
             elif kind == Type.STAY:
-                self._router.stay(connection, *protocol.CLAIM.unpack_from(body))
+                self._service.sharers.stay(connection, *protocol.CLAIM.unpack_from(body))
                 return b"", []
             elif kind == Type.LEASE:
-                reply = self._router.lease(connection, protocol.LEASE.unpack_from(body)[0])
+                reply = self._service.sharers.lease(connection, protocol.LEASE.unpack_from(body)[0])
             elif kind == Type.CAPTURE:
                 ident, capacity, snap_length = protocol.CAPTURE.unpack_from(body)
                 if ident:
-                    reply, fds = self._router.captures.start(connection, ident, capacity, snap_length)
+                    reply, fds = self._service.captures.start(connection, ident, capacity, snap_length)
                 else:
-                    reply = self._router.captures.end(connection)
+                    reply = self._service.captures.end(connection)
             elif kind == Type.ROUTE:
-                self._router.change_route(connection, body)
+                self._service.change_route(connection, body)
                 reply = b""
             elif kind == Type.ROUTES:
-                reply = self._router.routes_after(body)
+                reply = self._service.routes_after(body)
             elif kind == Type.LIMIT:
-                reply = self._router.limits.asked(connection, body)
+                reply = self._service.limits.asked(connection, body)
             elif kind == Type.GREEDY:
-                reply = self._router.conduct.asked(connection, body)
+                reply = self._service.conduct.asked(connection, body)
             elif kind == Type.PING:
                 reply = body
             else:

@@ -289,16 +289,16 @@ def test_a_hold_whose_end_a_lease_noticed_first(router, monkeypatch):
         before = attach(router.name, ["10.77.3.9", "10.77.5.9"], block="10.77.4.0/26", hold=True)
         die(before)
         wait_until(lambda: len(router.attachments()) == 1)
-        attach_connection = router.attach_connection
+        make = router._attachments.attach
 
         def late(*message):                    # time passes behind the last look at it, before the message
             for pool in router._pools:
                 pool.clock = lambda: time.monotonic_ns() + 2 * HOLD_NS
-            return attach_connection(*message)
+            return make(*message)
 
-        monkeypatch.setattr(router, "attach_connection", late)
+        monkeypatch.setattr(router._attachments, "attach", late)
         with router.attach("10.77.3.9", block=["10.77.4.0/26", "10.77.5.0/26"]) as mine:
-            router.tick(time.monotonic_ns())
+            router._service.tick(time.monotonic_ns())
             for address in ("10.77.3.9", "10.77.4.5", "10.77.5.9"):
                 send(other, udp(other.address, address))
                 assert hears(mine).dst == address
@@ -471,7 +471,7 @@ def test_random_blocks(router, scale):
 
 
 def test_a_router_that_leases_none_is_not_asked(router, monkeypatch):
-    monkeypatch.setattr(router, "hello", lambda connection: protocol.HELLO_REPLY.pack(
+    monkeypatch.setattr(router._attachments, "hello", lambda connection: protocol.HELLO_REPLY.pack(
         int(Capability.HOLD | Capability.SHARED), os.getpid(), 65535, 1, b""))
     with pytest.raises(RouterError, match="leases no blocks: use the same release"):
         router.attach(block=26)

@@ -223,7 +223,7 @@ def test_who_is_not_the_owner_looks_and_changes_nothing(router):
 
     body = protocol.ROUTE.pack(1, 4, 24, b"\0" * 10 + b"\xff\xff" + bytes([203, 0, 113, 0]), bytes(16), b"two")
     with pytest.raises(RouterError, match="only the router's owner") as caught:
-        router.change_route(Stranger(), body)
+        router._service.change_route(Stranger(), body)
     assert caught.value.errno == errno.EPERM and texts(router) == ITSELF
 
 

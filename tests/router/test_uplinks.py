@@ -300,7 +300,7 @@ def test_f18_an_xdp_program_that_is_detached_is_attached_again(site):
     with site.router("xdp:up0") as router, netstack.attach(router.name) as host:
         address = host.addresses[0].split("/")[0]
         first = router.uplinks()["up0"]
-        device = router._uplinks[0].device
+        device = router._uplinks.all[0].device
         assert device.mode == "native" and not device.zero_copy
         bpf_link_detach()
         wait_until(lambda: router.uplinks()["up0"] not in (None, first))
@@ -403,7 +403,7 @@ def test_xdp_on_an_interface_whose_driver_knows_nothing_of_it(site):
     site.ip("link", "set", "port0", "master", "up0")
     site.ip("link", "set", "up0", "addrgenmode", "none", "up")
     with site.router("xdp:up0") as router, netstack.attach(router.name) as host:
-        assert router._uplinks[0].device.mode == "generic"
+        assert router._uplinks.all[0].device.mode == "generic"
         with connected(site, host, 4, "kernel") as (a, b):
             exchange(a, b)
         assert router.neighbors("up0").keys() == {KERNEL[4]} and kernel

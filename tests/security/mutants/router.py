@@ -2,15 +2,16 @@
 
 from tests.security.mutants import Mutant
 
+ATTACHMENTS = "netstack/router/attachments.py"
 FAIR = "netstack/router/fair.pyx"
 JUDGING = "netstack/router/judging.pyx"
 LIMIT = "netstack/router/limit.pyx"
 PORT = "netstack/router/port.pyx"
-ROUTER = "netstack/router/router.py"
 REPLIES = "netstack/router/replies.pyx"
 ROUNDS = "netstack/router/rounds.pyx"
 ROUTING = "netstack/router/routing.pyx"
 STEERING = "netstack/router/steering.pyx"
+UPLINKS = "netstack/router/uplink_group.py"
 
 OWN_PORTS_ONLY = ("test_i1_a_sharer_sends_from_its_own_ports_only",)
 
@@ -120,12 +121,12 @@ MUTANTS = [
     Mutant("I5", "what belongs to a link leaves it", ROUTING,
            "    if ipv6_never_forwarded(h + 24):\n", "    if False:\n",
            ("test_i5_a_stack_speaks_for_no_router_and_no_neighbour",)),
-    Mutant("I6", "all attachments have the memory of the first", ROUTER, "        fds, _ = there.export()\n",
+    Mutant("I6", "all attachments have the memory of the first", ATTACHMENTS, "        fds, _ = there.export()\n",
            '        fds = self.__dict__.setdefault("given", [os.dup(fd) for fd in there.export()[0]])[:]\n'),
-    Mutant("F18", "a lost uplink stays lost", ROUTER,
+    Mutant("F18", "a lost uplink stays lost", UPLINKS,
            "            elif uplink.port is None:\n", "            elif False:\n",
            ("test_f18_an_uplink_comes_back_with_its_device_and_hurts_nobody",)),
-    Mutant("F18", "nobody asks whether a program is still attached", ROUTER,
+    Mutant("F18", "nobody asks whether a program is still attached", UPLINKS,
            "            if uplink.watched and uplink.lost():\n", "            if False:\n",
            ("test_f18_an_xdp_program_that_is_detached_is_attached_again",)),
 ]

@@ -5,6 +5,7 @@ from tests.security.mutants import Mutant
 RING = "rings/include/rings/spsc_ring.h"
 SHARED = "rings/shared_memory.py"
 ROUTER = "netstack/router/router.py"
+ATTACHMENTS = "netstack/router/attachments.py"
 CONTROL = "netstack/router/control.py"
 ROUNDS = "netstack/router/rounds.pyx"
 ROUTING = "netstack/router/routing.pyx"
@@ -17,7 +18,7 @@ DUMPS = "    forbid_dumps()\n"
 R19 = ("test_r19_router_and_daemon_are_not_to_be_looked_into",)
 
 OF_THE_ROUTER = [
-    Mutant("R1", "all attachments have the memory of the first", ROUTER, "        fds, _ = there.export()\n",
+    Mutant("R1", "all attachments have the memory of the first", ATTACHMENTS, "        fds, _ = there.export()\n",
            '        fds = self.__dict__.setdefault("given", [os.dup(fd) for fd in there.export()[0]])[:]\n',
            ("test_r1_router_each_attachment_has_memory_of_its_own",)),
     Mutant("R2", "descriptors are taken", CONTROL, "protocol.receive(connection.socket, 0)",
@@ -72,7 +73,7 @@ OF_THE_ROUTER = [
     Mutant("R10", "the router reads the bell", ROUNDS, "        port.counters.wakes += 1\n",
            "        port.counters.wakes += 1\n        read(port.wake_fd, &count, 8)\n",
            ("test_r10_router_its_own_bell_is_never_read_and_never_written",)),
-    Mutant("R10", "strangers are woken by eventfds", ROUTER,
+    Mutant("R10", "strangers are woken by eventfds", ATTACHMENTS,
            '            if self.backend == "memfd":\n                # A stranger',
            "            if False:\n                # A stranger",
            ("test_r10_router_a_bell_that_cannot_take_more_makes_nobody_wait",)),
@@ -101,7 +102,7 @@ OF_THE_ROUTER = [
            ("test_r15_router_who_does_not_read_is_cut_off",)),
     Mutant("R15", "one user may take all connections", CONTROL, " or self._users[uid] >= most:\n", ":\n",
            ("test_r15_router_another_user_gets_a_part_of_the_places",)),
-    Mutant("R15", "one user may take all attachments", ROUTER,
+    Mutant("R15", "one user may take all attachments", ATTACHMENTS,
            "            if sum(a.connection.uid == connection.uid for a in self._attached.values()) >= most:\n",
            "            if False:\n", ("test_r15_router_another_user_gets_a_part_of_the_places",)),
     Mutant("R16", "a name may be another's", SHARED, "posix_ipc.O_CREX, mode=0o600", "posix_ipc.O_CREAT, mode=0o600",
@@ -118,7 +119,7 @@ OF_THE_ROUTER = [
            'hmac.compare_digest(digest_of(token or b""), self.digest)', "True",
            ("test_r18_router_an_address_waits_for_its_owner_s_token",)),
     Mutant("R19", "it may be traced", "netstack/confinement.pyx", DUMPS, "    pass\n", (f"{R19[0]}[router]",)),
-    Mutant("R20", "all attachments have the memory of the first", ROUTER, "        fds, _ = there.export()\n",
+    Mutant("R20", "all attachments have the memory of the first", ATTACHMENTS, "        fds, _ = there.export()\n",
            '        fds = self.__dict__.setdefault("given", [os.dup(fd) for fd in there.export()[0]])[:]\n',
            ("test_r20_router_memory_that_others_had_comes_zeroed",)),
 ]
@@ -186,8 +187,8 @@ OF_THE_DAEMON = [
     Mutant("R16", "memory is a file that has a name", MEMORY, "fd = os.memfd_create(name, flags | MFD_NOEXEC_SEAL)",
            'fd = os.open(f"/dev/shm/{name}", os.O_RDWR | os.O_CREAT, 0o600)',
            ("test_r16_daemon_nothing_that_it_shares_has_a_name",)),
-    Mutant("R17", "what a dead one left is in the way", "netstack/daemon/paths.py",
-           "            if os.path.lexists(self.path):\n", "            if False:\n",
+    Mutant("R17", "what a dead one left is in the way", "netstack/router/listener.py",
+           "                os.unlink(path)                        # of one", "                pass  # of one",
            ("test_r17_daemon_one_that_was_killed_leaves_its_name_to_the_next",)),
     Mutant("R18", "any key adopts", "netstack/daemon/commands.py",
            "    if shared is None or shared.key != m.key:\n", "    if shared is None:\n",
