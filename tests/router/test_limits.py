@@ -279,6 +279,7 @@ def test_r11_packets_that_wait_for_a_limit_of_the_router_are_no_cover_for_a_stor
     bell = a.channel.peer_doorbells[1]
     while a.counters.get("spurious", 0) < 64:
         bell.kick()
+        assert a.counters.get("wakes", 0) < 1000, "each of these rings is in vain"
     served(a, b)
 
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import pathlib
+import re
+from contextlib import contextmanager, suppress
 
 from netstack.testing import ScriptedPeer
 from tests.tcp.tools import Session, listen, new_peer, passive
+
+
+def epoll_events(data: int) -> int:
+    """The events that an epoll of this process waits for under this word of data, as /proc tells: 0x1 is EPOLLIN."""
+    for file in pathlib.Path("/proc/self/fdinfo").iterdir():
+        with suppress(OSError):                          # closed meanwhile
+            for events, word in re.findall(r"^tfd: *\d+ events: *(\w+) data: *(\w+)", file.read_text(), re.M):
+                if int(word, 16) == data:
+                    return int(events, 16)
+    raise LookupError(f"no epoll has {data:#x}")
 
 
 @contextmanager
