@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("netstack.router")
 
-COME_BACK_TIMEOUT_S = 1.0  # for an answer of the next router; another attempt is not far
+COME_BACK_TIMEOUT_S = 5.0  # for an answer of the next router, which may have many to take back at once
 
 
 def _channel_of(reply: AttachReply, fds: list[int]):
@@ -189,10 +189,15 @@ class Attachment:
         if control is None:
             return                           # the router is gone: it has nothing of ours any more
         keeper().unwatch(control.socket.fileno())
+        self._release(control)
+
+    @staticmethod
+    def _release(control: ControlClient) -> None:
+        """Give the addresses back, which nobody will ask for again."""
         try:
             control.request(Type.RELEASE)
         except RouterError:
-            pass                             # likewise
+            pass                             # the router is gone, likewise
         control.close()
 
     # ---- the keeper's calls
@@ -225,6 +230,8 @@ class Attachment:
 
     def come_back(self) -> bool:
         """One attempt. True: it is to be tried again."""
+        if self._closed:
+            return False
         try:
             control = ControlClient(self.name, path=self._path, timeout=COME_BACK_TIMEOUT_S)
         except (RouterError, OSError) as error:
@@ -248,7 +255,7 @@ class Attachment:
                 keeper().watch(self, control.socket.fileno())
             else:                            # the program closed it meanwhile
                 channel.close()
-                control.close()
+                self._release(control)
                 return False
         log.info("%s is back at router %s after %.3f s", ", ".join(self.addresses), self.name, waited)
         return False
