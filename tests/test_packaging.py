@@ -12,7 +12,8 @@ import pytest
 
 from tests.support import ROOT, SANITIZED, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial,   # compiles everything, twice the cores' work
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1600),
+              pytest.mark.serial,                     # compiles everything, twice the cores' work
               pytest.mark.skipif(SANITIZED, reason="the compiler does not run under a sanitizer")]
 
 ENV = dict(os.environ)
@@ -71,7 +72,6 @@ def test_sdist_has_what_a_build_and_the_tests_need(sdist):
     assert not any(name.endswith((".so", ".o", ".pyc")) for name in have)
 
 
-@pytest.mark.timeout(1600)
 def test_wheel_has_modules_headers_declarations_stubs_and_the_marker(wheel):
     with zipfile.ZipFile(wheel) as archive:
         have = set(archive.namelist())
@@ -86,7 +86,6 @@ def test_wheel_has_modules_headers_declarations_stubs_and_the_marker(wheel):
     assert any(name.endswith("/licenses/LICENSE") for name in have)
 
 
-@pytest.mark.timeout(1600)
 def test_other_projects_compile_against_the_wheel(installed, tmp_path):
     """cimport of our declarations, and the headers through get_include()."""
     (tmp_path / "user.pyx").write_text(

@@ -78,11 +78,10 @@ def needed(start: pathlib.Path) -> set[str]:
 
 
 def put(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy a file unless it is there already: what did not change keeps its time and is not built anew."""
-    text = source.read_bytes()
-    if not target.exists() or target.read_bytes() != text:
+    """Copy a file and its time unless it is there already: what did not change is not built anew."""
+    if not target.exists() or target.read_bytes() != source.read_bytes():
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(text)
+        shutil.copy2(source, target)
 
 
 def copy_tree() -> None:
@@ -97,6 +96,8 @@ def copy_tree() -> None:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         put(ROOT / name, TREE / name)
     put(PROGRAM, TREE / MODULE)
+    if not (TREE / "build").exists() and (ROOT / "build/cython").is_dir():
+        shutil.copytree(ROOT / "build/cython", TREE / "build/cython")    # what has been translated already
     for package in ("netstack", "rings"):               # what a former copy had and this one has not
         for path in (TREE / package).rglob("*.p*"):
             if path.suffix in (".py", ".pxd", ".pyx") and str(path.relative_to(TREE)) not in wanted:
