@@ -28,7 +28,7 @@ from netstack.router.blocks import Blocks
 from netstack.router.journal import Journal, digest_of
 
 TOKEN_BYTES = 16
-RESTING_LIMIT = 8192  # addresses whose last use is remembered: some 5 MiB
+RESTING_LIMIT = 1024  # addresses whose last use is remembered: some 0.6 MiB
 HOLD_NS = 10_000_000_000  # how long an address waits for its owner's token (security.md R18)
 LARGE_BITS = 24  # an IPv6 network whose addresses have so many bits of their own is drawn from
 _ANYCAST = range(0xFDFFFFFFFFFFFF80, 0xFE00000000000000)  # interface identifiers of no single host (RFC 2526, RFC 5453)
