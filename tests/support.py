@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 from contextlib import contextmanager, suppress
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -37,9 +38,18 @@ def compile_c(source: str | os.PathLike, out_dir: str | os.PathLike, *flags: str
     return str(out)
 
 
+def unsanitized(argv, options: dict) -> dict:
+    """Options of `subprocess.Popen`: no sanitizer is preloaded into programs of others, which leak at their end."""
+    if not SANITIZED or sys.executable in map(str, argv):
+        return options
+    environment = options.get("env") or os.environ
+    return {**options, "env": {name: value for name, value in environment.items() if name != "LD_PRELOAD"}}
+
+
 def run(argv, timeout: float = 120, check: bool = True, **options) -> subprocess.CompletedProcess:
     """A program's output as text; with `check` its failure shows what it wrote."""
-    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, timeout=timeout, **options)
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, timeout=timeout,
+                          **unsanitized(argv, options))
     if check:
         assert done.returncode == 0, f"{argv}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
@@ -74,7 +84,7 @@ class NetNamespace:
         return run([*self.prefix, *argv], **options)
 
     def popen(self, *argv, **options) -> subprocess.Popen:
-        return subprocess.Popen([*self.prefix, *(str(a) for a in argv)], **options)
+        return subprocess.Popen([*self.prefix, *(str(a) for a in argv)], **unsanitized(argv, options))
 
     @contextmanager
     def enter(self):
