@@ -394,7 +394,7 @@ def test_r_a_confined_router_has_its_devices_opened_and_gets_a_lost_one_back(net
                               stdout=subprocess.PIPE, text=True)
         started.append(program)
         assert program.stdout.readline() == "ready\n"
-        assert asked()
+        wait_until(asked, 60)
         said = status(router.pid)
         assert int(said["CapEff"], 16) == 0 and said.get("Seccomp", "2").strip() == "2"
         [opener] = map(int, pathlib.Path(f"/proc/{router.pid}/task/{router.pid}/children").read_text().split())
