@@ -6,7 +6,8 @@ use; one byte beyond it is a probe (RFC 9293 section 3.8.6.1).
 Optimistic acknowledgement (Savage et al. 1999): the router knows the last byte that it handed on, and a range that it dropped.
 Acknowledgement division (the same): each acknowledgement that says something new answers a segment, so there are no more of them
 than segments were handed on.
-No back-off: a round ends when the sender repeats what was dropped, so it knows, whatever the distance to it. An honest sender
+No back-off: a round ends when the sender repeats what was dropped, so it knows, whatever the distance to it; what was acknowledged
+without is not waited for. An honest sender
 gives up a part of its window then (RFC 5681: half, RFC 9438: 0.3) and sends no more than arrives (RFC 6937), so what is dropped of
 it in 32 rounds is little, or it has become slow. Who lost a quarter of all that it sent in them, was not slower than half in the
 later ones, and sends 16 segments a round and more, does not back off. (BBR bears a loss of up to a fifth for ever; what loses
@@ -22,7 +23,7 @@ from netstack.address cimport address_equal
 from netstack.router.policing cimport ACK_DIVISION, NO_BACK_OFF, OPTIMISTIC_ACK, WINDOW_OVERRUN
 from netstack.router.port cimport PORT_STACK
 from netstack.router.reading cimport read_header, reading_t
-from netstack.router.segments cimport tcp_is_sound, tcp_view, tcp_view_t
+from netstack.router.segments cimport segment_is_sound
 from netstack.router.watched cimport watched_restart
 from netstack.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt, seq_max
 from netstack.wire.byte_order cimport load_be16
@@ -35,6 +36,7 @@ cdef enum:
     OPTION_MPTCP = 30
     DEFAULT_MSS = 536                # RFC 9293 section 3.7.1; no link on the way carries less
     ETHERNET_MSS = 1460
+    HEADERS = 40                     # IPv4 and TCP, the least
     OVERRUNS = 8                     # segments
     OPTIMISTIC = 3                   # acknowledgements, each beyond the one before
     DIVISIONS = 16                   # acknowledgements too many
@@ -43,10 +45,9 @@ cdef enum:
     HEAVY = 4                        # a part of this size was dropped
 
 
-cdef bint is_sound(const packet_t *p) noexcept nogil:
+cdef inline bint is_sound(const seen_t *s, const packet_t *p) noexcept nogil:
     """What its receiver will not take proves nothing."""
-    cdef tcp_view_t view
-    return tcp_view(p, &view) and tcp_is_sound(p, &view)
+    return segment_is_sound(p, s.at, s.headers)
 
 
 # ---- the beginning and the end
@@ -127,7 +128,7 @@ cdef void judge_syn(watched_t *w, const seen_t *s, port_t *src, const packet_t *
     cdef half_t *peer = &w.halves[1 - s.side]
     cdef uint32_t mss, shift
     cdef bint same = half.opened and half.isn == s.seq
-    if not is_sound(p):
+    if not is_sound(s, p):
         return
     if not s.flags & ACK and not same and (w.closed or (half.fin and peer.fin) or (half.started and not w.matched)):
         w.closed = w.closed or w.matched
@@ -180,7 +181,7 @@ cdef bint close_round(half_t *half, int64_t now_ns) noexcept nogil:
         2.0 * half.strike_bytes[1] * half.strike_ns[0] >= <double> half.strike_bytes[0] * half.strike_ns[1]
 
 
-cdef int judge_data(watched_t *w, const seen_t *s, const packet_t *p, int64_t now_ns) noexcept nogil:
+cdef int judge_data(watched_t *w, const seen_t *s, const port_t *src, const packet_t *p, int64_t now_ns) noexcept nogil:
     cdef half_t *half = &w.halves[s.side]
     cdef half_t *peer = &w.halves[1 - s.side]
     cdef uint32_t behind = s.seq + s.payload
@@ -194,10 +195,12 @@ cdef int judge_data(watched_t *w, const seen_t *s, const packet_t *p, int64_t no
         half.fin = True
     if half.mss < s.payload and not peer.opened:
         half.mss = s.payload if s.payload < ETHERNET_MSS else ETHERNET_MSS
+    if half.mss > src.mtu - HEADERS:
+        half.mss = src.mtu - HEADERS
     if s.payload == 0:
         half.top = seq_max(half.top, s.seq + length_of(s))
         return NOBODY
-    if w.matched and not peer.doubt and not w.shared_window and seq_gt(behind, half.edge + 1) and is_sound(p):
+    if w.matched and not peer.doubt and not w.shared_window and seq_gt(behind, half.edge + 1) and is_sound(s, p):
         half.overruns += 1
         if half.overruns == OVERRUNS:
             guilty = WINDOW_OVERRUN
@@ -216,7 +219,7 @@ cdef int judge_ack(watched_t *w, const seen_t *s, const port_t *src, const packe
     if not other.started:
         return NOBODY
     if seq_gt(s.ack, other.delivered) or (other.has_hole and seq_gt(s.ack, other.hole)):
-        if judged and (other.optimistic == 0 or seq_gt(s.ack, other.claimed)) and is_sound(p):
+        if judged and (other.optimistic == 0 or seq_gt(s.ack, other.claimed)) and is_sound(s, p):
             other.optimistic += 1
             other.claimed = s.ack
             other.has_hole = False
@@ -224,7 +227,9 @@ cdef int judge_ack(watched_t *w, const seen_t *s, const port_t *src, const packe
                 return OPTIMISTIC_ACK
     elif seq_gt(s.ack, other.acked):
         other.acked = s.ack
-        if not takes_credit(other, s.ack) and judged and is_sound(p):
+        if other.missing and seq_gt(s.ack, other.lost):      # what was dropped was a repetition: nobody waits for it
+            other.missing = False
+        if not takes_credit(other, s.ack) and judged and is_sound(s, p):
             other.divided += 1
             if other.divided == DIVISIONS:
                 return ACK_DIVISION
@@ -251,7 +256,7 @@ cdef void note_dropped(watched_t *w, const seen_t *s) noexcept nogil:
     if s.payload == 0:
         return
     half.lost_bytes += s.payload
-    if not half.missing:
+    if not half.missing and seq_gt(s.seq + s.payload, half.acked):
         half.missing = True
         half.lost = s.seq
     if not half.has_hole and seq_ge(s.seq, half.delivered):

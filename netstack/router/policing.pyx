@@ -175,7 +175,7 @@ cdef int judge(police_t *police, watched_t *w, seen_t *s, port_t *src, packet_t 
         misdeed = judge_ack(w, s, src, p)
         if misdeed != NOBODY:
             verdict = accuse(police, w, s, src, misdeed, now_ns)
-    misdeed = judge_data(w, s, p, now_ns)
+    misdeed = judge_data(w, s, src, p, now_ns)
     if misdeed != NOBODY and verdict == PASS:
         verdict = accuse(police, w, s, src, misdeed, now_ns)
     if w.punished and verdict == PASS:

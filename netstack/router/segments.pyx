@@ -7,7 +7,7 @@ from libc.string cimport memcmp, memcpy, memset
 from netstack.router.devices.offload cimport VNET_ECN, VNET_NEEDS_CHECKSUM, VNET_TCPV4, VNET_TCPV6
 from netstack.wire.byte_order cimport load_be16, load_be32, load_native32, store_be16, store_be32, store_native16
 from netstack.wire.checksum cimport (
-    checksum_finish, checksum_fold, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
+    checksum_combine, checksum_finish, checksum_fold, checksum_partial, checksum_pseudo_ipv4, checksum_pseudo_ipv6,
 )
 from netstack.wire.ipv4 cimport PROTOCOL_TCP
 
@@ -67,6 +67,19 @@ cdef inline uint64_t tcp_sum(const uint8_t *h, const tcp_view_t *view, const uin
 
 cdef bint tcp_is_sound(const packet_t *p, const tcp_view_t *view) noexcept nogil:
     return checksum_fold(tcp_sum(p.header, view, view.data, view.payload)) == 0xffff
+
+
+cdef bint segment_is_sound(const packet_t *p, uint32_t at, uint32_t headers) noexcept nogil:
+    """The payload may lie in two parts, the first of any length."""
+    cdef uint32_t total = p.head_length + p.body_length
+    cdef uint32_t in_head = p.head_length - headers if headers < p.head_length else 0
+    cdef uint32_t skipped = headers - p.head_length if headers > p.head_length else 0
+    cdef uint64_t sum = <uint64_t> pseudo(p.header, total - at) + checksum_partial(p.header + at, headers - at)
+    if in_head:
+        sum += checksum_partial(p.head + headers, in_head)
+    if p.body_length > skipped:
+        sum += checksum_combine(0, checksum_partial(p.body + skipped, p.body_length - skipped), in_head)
+    return checksum_fold(sum) == 0xffff
 
 
 # ---- cutting

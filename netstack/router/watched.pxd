@@ -20,7 +20,8 @@ cdef struct half_t:                  # what one end sends, and what the other sa
     uint32_t delivered               # behind the last byte that was handed on to the other end
     uint32_t acked                   # by the other end
     uint32_t edge                    # the furthest right edge of a window that the sender was told
-    uint32_t mss                     # bytes: as the other end says in its SYN, else the largest payload that was seen
+    uint32_t mss                     # bytes: as the other end says in its SYN, else the largest payload that was seen; at
+                                     # most what the link carries that the sender is on
     uint32_t syn_window              # bytes; of the sender's own SYN
     uint16_t own_mss                 # bytes; of the sender's own SYN, 0: none
     uint8_t shift                    # of windows that the sender offers; NO_SHIFT: its SYN has none

@@ -16,8 +16,8 @@ from netstack.router.client import ControlClient, attach
 from netstack.router.control import Connection
 from netstack.router.greedy import MISDEEDS, POLICIES
 from netstack.router.pool import pack_address
+from tests.router.forged import PORT, acknowledge_early, address_of, attached
 from tests.router.lan import wait_until
-from tests.router.test_policing_ends import PORT, Offender, acknowledge_early, address_of
 
 NOBODY = dict.fromkeys(MISDEEDS, 0)
 
@@ -25,13 +25,14 @@ NOBODY = dict.fromkeys(MISDEEDS, 0)
 def misbehave(name):
     """One finding: an attachment that acknowledged what it had not got."""
     with netstack.attach(name, drain=0) as server, server.create_server((address_of(server), PORT)) as listener:
-        offender = Offender(attach(name), address_of(server))
+        offender = attach(name)
+        forged = attached(offender, address_of(server))
         with listener.accept()[0] as cheated:
             cheated.sendall(bytes(1000))
-            acknowledge_early(offender)
+            acknowledge_early(forged)
             with ControlClient(name) as client:
                 wait_until(lambda: client.greedy()[1]["optimistic_ack"])
-    return offender.attachment
+    return offender
 
 
 def test_the_policy_is_the_owners_to_change_and_everybodys_to_see(runtime, monkeypatch):

@@ -23,7 +23,8 @@ class Conversation:
 
     isn = 1000, 5000                                         # of A and D
 
-    def __init__(self, *, open=True, shift=0, window=65535, names=(A, D), policy="count", port=40000, lan=None):
+    def __init__(self, *, open=True, shift=0, window=65535, names=(A, D), policy="count", port=40000, lan=None,
+                 mss=MSS):
         self.names, self.port, self.shift = names, port, shift
         if lan is None:
             lan = Timed("10.77.0.0/16", "fd77::/64", router=("10.77.0.1", "fd77::1"), greedy=policy)
@@ -34,7 +35,7 @@ class Conversation:
         self.window = window
         if open:
             self.from_a("S", self.isn[0], 0, mss=MSS, window_scale=shift)
-            self.from_d("SA", self.isn[1], self.seq, mss=MSS, window_scale=shift)
+            self.from_d("SA", self.isn[1], self.seq, mss=mss, window_scale=shift)
             self.from_a("A", self.seq, self.ack)
 
     def segment(self, ends, ports, flags, seq, ack, payload=b"", **options):
@@ -138,6 +139,27 @@ def test_d10_what_was_dropped_and_sent_again_can_be():
     assert c.found() == []
 
 
+def behind_options(packet):
+    """The same segment behind a header of IPv6 with options for the destination."""
+    packet = bytearray(packet)
+    packet[40:40] = bytes([packet[6], 0, 1, 4, 0, 0, 0, 0])
+    packet[6] = 60
+    packet[4:6] = (len(packet) - 40).to_bytes(2, "big")
+    return packet
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_d10_headers_of_ipv6_hide_no_acknowledgement(damaged):
+    c = Conversation(names=(A6, D6))
+    c.data(2)
+    for n in range(1, 5):
+        packet = behind_options(c.segment(c.names[::-1], (7, c.port), "A", c.ack, c.seq + n * MSS))
+        packet[-1] ^= damaged
+        c.d.send(packet)
+        c.lan.at(0)
+    assert c.found() == ([] if damaged else [("optimistic_ack", D6)])
+
+
 @pytest.mark.parametrize("what", ["damaged", "no handshake", "reset", "older"])
 def test_d10_what_proves_nothing_is_not_held_against_anybody(what):
     c = Conversation(open=what != "no handshake")
@@ -229,6 +251,26 @@ def test_data_beyond_the_window_is_found_at_the_eighth_segment(shift, names):
     assert c.a.counters["greedy_window_overrun"] == 1
 
 
+@pytest.mark.parametrize("split", [40, 41, 128, 500, 513])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_form_of_a_record_hides_no_overrun(split, damaged):
+    c = Conversation(window=100)
+    for _ in range(8):
+        packet = bytearray(c.segment(c.names, (c.port, 7), "A", c.seq + 5000, c.ack, bytes(range(256)) * 5))
+        packet[-1] ^= damaged
+        c.a.send(packet, split=split)
+        c.lan.at(0)
+    assert c.found() == ([] if damaged else [("window_overrun", A)])
+
+
+def test_headers_of_ipv6_hide_no_overrun():
+    c = Conversation(names=(A6, D6), window=100)
+    for _ in range(8):
+        c.a.send(behind_options(c.segment(c.names, (c.port, 7), "A", c.seq + 5000, c.ack, bytes(1280))))
+        c.lan.at(0)
+    assert c.found() == [("window_overrun", A6)]
+
+
 def test_a_window_that_shrinks_takes_nothing_back():
     c = Conversation(window=40_000)
     c.acknowledge(c.seq)
@@ -255,10 +297,12 @@ def test_a_window_that_can_be_read_in_two_ways_is_not_judged(what):
 # --- back-off ---
 
 
-def lossy(episodes, *, rate, lost=2, size=40):
+def lossy(episodes, *, rate, lost=2, size=40, before=None, **options):
     """`episodes` times so many segments of which every `lost`-th is dropped, repeated, and all are acknowledged."""
-    c = Conversation(window=65535, shift=14)
+    c = Conversation(window=65535, shift=14, **options)
     c.acknowledge(c.seq)
+    if before is not None:
+        before(c)
     time = 0
     for n in range(episodes):
         many = rate(n) if callable(rate) else size
@@ -288,6 +332,25 @@ def test_a_sender_that_goes_on_after_32_losses_is_found():
     c = lossy(32, rate=None)
     assert c.found() == [("no_back_off", A)]
     assert c.a.counters["greedy_no_back_off"] == 1
+
+
+def test_a_segment_is_no_larger_than_the_senders_link_whatever_the_other_end_could_take():
+    assert lossy(32, rate=None, mss=65495).found() == [("no_back_off", A)]
+
+
+@pytest.mark.parametrize("acknowledged", ["before", "later"])
+def test_a_repetition_that_is_dropped_for_nothing_does_not_end_the_watching(acknowledged):
+    def repeat(c):
+        c.data()
+        if acknowledged == "before":
+            c.acknowledge(c.seq)
+        c.lan.forwarder.emulate(c.d.port, output={"loss": 1.0})
+        c.from_a("A", c.seq - MSS, c.ack, bytes(MSS))
+        c.lan.forwarder.emulate(c.d.port, output={"loss": 0.0})
+        if acknowledged == "later":
+            c.acknowledge(c.seq)
+
+    assert lossy(32, rate=None, before=repeat).found() == [("no_back_off", A)]
 
 
 def test_one_that_loses_less_is_not():

@@ -6,68 +6,15 @@ import pytest
 
 import netstack
 from netstack.router import Router, client
-from netstack.testing.packets import build_tcp, parse_packet
-from tests.router.lan import put, take, wait_until
+from tests.router.forged import OWN_PORT, PORT, acknowledge_early, address_of, attached, overrun
+from tests.router.lan import wait_until
 from tests.router.test_hostile import Bystanders, words_of
-
-PORT, OWN_PORT = 7, 40000
-
-
-def address_of(host):
-    return host.addresses[0].split("/")[0]
-
-
-class Offender:
-    """A TCP of one connection to a server, written by hand."""
-
-    def __init__(self, attachment, server):
-        self.attachment = attachment
-        self.server = server
-        self.seq = self.ack = 1000
-        self.send("S", window_scale=0, mss=1400)
-        answer = self.hear(lambda p: p.flags == "SA")
-        self.seq, self.ack = self.seq + 1, answer.seq + 1
-        self.send("A")
-
-    def send(self, flags, payload=b"", **options):
-        self.write(self.packet(flags, payload, **options))
-        self.seq += len(payload)
-
-    def packet(self, flags, payload=b"", **options):
-        return build_tcp(self.attachment.address, self.server, OWN_PORT, PORT, flags, payload=payload,
-                         **{"seq": self.seq, "ack": self.ack, "window": 60000, **options})
-
-    def write(self, packet):
-        assert put(self.attachment.link.channel, packet)
-        self.attachment.link.channel.flush()
-
-    def hear(self, wanted):
-        def look():
-            raw = take(self.attachment.link.channel)
-            packet = parse_packet(raw) if raw else None
-            return packet if packet is not None and wanted(packet) else None
-
-        return wait_until(look)
 
 
 def poison(attachment):
     words, _ = words_of(attachment)
     words[128 // 8] = 1 << 60                                # of its ring, where no tail can be
     attachment.link.channel.peer_doorbells[1].kick()
-
-
-def acknowledge_early(offender):
-    """Three acknowledgements, each beyond the one before, of data that the server has not sent yet."""
-    offender.hear(lambda p: p.payload)
-    for n in range(1, 4):
-        offender.send("A", ack=offender.ack + 100_000 + n)
-
-
-def overrun(offender):
-    """Eight segments beyond any window that the server offered."""
-    offender.hear(lambda p: p.payload)
-    for n in range(8):
-        offender.write(offender.packet("A", bytes(1000), seq=offender.seq + (1 << 30) + 1000 * n))
 
 
 @pytest.mark.parametrize(("misbehave", "misdeed", "words"), [
@@ -80,21 +27,21 @@ def test_the_offender_is_told_why_its_peer_gets_a_reset_and_others_go_on(runtime
             netstack.attach(router.name, drain=0) as server, netstack.attach(router.name, drain=0) as friend, \
             server.create_server((address_of(server), PORT)) as listener:
         with friend.create_connection((address_of(server), PORT)) as honest, listener.accept()[0] as its_end:
-            offender = Offender(router.attach(), address_of(server))
-            ident = offender.attachment.id
+            offender = router.attach()
+            forged = attached(offender, address_of(server))
             with listener.accept()[0] as cheated:
                 cheated.sendall(bytes(1000))
-                assert offender.attachment.ending == ""
-                misbehave(offender)
-                wait_until(lambda: offender.attachment.gone)
-                assert offender.attachment.ending.startswith("greedy: ") and words in offender.attachment.ending
+                assert offender.ending == ""
+                misbehave(forged)
+                wait_until(lambda: offender.gone)
+                assert offender.ending.startswith("greedy: ") and words in offender.ending
                 cheated.settimeout(60)
                 with pytest.raises(ConnectionResetError):
                     cheated.recv(1)
             assert router.endings() == {"greedy": 1}
-            assert ident not in [info.id for info in router.attachments()] and len(router.attachments()) == 4
+            assert offender.id not in [info.id for info in router.attachments()] and len(router.attachments()) == 4
             said = [record.getMessage() for record in caplog.records]
-            assert any(f"{offender.attachment.address}.{OWN_PORT} " in line and words in line for line in said)
+            assert any(f"{offender.address}.{OWN_PORT} " in line and words in line for line in said)
             assert any("misbehaves: detached" in line and words in line for line in said), "the router's log"
             assert any("ended the attachment of" in line and words in line for line in said), "the offender's log"
             its_end.settimeout(60)
@@ -103,9 +50,9 @@ def test_the_offender_is_told_why_its_peer_gets_a_reset_and_others_go_on(runtime
             before = others.count
             wait_until(lambda: others.problem or others.count > before + 20)
             assert router.counters()[f"greedy_{misdeed}"] == 1 and router.counters()["drop_in_policed"] == 1
-            assert router.attach(offender.attachment.address).address == offender.attachment.address, "it is free again"
+            assert router.attach(offender.address).address == offender.address, "it is free again"
         assert router.check_conservation() == []
-        offender.attachment.close()
+        offender.close()
 
 
 def test_a_host_that_is_cut_off_gives_up_and_does_not_come_back(runtime, monkeypatch):

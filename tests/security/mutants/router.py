@@ -38,7 +38,7 @@ MUTANTS = [
            "    if half.has_hole and seq_lt(s.seq, half.hole_end) and seq_gt(behind, half.hole):\n",
            "    if False:\n", ("test_d10_what_was_dropped_and_sent_again_can_be",)),
     Mutant("D10", "segments with a bad checksum speak against their sender", JUDGING,
-           "(other.optimistic == 0 or seq_gt(s.ack, other.claimed)) and is_sound(p):",
+           "(other.optimistic == 0 or seq_gt(s.ack, other.claimed)) and is_sound(s, p):",
            "(other.optimistic == 0 or seq_gt(s.ack, other.claimed)):",
            ("test_d10_what_proves_nothing_is_not_held_against_anybody",)),
     Mutant("D11", "each acknowledgement is one more than there should be", JUDGING,
