@@ -10,6 +10,7 @@ from posix.unistd cimport close, read
 
 from netstack.router.budget cimport budget_forgive
 from netstack.router.emulation cimport wire_deadline
+from netstack.router.epoll cimport EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, epoll_ctl, epoll_event, epoll_wait
 from netstack.router.port cimport PORT_ACTIVE, port_fail, port_ring, PORT_STACK, port_t, PORT_UPLINK
 from netstack.router.routing cimport visit
 from netstack.router.state cimport enter, forwarder_t, leave
@@ -19,21 +20,6 @@ from rings.mapping cimport mapping_load, memory_lost
 from rings.spsc_ring cimport (
     ring_consumer_arm, ring_has_data, RING_LEADER, RING_POISONED, ring_producer_arm_as, ring_space_needs_kick,
 )
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        uint64_t u64
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_ctl(int, int, int, epoll_event *)
-    int epoll_wait(int, epoll_event *, int, int)
-    enum:
-        EPOLLIN
-        EPOLLERR
-        EPOLLHUP
-        EPOLLET
-        EPOLL_CTL_MOD
 
 cdef extern from "<poll.h>" nogil:
     struct timespec:
@@ -56,7 +42,7 @@ cdef extern from * nogil:
     """
     #define forwarder_load_flag(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     """
-    bint forwarder_load_flag(bint *)         # pairs with the release in Forwarder.start and stop
+    bint forwarder_load_flag(bint *)         # pairs with the release in DataPath.stop
 
 cdef enum:
     EVENTS = 64

@@ -8,6 +8,7 @@ import os
 
 from netstack.address cimport address_parse, address_t
 from netstack.errors import ConfigError
+from netstack.router.binding cimport address_change
 from netstack.router.claims cimport (
     CLAIM_PROTOCOL, CLAIM_TCP, CLAIM_UDP, claims_claim, claims_inherit, claims_join, claims_lease, claims_new,
     claims_promise, claims_release, claims_share, claims_stay, flow_learn, group_has, names_t,
@@ -57,7 +58,7 @@ cdef class SharedAddresses:
             enter(f)
         try:
             for address in self.addresses:
-                forwarder.change(address, ENTRY_SHARED)
+                address_change(f, address, ENTRY_SHARED)
         finally:
             leave(f)
 
