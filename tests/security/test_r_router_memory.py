@@ -350,6 +350,20 @@ def beside(call, *arguments):
         thread.join()
 
 
+def test_r7_router_works_on_a_copy_of_a_header():
+    """The hop that it takes off is written where the stack cannot read or change it: in private memory."""
+    lan = Lan()
+    stack, other = lan.stack(A), lan.stack(B)
+    packet = bytes(udp(A, B, bytes(range(100))))
+    memory = memoryview(stack.channel._regions[1].mapping)[DATA + 8:DATA + 8 + len(packet)]
+    assert put(stack.channel, packet)
+    stack.channel.flush()
+    lan.run()
+    [passed] = drain(other)
+    assert passed[8] == packet[8] - 1 and bytes(memory) == packet
+    del memory
+
+
 def test_r7_router_a_source_that_changes_while_it_is_looked_at(workers):
     """Between its own address and another's with the same checksum: what passes has its own, whichever was read."""
     own, others = "10.77.1.2", "10.78.1.1"

@@ -61,7 +61,7 @@ OF_THE_ROUTER = [
            ("test_r6_router_what_no_ip_packet_is_as_long_as_goes_nowhere",)),
     Mutant("R7", "headers are judged where the stack can change them", ROUTING,
            "        p.header = header\n        p.stays = True\n", "        p.header = p.head\n        p.stays = True\n",
-           ("test_r7_router_a_source_that_changes_while_it_is_looked_at",)),
+           ("test_r7_router_works_on_a_copy_of_a_header",)),
     Mutant("R8", "a packet's place is given back before it is read", ROUTING,
            "        n += 1\n        if r.head_length:\n",
            "        n += 1\n        ring_release_now(port.rx)\n        if r.head_length:\n",
