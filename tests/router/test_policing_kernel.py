@@ -120,8 +120,14 @@ class Stranger:
         self.socket.bind(("tap0", ETH_P_ALL))
         self.socket.setblocking(False)
         self.router = b"\xff" * 6                            # until it answers
-        self.arp(1, self.router, server)
-        wait_until(lambda: self.read() is None and self.router != b"\xff" * 6)
+        wait_until(lambda: self.finds(server))
+
+    def finds(self, server):
+        """Ask for the router, again and again: a TAP that was just opened may lose what is sent to it."""
+        self.arp(1, b"\xff" * 6, server)
+        select.select([self.socket], [], [], 0.05)
+        self.read()
+        return self.router != b"\xff" * 6
 
     def arp(self, operation, mac, address):
         body = struct.pack("!HHBBH6s4s6s4s", 1, ETH_P_IP, 6, 4, operation, MAC, socket.inet_aton(STRANGER), mac,
