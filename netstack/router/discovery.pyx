@@ -7,6 +7,7 @@ from libc.string cimport memcpy, memset
 from netstack.address cimport (
     address_equal, address_from_v4, address_is_any, address_is_multicast6, address_is_unspecified6, address_is_v4, address_v4,
 )
+from netstack.ip.ndp cimport all_nodes, solicited_node
 from netstack.router.devices.device cimport iovec
 from netstack.wire.arp cimport ARP_LENGTH, ARP_REPLY, ARP_REQUEST, arp_t, parse_arp, write_arp
 from netstack.wire.byte_order cimport load_be16, store_native16
@@ -133,20 +134,6 @@ cdef void send_arp(device_t *device, const uint8_t *mac, uint16_t operation, con
     write_ethernet(frame, to, mac, ETHERTYPE_ARP)
     write_arp(frame + ETHERNET_HEADER, operation, mac, sender_be, target_mac, target_be)
     put(device, frame, MINIMUM_FRAME)
-
-
-cdef void all_nodes(address_t *out) noexcept nogil:
-    memset(out, 0, sizeof(address_t))
-    (<uint8_t *> out)[0] = 0xff
-    (<uint8_t *> out)[1] = 0x02
-    (<uint8_t *> out)[15] = 1
-
-
-cdef void solicited_node(const address_t *a, address_t *out) noexcept nogil:
-    all_nodes(out)
-    (<uint8_t *> out)[11] = 1
-    (<uint8_t *> out)[12] = 0xff
-    memcpy(<uint8_t *> out + 13, <const uint8_t *> a + 13, 3)
 
 
 cdef void send_nd(device_t *device, const uint8_t *mac, uint8_t type, uint8_t flags, const address_t *about,

@@ -209,22 +209,24 @@ cdef int police_judge(police_t *police, port_t *src, port_t *to, packet_t *p, in
     return judge(police, w, &s, src, p, now_ns)
 
 
+cdef inline watched_t *watched_flow(police_t *police, const uint8_t *packet, uint32_t n, uint32_t total,
+                                    seen_t *s) noexcept nogil:
+    """Of a segment, with what is seen of it; NULL: it is none, or of a connection that nobody watches."""
+    return watched_find(&police.watch, s.key) if look(packet, n, total, s) == SEGMENT else NULL
+
+
 cdef void police_delivered(police_t *police, const uint8_t *packet, uint32_t n, uint32_t total) noexcept nogil:
     cdef seen_t s
-    cdef watched_t *w
-    if look(packet, n, total, &s) == SEGMENT:
-        w = watched_find(&police.watch, s.key)
-        if w != NULL:
-            note_delivered(w, &s)
+    cdef watched_t *w = watched_flow(police, packet, n, total, &s)
+    if w != NULL:
+        note_delivered(w, &s)
 
 
 cdef void police_dropped(police_t *police, const uint8_t *packet, uint32_t n, uint32_t total) noexcept nogil:
     cdef seen_t s
-    cdef watched_t *w
-    if look(packet, n, total, &s) == SEGMENT:
-        w = watched_find(&police.watch, s.key)
-        if w != NULL:
-            note_dropped(w, &s)
+    cdef watched_t *w = watched_flow(police, packet, n, total, &s)
+    if w != NULL:
+        note_dropped(w, &s)
 
 
 # ---- control

@@ -30,6 +30,13 @@ cdef int64_t time_of(forwarder_t *f) noexcept nogil:
     return doorbell_now_ns() if f.running else f.now_ns
 
 
+cdef int done(int status, str what) except -1:
+    """Raises the OSError of an errno, negative, that is said of `what`."""
+    if status < 0:
+        raise OSError(-status, f"{what}: {os.strerror(-status)}")
+    return 0
+
+
 cdef class SharedAddresses:
     """Addresses of several attachments at once, told apart by ports.
 
@@ -116,8 +123,7 @@ cdef class SharedAddresses:
             enter(f)
             r = claims_claim(f.claims, port, kind, number, flags, time_of(f))
             leave(f)
-        if r < 0:
-            raise OSError(-r, f"{'protocol' if kind == CLAIM_PROTOCOL else 'port'} {number}: {os.strerror(-r)}")
+        done(r, f"{'protocol' if kind == CLAIM_PROTOCOL else 'port'} {number}")
 
     def promise(self, uint32_t kind, uint32_t number, uint32_t uid, int64_t until_ns):
         """A number was a stack's when the router before this one was killed: until then it waits to be claimed again by
@@ -143,8 +149,7 @@ cdef class SharedAddresses:
             enter(f)
             r = claims_share(f.claims, port, kind, number)
             leave(f)
-        if r < 0:
-            raise OSError(-r, f"port {number}: {os.strerror(-r)}")
+        done(r, f"port {number}")
 
     def know(self, uint64_t ident, uint32_t kind, uint32_t number, flows):
         """Connections that a process has at a port that it shares: ``(own address, peer's address, peer's port)``."""
@@ -191,8 +196,7 @@ cdef class SharedAddresses:
             enter(f)
             r = claims_inherit(f.claims, port, whose, kind, number, yields)
             leave(f)
-        if r < 0:
-            raise OSError(-r, f"port {number} of a parent: {os.strerror(-r)}")
+        done(r, f"port {number} of a parent")
 
     def stay(self, uint64_t ident, uint32_t kind, uint32_t number):
         """A parent looks at its listener again: it yields no more."""
@@ -212,8 +216,7 @@ cdef class SharedAddresses:
             enter(f)
             r = claims_release(f.claims, port, kind, number)
             leave(f)
-        if r < 0:
-            raise OSError(-r, f"port {number}: {os.strerror(-r)}")
+        done(r, f"port {number}")
 
     def lease(self, uint64_t ident, uint32_t kind):
         """Some ports at random, to be used without asking: a list, empty if all are taken."""
@@ -225,8 +228,7 @@ cdef class SharedAddresses:
             enter(f)
             n = claims_lease(f.claims, port, kind, ports, time_of(f))
             leave(f)
-        if n < 0:
-            raise OSError(-n, f"ports: {os.strerror(-n)}")
+        done(n, "ports")
         return [ports[i] for i in range(n)]
 
     def owned(self, uint64_t ident):

@@ -23,29 +23,13 @@ import struct
 from netstack.errors import LinkError
 from netstack.link.tap import LinkMissingError, LinkPermissionError, ask_interface, check_device_name, device_mtu
 from netstack.router.devices.device cimport device_t, frame_t, iovec, vnet_t
+from netstack.router.devices.kernel cimport (
+    c_getsockopt, c_sendto, MAP_FAILED, MAP_POPULATE, MAP_SHARED, mmap, MSG_DONTWAIT, munmap, PROT_READ, PROT_WRITE, SO_ERROR, sockaddr, socklen_t, SOL_SOCKET,
+)
 from netstack.router.devices.offload cimport vnet_finish, vnet_segment
 
-cdef extern from "<sys/mman.h>" nogil:
-    void *mmap(void *, size_t, int, int, int, long)
-    int munmap(void *, size_t)
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_SHARED
-        MAP_POPULATE
-    void *MAP_FAILED
-
 cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-    struct sockaddr:
-        pass
-    ssize_t c_sendto "sendto"(int, const void *, size_t, int, const sockaddr *, socklen_t)
     int c_getsockname "getsockname"(int, sockaddr *, socklen_t *)
-    int c_getsockopt "getsockopt"(int, int, int, void *, socklen_t *)
-    enum:
-        MSG_DONTWAIT
-        SOL_SOCKET
-        SO_ERROR
 
 cdef extern from "<linux/if_packet.h>" nogil:
     struct sockaddr_ll:

@@ -28,31 +28,15 @@ from netstack.link.tap import (
     LinkBusyError, LinkMissingError, LinkPermissionError, ask_interface, check_device_name, device_mtu,
 )
 from netstack.router.devices.device cimport device_t, frame_t, iovec, vnet_t
-
-cdef extern from "<sys/mman.h>" nogil:
-    void *mmap(void *, size_t, int, int, int, long)
-    int munmap(void *, size_t)
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_SHARED
-        MAP_POPULATE
-    void *MAP_FAILED
+from netstack.router.devices.kernel cimport (
+    c_getsockopt, c_sendto, MAP_FAILED, MAP_POPULATE, MAP_SHARED, mmap, MSG_DONTWAIT, munmap, PROT_READ, PROT_WRITE, SO_ERROR, sockaddr, socklen_t, SOL_SOCKET,
+)
 
 cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-    struct sockaddr:
-        pass
-    ssize_t c_sendto "sendto"(int, const void *, size_t, int, const sockaddr *, socklen_t)
     ssize_t c_recvfrom "recvfrom"(int, void *, size_t, int, sockaddr *, socklen_t *)
-    int c_getsockopt "getsockopt"(int, int, int, void *, socklen_t *)
     int c_setsockopt "setsockopt"(int, int, int, const void *, socklen_t)
     int c_bind "bind"(int, const sockaddr *, socklen_t)
-    enum:
-        AF_XDP
-        MSG_DONTWAIT
-        SOL_SOCKET
-        SO_ERROR
+    enum: AF_XDP
 
 cdef extern from "<linux/if_xdp.h>" nogil:
     struct sockaddr_xdp:
