@@ -101,13 +101,14 @@ def test_reclaim_after_kill(benchmark, monkeypatch, tmp_path_factory):
     times = []
     with Router(ring_capacity=1 << 18) as router:
         gone = threading.Event()
-        detach = router.detach
+        attachments = router._service.attachments
+        detach = attachments.detach
 
         def watched(connection, why):
             detach(connection, why)
             gone.set()
 
-        router.detach = watched
+        attachments.detach = watched
         code = f"from netstack.router import attach; a = attach({router.name!r}); print('up', flush=True); input()"
 
         def start():

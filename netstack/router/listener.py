@@ -39,7 +39,12 @@ class Listener:
             kind, name = whose
             raise RouterError(errno.EADDRINUSE, f"a {kind} named {name!r} is running already; give this one another "
                               "name (--name) or use that one") from None
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        what = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        try:
+            self.socket = socket.socket(socket.AF_UNIX, what)
+        except OSError:
+            os.close(self._lock)
+            raise
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)                        # of one that died: the lock is ours
