@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from netstack.router.block_messages import Network
@@ -55,12 +56,7 @@ class Attached:
             state=forwarder.state(self.port),
             epoch=self.leases[0].epoch if self.leases else 0,
             uptime_ns=time.monotonic_ns() - self.since_ns,
-            packets_in=c["in_packets"],
-            bytes_in=c["in_bytes"],
-            packets_out=c["out_packets"],
-            bytes_out=c["out_bytes"],
-            drops_in=sum(v for k, v in c.items() if k.startswith("drop_in_")),
-            drops_out=sum(v for k, v in c.items() if k.startswith("drop_out_")),
+            **traffic(c),
             mtu=self.mtu,
             addresses=self.addresses,
             command=self.command,
@@ -71,6 +67,18 @@ class Attached:
             deferred=c["deferred"],
             greedy=findings(c),
         )
+
+
+def traffic(counters: Mapping[str, int]) -> dict[str, int]:
+    """What passed a port, and what did not, as `AttachmentInfo` and `UplinkInfo` say it."""
+    return {
+        "packets_in": counters["in_packets"],
+        "bytes_in": counters["in_bytes"],
+        "packets_out": counters["out_packets"],
+        "bytes_out": counters["out_bytes"],
+        "drops_in": sum(v for k, v in counters.items() if k.startswith("drop_in_")),
+        "drops_out": sum(v for k, v in counters.items() if k.startswith("drop_out_")),
+    }
 
 
 def command_of(pid: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from netstack.errors import LinkError
 from netstack.log_limit import limited
 from netstack.router import protocol
+from netstack.router.attached import traffic
 from netstack.router.conduct import findings
 from netstack.router.control import FAR_AWAY
 from netstack.router.static_routes import StaticRoutes
@@ -115,12 +116,7 @@ class UplinkGroup:
             return protocol.UplinkInfo(
                 number=told + 1,
                 id=uplink.port,
-                packets_in=c["in_packets"],
-                bytes_in=c["in_bytes"],
-                packets_out=c["out_packets"],
-                bytes_out=c["out_bytes"],
-                drops_in=sum(v for k, v in c.items() if k.startswith("drop_in_")),
-                drops_out=sum(v for k, v in c.items() if k.startswith("drop_out_")),
+                **traffic(c),
                 queued=c["queued"],
                 mtu=self._forwarder.mtu(uplink.port),
                 kind=kind,

@@ -144,6 +144,7 @@ def test_half_a_handshake_a_thousand_times(router, scale):
         sock = connect(router)
         sock.send(HELLO)
         sock.close()
+    wait_until(lambda: serves(router))
 
 
 def test_an_attachment_waits_while_the_routers_queue_is_full(runtime):

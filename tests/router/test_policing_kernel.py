@@ -12,26 +12,17 @@ import netstack
 from netstack.router import Router
 from netstack.router.client import ControlClient
 from netstack.router.greedy import MISDEEDS
+from tests.router.conftest import KERNEL
 from tests.router.forged import PORT, Forged, acknowledge_early, address_of, divide, overrun
 from tests.router.lan import wait_until
 from tests.router.outside import data_of, digest_of, send_all
 
 pytestmark = pytest.mark.root
 
-KERNEL, STRANGER = "192.0.2.1", "192.0.2.66"
+STRANGER = "192.0.2.66"
 MAC = bytes.fromhex("020000000066")
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP = 3, 0x0800, 0x0806
 BYTES = 1_000_000
-
-
-@pytest.fixture
-def tap(netns):
-    """A namespace whose kernel has 192.0.2.1 on tap0 and routes the pool there."""
-    netns.run("ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
-    netns.run("ip", "addr", "add", f"{KERNEL}/24", "dev", "tap0")
-    netns.run("ip", "link", "set", "tap0", "up")
-    netns.run("ip", "route", "add", "10.77.0.0/16", "dev", "tap0")
-    return netns
 
 
 def router_at(netns, uplink="", **options):

@@ -10,21 +10,10 @@ from scapy.packet import Raw
 
 from netstack.errors import LinkError
 from netstack.router import Router
+from tests.router.conftest import KERNEL
 from tests.router.lan import parsed, put, take, wait_until
 
 pytestmark = pytest.mark.root
-
-KERNEL = "192.0.2.1"
-
-
-@pytest.fixture
-def tap(netns):
-    """A namespace whose kernel has 192.0.2.1 on tap0 and routes the pool there."""
-    netns.run("ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
-    netns.run("ip", "addr", "add", f"{KERNEL}/24", "dev", "tap0")
-    netns.run("ip", "link", "set", "tap0", "up")
-    netns.run("ip", "route", "add", "10.77.0.0/16", "dev", "tap0")
-    return netns
 
 
 @contextlib.contextmanager
