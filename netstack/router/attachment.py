@@ -219,10 +219,10 @@ class Attachment:
             if self._ending or self.link.peer_closed or self._driver is None or self._patience_s <= 0:
                 self._end()
                 return False
-            self._lost_at = time.monotonic()
             self.link.lose()
             self._driver.change_links()
             self.link.settle()
+            self._lost_at = time.monotonic()     # last: who sees `down` sends nothing to the router that is gone
         log.warning(
             "router %s is gone: %s waits for it, at most %g s", self.name, ", ".join(self.addresses), self._patience_s
         )

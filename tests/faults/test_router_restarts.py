@@ -241,6 +241,22 @@ def test_f2_what_was_sent_while_there_is_no_router_arrives_later(nursery, pair):
         wait_until(lambda: lease_of(a).returns == lease_of(b).returns == 1)     # told behind the first packets
 
 
+def test_f2_down_is_said_after_the_link_is_and_up_after_the_link_is(nursery, pair, monkeypatch):
+    """Who was told that the router is gone finds packets dropped and counted, not laid into its rings."""
+    lease = lease_of(pair[0])
+    said = []
+
+    class Watched:
+        def change_links(self, resume=False, driver=lease._driver):
+            said.append(lease.down)
+            return driver.change_links(resume)
+
+    monkeypatch.setattr(lease, "_driver", Watched())
+    nursery.restart()
+    wait_until(lambda: lease.returns == 1, LIMIT)
+    assert said == [False, True]
+
+
 def test_f2_a_thread_that_waits_all_the_time_gets_its_bytes(nursery, pair):
     a, b = pair
     client, server = connected(a, b)
