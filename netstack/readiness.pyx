@@ -15,6 +15,10 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *data, size_t n, int flags)
     ssize_t recv(int fd, void *data, size_t n, int flags)
 
+cdef extern from "<fcntl.h>" nogil:
+    int F_SETFL, O_APPEND, O_NONBLOCK
+    int fcntl(int fd, int command, int flags)
+
 cdef extern from "<sys/eventfd.h>" nogil:
     int EFD_CLOEXEC, EFD_NONBLOCK
     ctypedef uint64_t eventfd_t
@@ -48,6 +52,9 @@ cdef int ready_open(ready_t *r, int kind) noexcept nogil:
         r.fd = pair[0]
         r.stack_fd = pair[1]
         setsockopt(r.fd, SOL_SOCKET, SO_SNDBUF, &smallest, sizeof(smallest))
+        # It means nothing to a socket, but sendfile(2) and splice(2) then refuse (EINVAL), as they do an eventfd: a
+        # file laid into this descriptor would be lost, while after EINVAL every caller reads it and sends.
+        fcntl(r.fd, F_SETFL, O_NONBLOCK | O_APPEND)
     r.kind = <uint8_t> kind
     r.eof = r.dead = r.readable = 0
     r.writable = 1

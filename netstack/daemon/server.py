@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import socket
@@ -482,8 +483,8 @@ class Server:
         """The clients' end of a socket's pair, which is made when it is first asked for."""
         if not shared.pair:
             here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            for end in (here, there):
-                end.setblocking(False)
+            there.setblocking(False)
+            fcntl.fcntl(here, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)      # see netstack/readiness.pyx
             here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)    # the kernel rounds it up to a few KiB
             shared.pair = here.detach(), there.detach()
             shared.pipe.show_by(*shared.pair)

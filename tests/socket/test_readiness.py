@@ -46,6 +46,54 @@ def test_a_stream_shows_readable_writable_and_the_end(pair):
     assert becomes(server, "rw")
 
 
+@pytest.mark.parametrize("blocking", [True, False])
+def test_no_file_gets_lost_in_it(pair, tmp_path, blocking):
+    """sendfile(2), unpatched, refuses it, or sends on the kernel's sockets."""
+    client, server = pair
+    client.setblocking(blocking)
+    client.fileno()
+    client.setblocking(not blocking)
+    client.setblocking(blocking)
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100)
+    with open(path, "rb") as file:
+        try:
+            os.sendfile(client.fileno(), file.fileno(), 0, 100)
+        except OSError as error:
+            assert error.errno == errno.EINVAL
+            client.sendall(b"x" * 100)
+    client.close()
+    with server.makefile("rb") as end:
+        assert end.read() == b"x" * 100
+
+
+@pytest.mark.parametrize("how", ["sock_sendfile", "sendfile"])
+def test_asyncio_s_own_loop_sends_files(pair, tmp_path, how):
+    client, server = pair
+    data = os.urandom(300_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    client.setblocking(False)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(server.makefile("rb").read()))
+    reader.start()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with open(path, "rb") as file:
+            if how == "sock_sendfile":
+                assert await loop.sock_sendfile(client, file, 1) == len(data) - 1
+            else:
+                transport, _ = await loop.create_connection(asyncio.Protocol, sock=client)
+                assert await loop.sendfile(transport, file, 1) == len(data) - 1
+                transport.close()
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))
+    client.close()
+    reader.join(LIMIT)
+    assert got == [data[1:]]
+
+
 def test_a_full_stream_is_not_writable_until_the_peer_reads(pair):
     client, server = pair
     client.fileno()
