@@ -47,7 +47,7 @@ def test_f5_a_hundred_million_random_words_in_a_ring(runtime, backend, scribbler
             wait_until(lambda: len(router.attachments()) == 2)
             seen = others.count
             wait_until(lambda: others.count > seen + 100)
-            assert len(descriptors()) == opened
+            wait_until(lambda: len(descriptors()) <= opened)        # closed behind the attachment's end
             assert resident() < before + (32 << 20)
         ended = router.endings()
         record_property("attachments", attachments)
