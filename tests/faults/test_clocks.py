@@ -383,23 +383,28 @@ def time_namespace():
     return done.stderr.strip() or None if done.returncode else None
 
 
+def uptime():
+    """Whole seconds since the machine was booted."""
+    with open("/proc/uptime") as f:
+        return int(float(f.read().split()[0]))
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("offset", ["+10 years", "+100 years", "just booted"])
 def test_f12_processes_whose_clocks_stand_years_apart_talk_as_ever(offset):
     """A time namespace moves CLOCK_MONOTONIC of one end only. It cannot be set to before its machine was booted."""
     if reason := time_namespace():
         pytest.skip(reason)
-    year = 365 * 24 * 3600
-    with open("/proc/uptime") as f:
-        uptime = int(float(f.read().split()[0]))
-    seconds = {"+10 years": 10 * year, "+100 years": 100 * year, "just booted": 2 - uptime}[offset]
+    year, blocks, connections = 365 * 24 * 3600, 20, 2
+    seconds = {"+10 years": 10 * year, "+100 years": 100 * year, "just booted": 2 - uptime()}[offset]
     prefix = ("unshare", "-T", "--fork", "--kill-child", "--monotonic", str(seconds), "--boottime", str(seconds))
     for _ in range(scale(33, 3)):
-        with Echo(2, prefix) as echo:
-            for _ in range(20):
+        with Echo(connections, prefix) as echo:
+            for _ in range(blocks):
                 echo.ask()
                 echo.answer()
             said = echo.end()
-        assert abs(said["now_ns"] // S - (uptime + seconds)) < 300
-        assert said["fired"] == said["resets"] == 0, said
+        assert abs(said["now_ns"] // S - (uptime() + seconds)) < 300
+        # A busy machine may answer later than a probe waits; a wrong clock fires without end.
+        assert said["fired"] <= 2 * blocks * connections and said["resets"] == 0, said
         assert all(0 < rtt < 5_000_000 for rtt in said["rtt_us"]), said
