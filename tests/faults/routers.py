@@ -12,7 +12,7 @@ from tests.support import ROOT
 
 # Reads a line, forks a router with those settings, tells its pid when it serves, and reaps it when it has died.
 NURSERY = """
-import json, logging, os, sys
+import json, logging, os, signal, sys
 import netstack
 import netstack.router.router, netstack.router.sharing, netstack.link.channel, rings.channel
 logging.basicConfig(stream=sys.stderr, level=logging.INFO)
@@ -22,10 +22,9 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         router = netstack.Router(**json.loads(line))
+        signal.signal(signal.SIGTERM, lambda *_: (router.close(), os._exit(0)))
         os.write(tell, b"x")
         sys.stdin.close()
-        import signal
-        signal.signal(signal.SIGTERM, lambda *_: (router.close(), os._exit(0)))
         while True:
             signal.pause()
     os.close(tell)
