@@ -560,6 +560,7 @@ def test_top_shows_what_is_relayed(make):
 
     router, host = make()
     with tcp_server(echo) as port, connect(host, port), ControlClient(router.name) as client:
+        wait_until(lambda: router.relayed()["streams_opened"] == 1)      # when it has seen the end of the handshake
         before = look(client)
         assert before.relayed == router.relayed()
         with pytest.raises(ConnectionRefusedError):
