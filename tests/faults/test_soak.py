@@ -12,8 +12,9 @@ def test_f17_everything_at_once(runtime, backend):
     soak = Soak(clients=3, backend=backend)
     try:
         soak.run(scale(60))
+        while not soak.problems and (soak.kills < 4 or soak.connections < 11 or soak.bytes < 1 << 20):
+            soak.run(1)                              # a slow machine takes longer for as much
     finally:
         soak.end()
     assert not soak.problems
-    assert soak.kills > 3 and soak.connections > 10 and soak.bytes > 1 << 20
     assert len(descriptors()) <= before + 2          # what the process opens once
