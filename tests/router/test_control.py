@@ -18,7 +18,7 @@ from netstack.router import Router, protocol
 from netstack.router.client import ControlClient
 from netstack.router.control import HANDSHAKE_NS
 from netstack.router.paths import socket_path
-from netstack.router.protocol import AttachRequest, Type
+from netstack.router.protocol import AttachRequest, Capability, Type
 from tests.router.lan import wait_until
 from tests.support import descriptors
 
@@ -210,28 +210,46 @@ def test_client_that_does_not_read_replies_is_cut_off_and_delays_nobody(router):
     sock.close()
 
 
-def test_random_messages(router, scale):
-    """Valid headers with random bodies, and random bytes: an answer or the end, and the router lives."""
+SILENT = {Type.UNCLAIM, Type.STAY, Type.FLOWS}       # told, not asked: the protocol promises no answer
+
+
+def attached(sock) -> None:
+    """Attach by this connection, if there is room."""
+    sock.send(protocol.pack(Type.ATTACH, 2, AttachRequest(capabilities=int(Capability.SHARED)).pack()))
+    protocol.close_fds(protocol.receive(sock, protocol.MAX_FDS)[1])
+
+
+@pytest.mark.parametrize("addressing", ["process", "interface"])
+def test_random_messages(runtime, caplog, scale, addressing):
+    """Valid headers with random bodies, of every type and of two that there are not, and random bytes, with and without
+    an attachment: an answer or the end, and the router lives."""
     rng = random.Random(11)
-    for _ in range(scale(2000)):
-        sock = hello(router)
-        sock.settimeout(20)
-        for _ in range(3):
-            message = bytearray(protocol.pack(rng.randrange(0, 11), rng.getrandbits(32), rng.randbytes(496)))
-            if rng.random() < 0.2:
-                message[rng.randrange(512)] ^= 1 << rng.randrange(8)
-            try:
-                sock.send(message)
-                if message[6:8] == Type.UNCLAIM.to_bytes(2, "little"):       # the only one without an answer
-                    sock.send(protocol.pack(Type.PING, 1))
-                data, fds = protocol.receive(sock, protocol.MAX_FDS)
-            except OSError:
-                break
-            protocol.close_fds(fds)
-            if not data:
-                break
-        sock.close()
-    wait_until(lambda: not router.attachments())
+    with Router(ring_capacity=1 << 18, max_attachments=8, addressing=addressing) as router:
+        for n in range(scale(2000)):
+            sock = hello(router)
+            if n % 2:
+                attached(sock)
+            for _ in range(3):
+                kind = rng.randrange(min(Type) - 1, max(Type) + 2)
+                message = bytearray(protocol.pack(kind, rng.getrandbits(32), rng.randbytes(496)))
+                if rng.random() < 0.2:
+                    message[rng.randrange(512)] ^= 1 << rng.randrange(8)
+                try:
+                    sock.send(message)
+                    if int.from_bytes(message[6:8], "little") in SILENT:
+                        sock.send(protocol.pack(Type.PING, 1))
+                    data, fds = protocol.receive(sock, protocol.MAX_FDS)
+                except OSError as error:
+                    assert not isinstance(error, TimeoutError), f"no answer to a message of type {kind}"
+                    break
+                protocol.close_fds(fds)
+                if not data:
+                    break
+            sock.close()
+        wait_until(lambda: not router.attachments())
+        wait_until(lambda: serves(router))
+        assert router.check_conservation() == []
+    assert not [record for record in caplog.records if "mistake" in record.getMessage()], caplog.text
 
 
 @pytest.mark.parametrize(
