@@ -48,7 +48,7 @@ def parsed(packet: bytes):
     return IPv6(packet) if packet[0] >> 4 == 6 else IP(packet)
 
 
-def wait_until(condition, timeout: float = 20.0):
+def wait_until(condition, timeout: float = 60.0):
     """Look until something is true; a generous limit against hangs."""
     end = time.monotonic() + timeout
     while True:

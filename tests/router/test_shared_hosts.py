@@ -15,7 +15,7 @@ from netstack.errors import RouterError
 from netstack.router import protocol
 from netstack.router.client import ControlClient
 from netstack.router.protocol import AttachRequest, Capability, Type
-from tests.router.lan import wait_until
+from tests.router.lan import answers, wait_until
 from tests.support import ROOT, run
 
 SHARED = "10.77.0.2"
@@ -319,7 +319,7 @@ def test_programs_run_unchanged_on_such_a_router(runtime, tmp_path):
     router = subprocess.Popen([*NETSTACK, "router", "-q", "--addressing", "interface"], cwd=ROOT)
     server = None
     try:
-        wait_until(lambda: os.path.exists(f"{runtime}/default.sock"))
+        wait_until(lambda: answers("default"))
         (tmp_path / "page").write_text("hello")
         server = subprocess.Popen([*NETSTACK, "run", "--", "-m", "http.server", "8000", "--directory", tmp_path],
                                   cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
