@@ -50,6 +50,17 @@ def names():
     return {name for name in os.listdir("/dev/shm") if name.startswith("ns-")}
 
 
+def left_behind(before):
+    """Names that were not there before, and stay: other processes make some and remove them at once."""
+    left = names() - before
+    for _ in range(200):
+        if not left:
+            break
+        threading.Event().wait(0.05)
+        left &= names()
+    return left
+
+
 @pytest.fixture(scope="module", autouse=True)
 def others_objects_left_alone():
     """What other tests left is collected once, not in every test's search for leaks: that took half a second each."""
