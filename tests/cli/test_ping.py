@@ -50,9 +50,15 @@ def test_silence_is_exit_code_1_and_loss(servers):
     assert "rtt" not in done.stdout
 
 
+def lost(said):
+    """How many of the requests had no answer when it ended."""
+    sent, received = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", said).groups())
+    return sent - received
+
+
 def test_a_deadline_with_fewer_answers_than_wanted_is_exit_code_1(servers):
     done = netstack_command("ping", "-c", 1000000, "-i", 0.2, "-w", 0.5, "-q", SERVER)
-    assert done.returncode == 1 and " 0% packet loss" in done.stdout and "icmp_seq" not in done.stdout
+    assert done.returncode == 1 and lost(done.stdout) <= 1 and "icmp_seq" not in done.stdout     # one may be on its way
 
 
 def test_ctrl_c_shows_the_sum(servers):
@@ -62,7 +68,7 @@ def test_ctrl_c_shows_the_sum(servers):
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(LIMIT) == 0
-    assert " 0% packet loss" in rest and "rtt min/avg" in rest
+    assert lost(rest) <= 1 and "rtt min/avg" in rest         # the last one may be on its way
 
 
 @pytest.mark.parametrize("argv, code, why", [
