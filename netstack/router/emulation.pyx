@@ -23,7 +23,6 @@ from netstack.router.port cimport DROP_EMULATED, packet_t, port_t, wire_t
 cdef enum:
     UNDER_WAY = 16 << 20         # bytes in one direction
     HEAD_ROOM = 65536 + 128      # of a packet's head in one piece
-    HEADER_COPY = 128
 
 
 cdef wire_t *wire_new(bint fair, bint codel, uint32_t quantum) except NULL:
@@ -139,8 +138,7 @@ cdef held_t *arrived(line_t *line, packet_t *p, int64_t now_ns) noexcept nogil:
     line_pop(line)
     p.header = held_bytes(held)
     p.head = p.header
-    p.head_length = held.head_length
-    p.header_length = p.head_length if p.head_length < HEADER_COPY else HEADER_COPY
+    p.header_length = p.head_length = held.head_length
     p.body = p.header + held.head_length
     p.body_length = held.length - held.head_length
     p.segment = 0

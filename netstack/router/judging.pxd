@@ -31,7 +31,7 @@ cdef struct seen_t:                  # a segment that was looked at
 cdef void judge_syn(watched_t *w, const seen_t *s, port_t *src, const packet_t *p) noexcept nogil
 cdef void judge_reset(watched_t *w, const seen_t *s) noexcept nogil
 cdef int judge_data(watched_t *w, const seen_t *s, const port_t *src, const packet_t *p, int64_t now_ns) noexcept nogil
-cdef int judge_ack(watched_t *w, const seen_t *s, const port_t *src, const packet_t *p) noexcept nogil
+cdef int judge_ack(watched_t *w, const seen_t *s, const packet_t *p) noexcept nogil
 cdef void note_delivered(watched_t *w, const seen_t *s) noexcept nogil
 cdef void note_dropped(watched_t *w, const seen_t *s) noexcept nogil
 

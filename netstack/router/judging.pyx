@@ -213,9 +213,9 @@ cdef int judge_data(watched_t *w, const seen_t *s, const port_t *src, const pack
 
 # ---- what the receiver does
 
-cdef int judge_ack(watched_t *w, const seen_t *s, const port_t *src, const packet_t *p) noexcept nogil:
+cdef int judge_ack(watched_t *w, const seen_t *s, const packet_t *p) noexcept nogil:
     cdef half_t *other = &w.halves[1 - s.side]
-    cdef bint judged = w.matched and not other.doubt and not src.unseen
+    cdef bint judged = w.matched and not other.doubt
     if not other.started:
         return NOBODY
     if seq_gt(s.ack, other.delivered) or (other.has_hole and seq_gt(s.ack, other.hole)):

@@ -36,6 +36,7 @@ cdef enum:                           # what becomes of a packet
     PASS = 0
     DISCARD = 1
     CUT_OFF = 2                      # its attachment has to go
+    HIDDEN = 3                       # its headers go on where they cannot be read: nothing was judged
 
 
 cdef struct finding_t:
@@ -63,8 +64,8 @@ cdef inline bint may_be_tcp(const uint8_t *h) noexcept nogil:
     return h[6] == PROTOCOL_TCP or h[6] == 0 or h[6] == 43 or h[6] == 44 or h[6] == 60
 
 
-# A packet came from a port and is about to go to another.
-cdef int police_judge(police_t *police, port_t *src, port_t *to, packet_t *p, int64_t now_ns) noexcept nogil
+# A packet came from a port and is about to go to another. What is judged is private, and what goes on.
+cdef int police_judge(police_t *police, port_t *src, packet_t *p, int64_t now_ns) noexcept nogil
 # It was handed to the stack or uplink that it is for. n: bytes that can be read of it, of so many in all.
 cdef void police_delivered(police_t *police, const uint8_t *packet, uint32_t n, uint32_t total) noexcept nogil
 # It was dropped at an output, because others waited there.

@@ -24,8 +24,8 @@ from netstack.wire.ecn cimport ip_codepoint, ip_mark_congestion
 cdef enum:                           # what `look` found
     NOTHING = 0
     SEGMENT = 1
-    PORTS_ONLY = 2                   # the rest of the header lies elsewhere
-    UNSEEN = 3                       # headers of IPv6 that are longer than what can be read
+    PIECE = 2                        # the first of several: the ports are there
+    BEYOND = 3                       # its headers go on behind these bytes
 
 cdef enum:
     EARLY = 8                        # one in so many packets is dropped where none can be marked
@@ -44,11 +44,11 @@ cdef int look(const uint8_t *h, uint32_t n, uint32_t total, seen_t *s) noexcept 
     cdef reading_t r
     cdef uint32_t sport, dport
     if not read_header(h, n, &r):
-        return UNSEEN
+        return BEYOND
     if r.protocol != 6 or r.part == LATER:
         return NOTHING
     if n < r.at + 4:
-        return UNSEEN
+        return BEYOND
     s.tcp = h + r.at
     sport = load_be16(s.tcp)
     dport = load_be16(s.tcp + 2)
@@ -56,14 +56,16 @@ cdef int look(const uint8_t *h, uint32_t n, uint32_t total, seen_t *s) noexcept 
     memcpy(&s.key[2 * s.side], &r.src, 16)
     memcpy(&s.key[2 - 2 * s.side], &r.dst, 16)
     s.key[4] = <uint64_t> dport << 16 | sport if s.side else <uint64_t> sport << 16 | dport      # of the smaller end first
-    if r.part == FIRST or n < r.at + 20:
-        return PORTS_ONLY
+    if r.part == FIRST:
+        return PIECE
+    if n < r.at + 20:
+        return BEYOND
     s.at = r.at
     s.headers = r.at + ((s.tcp[12] >> 4) << 2)
     if s.headers < r.at + 20 or s.headers > total:
         return NOTHING
     if s.headers > n:
-        return PORTS_ONLY
+        return BEYOND
     s.payload = total - s.headers
     s.seq = load_be32(s.tcp + 4)
     s.ack = load_be32(s.tcp + 8)
@@ -117,7 +119,7 @@ cdef bint clamp(watched_t *w, seen_t *s, packet_t *p) noexcept nogil:
     cdef uint32_t field
     cdef uint16_t before
     cdef uint8_t *tcp = p.header + s.at
-    if not w.matched or w.signed or w.halves[s.side].doubt or s.headers > p.header_length:
+    if not w.matched or w.signed or w.halves[s.side].doubt:
         return False
     if seq_gt(other.edge, edge):
         edge = other.edge
@@ -172,7 +174,7 @@ cdef int judge(police_t *police, watched_t *w, seen_t *s, port_t *src, packet_t 
         judge_reset(w, s)
         return PASS
     if s.flags & ACK:
-        misdeed = judge_ack(w, s, src, p)
+        misdeed = judge_ack(w, s, p)
         if misdeed != NOBODY:
             verdict = accuse(police, w, s, src, misdeed, now_ns)
     misdeed = judge_data(w, s, src, p, now_ns)
@@ -185,20 +187,29 @@ cdef int judge(police_t *police, watched_t *w, seen_t *s, port_t *src, packet_t 
     return verdict
 
 
-cdef int police_judge(police_t *police, port_t *src, port_t *to, packet_t *p, int64_t now_ns) noexcept nogil:
+cdef void end_head(packet_t *p, uint32_t headers) noexcept nogil:
+    """Of a packet that is private as a whole: let its head have the headers and no more, as stacks lay and read it, so that
+    who looks on where it goes sees them, too."""
+    p.body_length = p.head_length + p.body_length - headers
+    p.body = p.header + headers
+    p.header_length = p.head_length = headers
+
+
+cdef int police_judge(police_t *police, port_t *src, packet_t *p, int64_t now_ns) noexcept nogil:
     cdef seen_t s
     cdef watched_t *w
     cdef int found = look(p.header, readable(p), p.head_length + p.body_length, &s)
     if found == NOTHING:
         return PASS
-    if found == UNSEEN:
-        to.unseen = True
-        return PASS
+    if found == BEYOND:
+        return HIDDEN
     w = watched_find(&police.watch, s.key)
-    if found == PORTS_ONLY:
+    if found == PIECE:
         if w != NULL:
             w.halves[s.side].doubt = True
         return PASS
+    if s.headers > p.header_length:
+        end_head(p, s.headers)
     if w == NULL:
         w = watched_make(&police.watch, s.key, src.id, now_ns)
     w.last_ns = now_ns

@@ -43,7 +43,7 @@ cpdef enum Drop:
     DROP_EMULATED            # lost on an emulated link, or its queue was full
     DROP_NO_PORT             # of a shared address, but nobody has that port (answered where an answer is due)
     DROP_PIECE               # of a shared address: part of a datagram whose first piece was not seen
-    DROP_POLICED             # of a TCP connection that misbehaves, or of a stack that is detached for that
+    DROP_POLICED             # of a TCP connection that misbehaves, of a stack that is detached for that, or not to be judged
     DROP_COUNT               # how many there are
 
 
@@ -107,7 +107,6 @@ cdef struct port_t:
     uint32_t epoch
     int failure              # why PORT_FAILED: a ring state
     void *police             # police_t; NULL: nobody watches
-    bint unseen              # it got packets whose headers could not be read: what it acknowledges is not judged
     bint outside             # it speaks for all the world: from any address but those of stacks and pools
     # --- towards the stack, and from it
     ring_producer_t *tx

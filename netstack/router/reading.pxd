@@ -68,7 +68,7 @@ cdef inline bint read_ipv6(const uint8_t *h, uint32_t n, reading_t *r) noexcept 
     r.at = IPV6_HEADER
     r.part = WHOLE
     r.ident = 0
-    for i in range(EXTENSIONS):
+    for i in range(EXTENSIONS + 1):          # the last look is at what stands behind them
         if kind != NEXT_HOP_BY_HOP and kind != NEXT_ROUTING and kind != NEXT_DESTINATION and kind != NEXT_FRAGMENT:
             r.protocol = kind
             return True

@@ -29,7 +29,7 @@ from netstack.router.port cimport (
     DROP_UNKNOWN_ADDRESS, packet_t, PORT_ACTIVE, port_drain, port_fail, PORT_FAILED, port_flush, port_hand,
     PORT_GREEDY, port_ring, PORT_STACK, port_t, PORT_UPLINK,
 )
-from netstack.router.policing cimport CUT_OFF, may_be_tcp, PASS, police_delivered, police_judge
+from netstack.router.policing cimport CUT_OFF, HIDDEN, may_be_tcp, PASS, police_delivered, police_judge
 from netstack.router.reading cimport ipv6_never_forwarded, read_header, readable, reading_t
 from netstack.router.replies cimport (
     Complaint, echo_to_reply, NO_HOST, NO_PORT, NO_ROUTE, reply_error, REPLY_BYTES, reply_rst, TIME_EXCEEDED, TOO_BIG,
@@ -444,16 +444,25 @@ cdef int route_ipv4(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if total > to.mtu and not may_cut(to, p):
         complain(f, src, p, TOO_BIG, to.mtu)
         return <int> DROP_TOO_BIG
-    if f.police != NULL and may_be_tcp(h) and not passes_police(f, src, to, p):
+    if f.police != NULL and may_be_tcp(h) and not passes_police(f, src, p):
         return <int> DROP_POLICED
     if not p.at_home:
-        decrement_ttl(h)
+        decrement_ttl(p.header)              # of the copy that is handed on
     hand(f, to, p)
     return FORWARDED
 
 
-cdef bint passes_police(forwarder_t *f, port_t *src, port_t *to, packet_t *p) noexcept nogil:
-    cdef int verdict = police_judge(f.police, src, to, p, f.now_ns)
+cdef bint passes_police(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
+    cdef int verdict = police_judge(f.police, src, p, f.now_ns)
+    return (verdict == PASS and not f.police.news) or passes_after_all(f, src, p, verdict)
+
+
+cdef bint passes_after_all(forwarder_t *f, port_t *src, packet_t *p, int verdict) noexcept nogil:
+    """A packet whose headers do not all stand in what was copied of it is copied as a whole, at its sender's expense. What even
+    then cannot be read, though it may be TCP, does not pass: it could not be judged, nor who gets it."""
+    if verdict == HIDDEN:
+        pull(f, p)
+        verdict = police_judge(f.police, src, p, f.now_ns)
     if f.police.news:
         f.police.news = False
         f.failures = True                    # control looks at what was found, too
@@ -501,10 +510,10 @@ cdef int route_ipv6(forwarder_t *f, port_t *src, packet_t *p) noexcept nogil:
     if total > to.mtu and not may_cut(to, p):
         complain(f, src, p, TOO_BIG, to.mtu)
         return <int> DROP_TOO_BIG
-    if f.police != NULL and may_be_tcp(h) and not passes_police(f, src, to, p):
+    if f.police != NULL and may_be_tcp(h) and not passes_police(f, src, p):
         return <int> DROP_POLICED
     if not p.at_home:
-        h[7] -= 1
+        p.header[7] -= 1
     hand(f, to, p)
     return FORWARDED
 

@@ -45,8 +45,8 @@ cdef struct joined_t:                # segments that follow each other, in memor
 
 cdef bint tcp_view(const packet_t *p, tcp_view_t *view) noexcept nogil
 cdef bint tcp_is_sound(const packet_t *p, const tcp_view_t *view) noexcept nogil         # is its checksum good?
-# The same of one behind headers of IPv6 or in a record of any form: where TCP's header begins, and where its payload does; up to
-# there the packet can be read at p.header.
+# The same of one behind headers of IPv6, or whose head has more than the headers: where TCP's header begins, and where its
+# payload does; up to there the packet can be read at p.header.
 cdef bint segment_is_sound(const packet_t *p, uint32_t at, uint32_t headers) noexcept nogil
 # May a packet be cut into pieces of at most `limit` bytes? How much payload each has; 0: it may not.
 cdef uint32_t cut_size(const packet_t *p, const tcp_view_t *view, uint32_t limit) noexcept nogil

@@ -72,13 +72,12 @@ cdef bint tcp_is_sound(const packet_t *p, const tcp_view_t *view) noexcept nogil
 cdef bint segment_is_sound(const packet_t *p, uint32_t at, uint32_t headers) noexcept nogil:
     """The payload may lie in two parts, the first of any length."""
     cdef uint32_t total = p.head_length + p.body_length
-    cdef uint32_t in_head = p.head_length - headers if headers < p.head_length else 0
-    cdef uint32_t skipped = headers - p.head_length if headers > p.head_length else 0
+    cdef uint32_t in_head = p.head_length - headers
     cdef uint64_t sum = <uint64_t> pseudo(p.header, total - at) + checksum_partial(p.header + at, headers - at)
     if in_head:
         sum += checksum_partial(p.head + headers, in_head)
-    if p.body_length > skipped:
-        sum += checksum_combine(0, checksum_partial(p.body + skipped, p.body_length - skipped), in_head)
+    if p.body_length:
+        sum += checksum_combine(0, checksum_partial(p.body, p.body_length), in_head)
     return checksum_fold(sum) == 0xffff
 
 

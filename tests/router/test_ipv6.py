@@ -157,7 +157,8 @@ SILENT = {
     "ICMPv6 without a type": Raw(b""),
     "a chain that ends nowhere": Raw(b""),
     "a chain without an end": IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt()
-    / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / UDP(),
+    / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt()
+    / IPv6ExtHdrDestOpt() / UDP(),
 }
 
 

@@ -404,7 +404,7 @@ def test_an_address_that_moved_begins_anew():
     assert c.found() == []
 
 
-def test_pieces_and_long_headers_leave_nothing_to_judge():
+def test_pieces_leave_nothing_to_judge():
     c = Conversation()
     packet = bytearray(c.segment(c.names, (c.port, 7), "A", c.seq, c.ack, bytes(64)))
     packet[6] |= 0x20                                        # the first of several

@@ -6,6 +6,7 @@ ATTACHMENTS = "netstack/router/attachments.py"
 FAIR = "netstack/router/fair.pyx"
 JUDGING = "netstack/router/judging.pyx"
 LIMIT = "netstack/router/limit.pyx"
+POLICING = "netstack/router/policing.pyx"
 PORT = "netstack/router/port.pyx"
 REPLIES = "netstack/router/replies.pyx"
 ROUNDS = "netstack/router/rounds.pyx"
@@ -41,6 +42,15 @@ MUTANTS = [
            "(other.optimistic == 0 or seq_gt(s.ack, other.claimed)) and is_sound(s, p):",
            "(other.optimistic == 0 or seq_gt(s.ack, other.claimed)):",
            ("test_d10_what_proves_nothing_is_not_held_against_anybody",)),
+    Mutant("D10", "a header that ends in a record's body is not looked at", ROUTING,
+           "        pull(f, p)\n        verdict = police_judge(f.police, src, p, f.now_ns)\n", "        return True\n",
+           ("test_d10_no_head_hides_an_acknowledgement_of_what_was_not_handed_over",)),
+    Mutant("D10", "what is handed on is looked at where its header ended before", POLICING,
+           "    p.header_length = p.head_length = headers\n", "    p.head_length = headers\n",
+           ("test_d10_the_honest_may_lay_their_headers_as_they_like",)),
+    Mutant("D10", "what cannot be read passes", ROUTING, "    return verdict == PASS\n",
+           "    return verdict == PASS or verdict == HIDDEN\n",
+           ("test_d10_what_cannot_be_read_passes_nobody_and_frees_nobody",)),
     Mutant("D11", "each acknowledgement is one more than there should be", JUDGING,
            "    cdef bint there = other.credit or other.credit_next\n", "    cdef bint there = False\n",
            ("test_d11_an_acknowledgement_for_each_segment_is_not_too_often",)),
@@ -83,6 +93,9 @@ MUTANTS = [
     Mutant("I1", "an identifier in use is anybody's", "netstack/router/claims.pyx",
            "        elif names.kind != CLAIM_ECHO or now_ns - flow.used_ns < ECHO_NS:\n            return False\n", "",
            ("test_i1_an_echo_of_the_same_identifier_is_anothers_until_it_is_old",)),
+    Mutant("I2", "a private copy of a packet costs nothing", ROUTING,
+           "    charge(f, p.head_length + p.body_length)\n    p.stays = False\n", "    p.stays = False\n",
+           ("test_i2_who_lays_headers_in_two_pays_for_the_copy",)),
     Mutant("I3", "calls of the system cost nothing", ROUTING,
            "        charge(f, (uplink_of(port).calls - before) * COST_CALL)\n        port.dirty = True\n",
            "        port.dirty = True\n", AS_MUCH_WORK),
