@@ -48,7 +48,7 @@ def hosts(router):
 
 
 def transfer(a, b, data=DATA):
-    """Over TCP from a to b, closed in order."""
+    """Over TCP from a to b, closed in order: both ends have arrived."""
     with b.create_server((address(b), 7)) as listener, a.create_connection((address(b), 7), timeout=20) as c:
         peer, _ = listener.accept()
         got = bytearray()
@@ -57,7 +57,7 @@ def transfer(a, b, data=DATA):
             c.shutdown(socket.SHUT_WR)
             while chunk := peer.recv(65536):
                 got += chunk
-        assert bytes(got) == data
+        assert c.recv(1) == b"" and bytes(got) == data
 
 
 @contextlib.contextmanager
