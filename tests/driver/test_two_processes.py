@@ -42,10 +42,10 @@ def by_callers(attempt) -> None:
     """At least 99 % of the segments of both sides were processed by threads that called.
 
     Where more threads want to run than there are cores, a caller is kept away for longer than the service
-    thread looks on; so one good attempt of several is what shows the rule.
+    thread looks on; so one good attempt of many is what shows the rule, and no other test runs beside it.
     """
     shares = []
-    for _ in range(6):
+    for _ in range(30):
         shares.append(min(calls / (calls + service) for calls, service in attempt()))
         if shares[-1] >= 0.99:
             return
@@ -61,6 +61,7 @@ def echo(host, report):
     report(drove(host.counters()))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("spin_us", [50.0, 0.0])
 def test_blocking_echo_is_processed_by_the_callers(spin_us):
     def attempt():
@@ -115,6 +116,7 @@ def sink(host, report):
     report(drove(host.counters()))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("mtu", [65535, 1500])
 def test_bulk_is_processed_by_the_callers(mtu):
     count = scale(1000)
