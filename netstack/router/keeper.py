@@ -35,30 +35,42 @@ class Keeper:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, weakref.ref[Attachment]] = {}
+        self._lock = threading.RLock()       # between who has a number, and who had it
         self._due: list[tuple[float, int, float, weakref.ref[Attachment]]] = []    # when, n-th, wait, of whom
         self._numbers = itertools.count()
         threading.Thread(target=self._run, name="netstack-router", daemon=True).start()
 
     def watch(self, attachment: Attachment, fd: int) -> None:
         """Call `Attachment.lost` when this control socket hangs up, once."""
-        self._watched[fd] = weakref.ref(attachment)
-        self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        with self._lock:
+            self._watched[fd] = weakref.ref(attachment)
+            self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
     def unwatch(self, fd: int) -> None:
         """The socket is about to be closed."""
-        if self._watched.pop(fd, None) is not None:
-            try:
-                self._epoll.unregister(fd)
-            except OSError:
-                pass                         # it hung up, and was taken out
+        with self._lock:
+            if self._watched.pop(fd, None) is not None:
+                try:
+                    self._epoll.unregister(fd)
+                except OSError:
+                    pass                     # it hung up, and was taken out
+
+    def _hung_up(self, fd: int) -> Attachment | None:
+        """Whose control socket hung up. Nobody's, where it was closed meanwhile and another has its number."""
+        looking = select.poll()
+        looking.register(fd, select.POLLRDHUP)
+        with self._lock:
+            if fd not in self._watched or not looking.poll(0):
+                return None
+            found = self._watched[fd]
+            self.unwatch(fd)
+            return found()
 
     def _run(self) -> None:
         while True:
             timeout = max(0.0, self._due[0][0] - time.monotonic()) if self._due else -1
             for fd, _ in self._epoll.poll(timeout):
-                found = self._watched.get(fd)
-                self.unwatch(fd)
-                attachment = found() if found is not None else None
+                attachment = self._hung_up(fd)
                 if attachment is not None and self._ask(attachment.lost):
                     self._retry(attachment, FIRST_RETRY_S)
                 del attachment
