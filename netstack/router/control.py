@@ -78,6 +78,7 @@ class ControlServer:
         self._users: Counter[int] = Counter()  # connections of each
         self._silent: set[Connection] = set()  # connected, no HELLO yet
         self._pidfds: dict[int, Connection] = {}
+        self._fresh: set[int] = set()  # what began in this turn: what epoll said of such a number was about another
         self._stopping = False
         self._accept_at_ns = 0  # 0: accepting
         self._failures_fd = -1
@@ -128,9 +129,12 @@ class ControlServer:
             now = time.monotonic_ns()
             until = min(self._service.tick(now), self._expire_handshakes(now), self._resume_accepting(now))
             timeout = -1 if until >= FAR_AWAY else max(0, until - now) / 1e9
-            for fd, events in self._epoll.poll(timeout):
+            ready = self._epoll.poll(timeout)
+            self._fresh.clear()
+            for fd, events in ready:
                 try:
-                    self._event(fd, events)
+                    if fd not in self._fresh:
+                        self._event(fd, events)
                 except Exception:
                     log.exception("control socket: a mistake of the router's own; it goes on")
                     self._give_up(fd)
@@ -184,7 +188,11 @@ class ControlServer:
             self._connections[sock.fileno()] = connection
             self._users[uid] += 1
             self._silent.add(connection)
-            self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
+            self._begin(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+
+    def _begin(self, fd: int, events: int) -> None:
+        self._fresh.add(fd)
+        self._epoll.register(fd, events)
 
     def _resume_accepting(self, now: int) -> int:
         if not self._accept_at_ns:
@@ -246,7 +254,7 @@ class ControlServer:
         if fd >= 0:
             connection.pidfd = fd
             self._pidfds[fd] = connection
-            self._epoll.register(fd, select.EPOLLIN)
+            self._begin(fd, select.EPOLLIN)
 
     def _unwatch_process(self, connection: Connection) -> None:
         if connection.pidfd >= 0:

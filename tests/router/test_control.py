@@ -1,6 +1,7 @@
 """The control socket against clients that break its rules: they are cut off, nobody else notices."""
 
 import array
+import contextlib
 import errno
 import os
 import random
@@ -8,6 +9,7 @@ import select
 import socket
 import stat
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
@@ -275,3 +277,30 @@ def test_counters_come_in_as_many_messages_as_they_take(router):
 def test_only_the_owner_can_reach_the_socket(router):
     folder = os.stat(os.path.dirname(router.path))
     assert stat.S_IMODE(folder.st_mode) == 0o700 and stat.S_IMODE(os.stat(router.path).st_mode) == 0o600
+
+
+def test_who_gets_the_number_of_a_connection_that_ended_is_not_taken_for_it(runtime, monkeypatch):
+    """Of what the router finds at one look the first ends a connection, the second is another one, which gets its
+    number, and the third is about the one that ended."""
+    with Router(ring_capacity=1 << 18) as router, hello(router) as busy, contextlib.ExitStack() as undo:
+        hostile = router.attach()
+        [number] = [fd for fd, connection in router._control._connections.items() if connection.attachment]
+        holds, go_on = threading.Event(), threading.Event()
+        monkeypatch.setattr(router._attachments, "list_after", lambda _: holds.set() or (go_on.wait(60) and b""))
+        busy.send(protocol.pack(Type.LIST, 2, protocol.LIST.pack(0)))
+        assert holds.wait(60)                            # its thread does nothing else until it goes on
+        memoryview(hostile.link.channel._regions[1].mapping).cast("Q")[128 // 8] = 1 << 60
+        hostile.link.channel.peer_doorbells[1].kick()
+        assert select.select([router._forwarder.fileno()], [], [], 60)[0], "it is poisoned"
+        late = undo.enter_context(connect(router))
+        hostile._control.close()
+        while (fd := os.dup(0)) < number:                # the number is the lowest that will be free
+            undo.callback(os.close, fd)
+        os.close(fd)
+        go_on.set()
+        assert protocol.unpack(busy.recv(1024))[0] == Type.LIST
+        for sock, kind in ((late, Type.HELLO), (busy, Type.PING), (late, Type.PING)):
+            sock.send(protocol.pack(kind, 1, bytes(8)))
+            assert protocol.unpack(sock.recv(1024))[:3] == (kind, 1, 0)
+        assert number in router._control._connections and not router.attachments()
+        hostile.close()
