@@ -43,6 +43,16 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = f"a root test must run under CI, it was skipped: {reason}"
 
 
+@pytest.fixture(autouse=True)
+def _cores_are_given_back():
+    """A test that keeps its process on fewer cores would do so to all that follow, and to what they start."""
+    before = os.sched_getaffinity(0)
+    yield
+    after = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before)
+    assert after == before, "the cores it may run on"
+
+
 # ---- serial tests under pytest-xdist -----------------------------------------
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import statistics
@@ -81,6 +82,18 @@ def bursts(router, traffic, seconds):
     return rates
 
 
+@contextlib.contextmanager
+def one_core():
+    """The calling thread on one of its cores, and then on all of them again."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@one_core()
 def run(seconds, size=64, routes=0):
     """Packets per second of the router's own time, median of bursts: rings are filled and emptied off the clock.
 
@@ -88,7 +101,6 @@ def run(seconds, size=64, routes=0):
     """
     from netstack.testing.ring_traffic import RingTraffic
 
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     router, stacks, ports, keep = between_two()
     destinations = b""
     if routes:
