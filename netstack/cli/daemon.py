@@ -10,7 +10,7 @@ import click
 
 from netstack.cli.attaching import open_link
 from netstack.cli.confining import DAEMON, NAMES, confining_options
-from netstack.cli.router import wait_for_signal
+from netstack.cli.router import expect_signals, wait_for_signal
 from netstack.errors import NetstackError
 
 
@@ -70,6 +70,7 @@ def command(name, router, link, hybrid, address, gateway, mtu, ring, max_sockets
                 become(DAEMON)
                 if not hybrid:                         # whose ports are sockets of the kernel, made as they are needed
                     confine(read=NAMES, write=[runtime_folder()])
+                expected = expect_signals()
                 server = Server(host, name, ring_bytes=size_bytes(ring), max_sockets=max_sockets)
             except BaseException:
                 host.close()
@@ -77,5 +78,5 @@ def command(name, router, link, hybrid, address, gateway, mtu, ring, max_sockets
         except (NetstackError, OSError, ValueError) as error:
             raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
         with server:
-            number = wait_for_signal()
+            number = wait_for_signal(expected)
             logging.getLogger("netstack.daemon").info("%s: ending", signal.Signals(number).name)

@@ -47,15 +47,22 @@ def what_it_needs(backend: str, metrics: str | None, *, relays: bool) -> dict[st
             "read": NAMES if relays else (), "capabilities": (CAP_NET_BIND_SERVICE,) if relays else ()}
 
 
-def wait_for_signal() -> int:
-    """Sleep until SIGINT or SIGTERM; returns which."""
+def expect_signals() -> int:
+    """From now on SIGINT and SIGTERM end nothing by themselves: the descriptor for `wait_for_signal`. It comes before
+    anybody can see that we run, who may end us at once.
+    """
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(read, True)
     signal.set_wakeup_fd(write)
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
+    return read
+
+
+def wait_for_signal(expected: int) -> int:
+    """Sleep until SIGINT or SIGTERM came, of which `expect_signals` tells; returns which."""
     while True:
-        for number in os.read(read, 64):
+        for number in os.read(expected, 64):
             if number in (signal.SIGINT, signal.SIGTERM):
                 return number
 
@@ -178,6 +185,7 @@ def command(name, pools, uplinks, publish, routes, backend, distrust, mtu, ring_
         become(ROUTER)
         kinds = {config.kind for config in configs}
         confine(**what_it_needs(backend, metrics, relays="user" in kinds))
+        expected = expect_signals()
         router = Router(
             pools or None,
             router_name(name),
@@ -199,7 +207,7 @@ def command(name, pools, uplinks, publish, routes, backend, distrust, mtu, ring_
     except (NetstackError, OSError, ValueError) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
     with router:
-        number = wait_for_signal()
+        number = wait_for_signal(expected)
         log.info("%s: ending", signal.Signals(number).name)
     if opener is not None:
         opener.close()

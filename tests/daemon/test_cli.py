@@ -62,6 +62,29 @@ def test_a_stack_of_its_own_reaches_a_daemon_s_program(command, started, tmp_pat
     assert done.stdout == "hello through a router\n", done.stderr
 
 
+ENDS_AT_ONCE = """
+import logging, os, signal, sys
+class Ends(logging.Handler):
+    def emit(self, record):
+        os.kill(os.getpid(), int(sys.argv[1]))
+logging.getLogger(sys.argv[2]).addHandler(Ends())
+from netstack.cli.main import main
+main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("which", ["router", "daemon"])
+def test_who_is_told_to_end_as_soon_as_it_says_that_it_runs_ends_in_order(environment, number, which):
+    """The word comes after the handlers: else the program would be killed there, and leave its socket behind."""
+    with netstack.Router("10.88.0.0/16", "default"):
+        done = subprocess.run([sys.executable, "-c", ENDS_AT_ONCE, str(int(number)), f"netstack.{which}",
+                               which, "--name", "short", "--no-confine"],
+                              capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0 and "ending" in done.stderr, done.stderr
+    assert not list(environment.glob("short*.sock"))
+
+
 def test_without_a_daemon_the_program_has_a_private_one(environment):
     done = run("run", "--mode", "daemon", "--", "-c",
                "import socket\ns = socket.create_server(('', 0))\nc = socket.create_connection(s.getsockname())\n"

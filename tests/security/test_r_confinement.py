@@ -107,7 +107,7 @@ import netstack.cli.{0} as command
 import netstack.confinement
 netstack.confinement.restrict_calls = lambda families: True          # which would refuse the question, too
 prctl = ctypes.CDLL(None).prctl
-def tell():
+def tell(expected):
     print(prctl(3, 0, 0, 0, 0), flush=True)
     sys.stdin.read()
     return 15
