@@ -114,6 +114,7 @@ class Server:
         self._free = list(range(max_sockets - 1, -1, -1))
         self._reservations: dict[int, tuple[float, dict[int, int], int]] = {}   # key: until, references, client
         self._pidfds: dict[int, Client] = {}
+        self._fresh: set[int] = set()                  # descriptors that began since the last look
         self._spare: Memory | None = None
         self._clients_made = 0
         self._accept_at = 0.0
@@ -167,8 +168,7 @@ class Server:
             found, told = self.engine.turn(self._patience())
             try:
                 self._told(told)
-                for fd in found:
-                    self._event(fd)
+                self._events(found)
             except Exception:
                 log.exception("a mistake of the daemon's own; it goes on")
 
@@ -221,6 +221,14 @@ class Server:
                 if number in self.sockets:
                     self._finish(shared)
 
+    def _events(self, found: list[int]) -> None:
+        """What the kernel's descriptors have, as of one look. What was said of a number that passed on since was about
+        another, and is asked for again."""
+        self._fresh.clear()
+        for fd in found:
+            if fd not in self._fresh:
+                self._event(fd)
+
     def _event(self, fd: int) -> None:
         if fd == self._wake:
             os.eventfd_read(fd)
@@ -260,7 +268,7 @@ class Server:
             self._clients_made += 1
             client = Client(sock, pid, uid, self._clients_made & 0xFFFFFF)
             self.clients[sock.fileno()] = client
-            self.engine.watch(sock.fileno())
+            self._begin(sock.fileno())
             self._watch_process(client)
 
     def _watch_process(self, client: Client) -> None:
@@ -268,7 +276,11 @@ class Server:
         if fd >= 0:
             client.pidfd = fd
             self._pidfds[fd] = client
-            self.engine.watch(fd)
+            self._begin(fd)
+
+    def _begin(self, fd: int) -> None:
+        self._fresh.add(fd)
+        self.engine.watch(fd)
 
     def _cut_off(self, client: Client, why: str) -> None:
         self.detached += 1

@@ -6,11 +6,14 @@ import select
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 
 import pytest
 
 import netstack
+from netstack.daemon.paths import socket_path
 from netstack.errors import NoDaemonError, RouterError
 from tests.daemon.conftest import LIMIT, Daemon
 
@@ -279,3 +282,49 @@ def test_r3_daemon_its_memory_is_not_to_be_written_by_its_clients(daemon, host):
                 os.ftruncate(fd, 0)
     finally:
         made.close()
+
+
+CONNECTS = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+sys.stdin.readline()
+s.connect(sys.argv[1])
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_gets_the_numbers_of_a_client_that_died_is_not_taken_for_it(environment):
+    """Its socket has hung up, somebody connects, its process has ended: one look, and the second gets both numbers."""
+    from netstack.daemon.server import Server
+
+    clients = [subprocess.Popen([sys.executable, "-c", CONNECTS, socket_path(None)], stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE, text=True) for _ in range(2)]
+
+    def connects(process):
+        process.stdin.write("now\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "connected\n"
+
+    server = Server(netstack.Host(address="10.0.0.1/24", drain=0), "default")        # its thread is this test
+    try:
+        listener = server._listener.socket.fileno()
+        connects(clients[0])
+        server._events([listener])
+        [(number, first)] = server.clients.items()
+        died = first.pidfd
+        clients[0].kill()
+        clients[0].wait(LIMIT)
+        connects(clients[1])
+        server._events([number, listener, died])
+        [(again, second)] = server.clients.items()
+        assert (again, second.pid, second.pidfd) == (number, clients[1].pid, died)
+        clients[1].kill()
+        clients[1].wait(LIMIT)
+        server._events([died])
+        assert not server.clients, "it is heard of all the same"
+    finally:
+        for process in clients:
+            process.kill()
+            process.communicate()
+        server.stop()
