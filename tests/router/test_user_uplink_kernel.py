@@ -91,7 +91,7 @@ def test_what_the_kernel_says_of_a_way_the_stack_hears(net):
         with pytest.raises(OSError) as caught:
             s.recv(1)
         assert caught.value.errno == errno.EHOSTUNREACH
-    assert router.relayed()["streams_unreachable"] == 2
+    assert router.relayed()["streams_unreachable"] >= 2      # the SYN may have been sent again meanwhile
 
 
 def test_silence_stays_silence(net):
