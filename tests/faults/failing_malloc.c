@@ -1,11 +1,12 @@
 /* failing_malloc.c - LD_PRELOAD: the k-th allocation of netstack's and rings' own modules fails, and what they have not
  * given back is counted. Allocations of the interpreter and of other libraries are left alone.
  *
- * failing_arm(k) makes the k-th from now on fail (0: none), failing_asked() says how many there were since, and
- * failing_live() how many blocks of theirs are not free.
+ * failing_arm(k) makes the k-th from now on fail (0: none), failing_asked() says how many there were since,
+ * failing_live() how many blocks of theirs below LARGE are not free, and failing_large() how many bytes the others have.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,13 +20,14 @@ void __libc_free(void *);
 
 #define PLACES 4096   /* callers that were looked up */
 #define BLOCKS 262144 /* a power of two: live blocks */
+#define LARGE 4096    /* bytes: buffers of connections are, and tables that have grown */
 
 static struct {
 	uintptr_t address;
 	bool ours;
 } places[PLACES];
 static void *blocks[BLOCKS];
-static long live, asked, fail_at;
+static long live, large, asked, fail_at;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static __thread bool inside;
 
@@ -50,6 +52,16 @@ static unsigned place_of(const void *block)
 	return (unsigned)((uintptr_t)block * 0x9E3779B97F4A7C15ull >> 40) & (BLOCKS - 1);
 }
 
+static void count(void *block, long times)
+{
+	size_t size = malloc_usable_size(block); /* as asked for, rounded up by 24 bytes at most */
+
+	if (size < LARGE)
+		live += times;
+	else
+		large += times * (long)size;
+}
+
 static void note(void *block)
 {
 	unsigned i;
@@ -59,7 +71,7 @@ static void note(void *block)
 	for (i = place_of(block); blocks[i]; i = (i + 1) & (BLOCKS - 1))
 		;
 	blocks[i] = block;
-	live++;
+	count(block, 1);
 }
 
 static bool forget(void *block)
@@ -69,7 +81,7 @@ static bool forget(void *block)
 	for (i = place_of(block); blocks[i] != block; i = (i + 1) & (BLOCKS - 1))
 		if (!blocks[i])
 			return false;
-	live--;
+	count(block, -1);
 	for (j = (i + 1) & (BLOCKS - 1); blocks[j]; j = (j + 1) & (BLOCKS - 1)) {
 		home = place_of(blocks[j]);
 		if (((j - home) & (BLOCKS - 1)) >= ((j - i) & (BLOCKS - 1))) {
@@ -122,12 +134,13 @@ void *realloc(void *old, size_t size)
 		return __libc_realloc(old, size);
 	pthread_mutex_lock(&lock);
 	if (!fails()) {
+		bool known = old && forget(old);
+
 		block = __libc_realloc(old, size);
-		if (block) {
-			if (old)
-				forget(old);
+		if (block)
 			note(block);
-		}
+		else if (known)
+			note(old);
 	}
 	pthread_mutex_unlock(&lock);
 	return block;
@@ -161,4 +174,9 @@ long failing_asked(void)
 long failing_live(void)
 {
 	return live;
+}
+
+long failing_large(void)
+{
+	return large;
 }
